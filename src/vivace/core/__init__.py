@@ -1,0 +1,1 @@
+"""Words that everyone shares: errors, configuration values, sampling parameters, sequences, steps, events."""

@@ -1,0 +1,33 @@
+"""What the scheduler asks the runtime to do in one step, and what comes back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vivace.core.sequence import Sequence
+
+
+@dataclass(slots=True)
+class ScheduledSequence:
+    """`num_new` tokens of `sequence`, starting at position `start`, are computed in this step.
+
+    `samples` is true when the step reaches the last known token, so that its logits give the next one.
+    """
+
+    sequence: Sequence
+    start: int
+    num_new: int
+    samples: bool
+
+
+@dataclass(slots=True)
+class StepPlan:
+    """One step: rows of the batch in order, and the block copies that must happen before it."""
+
+    scheduled: list[ScheduledSequence] = field(default_factory=list)
+    block_copies: list[tuple[int, int]] = field(default_factory=list)  # (source block, destination block)
+    preempted: list[Sequence] = field(default_factory=list)
+    num_tokens: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.scheduled)

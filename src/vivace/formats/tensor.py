@@ -1,0 +1,59 @@
+"""A tensor as a file stores it: bytes with a shape and an encoding. Views only; nothing is copied or decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vivace.core.errors import EngineError
+
+# encoding -> (elements a block, bytes a block). GGUF block encodings run along the last dimension.
+ENCODINGS: dict[str, tuple[int, int]] = {
+    "f32": (1, 4),
+    "f16": (1, 2),
+    "bf16": (1, 2),
+    "q4_0": (32, 18),
+    "q4_1": (32, 20),
+    "q5_0": (32, 22),
+    "q5_1": (32, 24),
+    "q8_0": (32, 34),
+    "q4_k": (256, 144),
+    "q5_k": (256, 176),
+    "q6_k": (256, 210),
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredTensor:
+    """`data` is uint8 [rows, bytes of a row] (a vector has one row); blocks never cross a row's end."""
+
+    name: str
+    encoding: str
+    shape: tuple[int, ...]
+    data: NDArray[np.uint8]
+
+    @property
+    def num_rows(self) -> int:
+        return int(self.data.shape[0])
+
+    @property
+    def num_columns(self) -> int:
+        return self.shape[-1]
+
+    def select_rows(self, rows: slice | Sequence[int] | NDArray[np.intp]) -> StoredTensor:
+        """Rows by slice (a view) or by index (a copy). Any encoding, because blocks stay inside rows."""
+        if len(self.shape) != 2:
+            raise EngineError(f"{self.name}: select_rows needs a matrix, not shape {self.shape}")
+        data = self.data[rows]
+        return StoredTensor(self.name, self.encoding, (data.shape[0], self.shape[1]), data)
+
+
+def row_bytes(encoding: str, num_columns: int) -> int:
+    """Bytes of one row of `num_columns` elements; the count must be a multiple of the encoding's block."""
+    block_elements, block_bytes = ENCODINGS[encoding]
+    if num_columns % block_elements:
+        raise EngineError(f"{encoding} rows hold multiples of {block_elements} elements, not {num_columns}")
+    return num_columns // block_elements * block_bytes

@@ -1,0 +1,148 @@
+"""What a backend is: allocation, packing, and a compiler for recorded programs. About ten methods.
+
+Shape letters: T tokens of the step, S sampled rows, B sequences of the step, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vivace.formats.tensor import StoredTensor
+from vivace.ops.program import Program, Weight
+
+Int32Array = NDArray[np.int32]
+Float32Array = NDArray[np.float32]
+
+KVDtype = Literal["f32", "bf16", "f16"]
+KV_ELEMENT_BYTES: dict[str, int] = {"f32": 4, "bf16": 2, "f16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class KVSpec:
+    """Shape of the paged KV cache: every layer holds [num_blocks, num_kv_heads, block_size, head_dim], twice."""
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    block_size: int
+    dtype: KVDtype
+
+    @property
+    def bytes_per_token(self) -> int:
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * KV_ELEMENT_BYTES[self.dtype]
+
+
+class KVCache(Protocol):
+    """The paged cache of all layers."""
+
+    spec: KVSpec
+    num_blocks: int
+
+    def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy whole blocks of every layer, in order: (source, destination)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StepLimits:
+    """The largest step that a compiled program must take."""
+
+    max_tokens: int  # T
+    max_sampled: int  # S
+
+
+@dataclass(slots=True)
+class StepInputs:
+    """The integers of one step. C-contiguous int32 arrays.
+
+    Sequence b owns rows query_starts[b] : query_starts[b + 1]; its last row has position context_lens[b] - 1.
+    The key of context position p of sequence b lives in block block_tables[b, p // block_size], slot
+    p % block_size; slots[t] is block * block_size + slot of this step's token t.
+    """
+
+    token_ids_T: Int32Array
+    positions_T: Int32Array
+    slots_T: Int32Array
+    query_starts_B1: Int32Array  # [B + 1]
+    context_lens_B: Int32Array
+    block_tables_BX: Int32Array  # [B, any width]: only the entries that context_lens reaches are read
+    sampled_rows_S: Int32Array
+
+
+class Executable(Protocol):
+    """A program compiled for one device and one KV cache."""
+
+    def run(self, inputs: StepInputs) -> Any:
+        """Run one step and return logits [S, V] in the backend's own array type (float32, valid until the
+        next run)."""
+        ...
+
+
+@dataclass(slots=True)
+class SampleInputs:
+    """Parameters of each sampled row, in arrays of length S. Neutral values switch a step off.
+
+    Order of application: repetition penalty, frequency and presence penalties, logit bias, banned tokens;
+    greedy rows (temperature 0) take the argmax, lowest id on ties; others divide by the temperature, keep
+    top-k, then min-p (relative to the largest probability), then top-p of what is left, and draw by inverse
+    CDF in the order of token ids with one uniform number.
+    Sparse rows: history_starts[s] : history_starts[s + 1] is row s's range in history_tokens / history_counts
+    (counts of output tokens; a prompt-only token has count 0 and still takes the repetition penalty); the same
+    for bias_*; a bias of -inf bans the token.
+    """
+
+    temperature_S: Float32Array
+    top_k_S: Int32Array  # 0: off
+    top_p_S: Float32Array  # 1: off
+    min_p_S: Float32Array  # 0: off
+    repetition_S: Float32Array  # 1: off
+    presence_S: Float32Array
+    frequency_S: Float32Array
+    uniform_S: Float32Array  # in [0, 1): the counter-based random number of (seed, index, position)
+    history_starts_S1: Int32Array
+    history_tokens: Int32Array
+    history_counts: Int32Array
+    bias_starts_S1: Int32Array
+    bias_tokens: Int32Array
+    bias_values: Float32Array
+
+
+@dataclass(frozen=True, slots=True)
+class TopLogprobs:
+    """Natural-log probabilities of the raw distribution. Ranks start at 1; ties go to the lowest id."""
+
+    logprob_S: Float32Array
+    rank_S: Int32Array
+    top_ids_SK: Int32Array
+    top_logprobs_SK: Float32Array
+
+
+class Backend(Protocol):
+    """A device and the fast versions of the operations on it."""
+
+    name: str
+
+    def pack(self, name: str, tensor: StoredTensor) -> Weight:
+        """Repack a matrix [N, D] for the kernel that reads it. The stored bytes are not referenced afterwards."""
+        ...
+
+    def vector(self, name: str, values: Float32Array) -> Weight:
+        """A float32 vector: norm weights, biases, rope frequencies."""
+        ...
+
+    def kv_cache(self, spec: KVSpec, num_blocks: int) -> KVCache: ...
+
+    def compile(self, program: Program, kv_cache: KVCache, limits: StepLimits) -> Executable: ...
+
+    def sample(self, logits: Any, inputs: SampleInputs) -> Int32Array:
+        """Token ids [S]. A row without any finite logit gives -1. `logits` is not changed."""
+        ...
+
+    def top_logprobs(self, logits: Any, tokens_S: Int32Array, k: int) -> TopLogprobs:
+        """The chosen tokens' and the k most likely tokens' values of each row's raw log-softmax."""
+        ...
