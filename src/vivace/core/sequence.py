@@ -33,6 +33,8 @@ class Sequence:
     arrival: int  # monotonic counter, the FIFO order
     priority: int = 0  # lower runs first
     cache_salt: bytes = b""
+    max_len: int = 2**31 - 1  # tokens at which it ends: prompt + max_tokens, bounded by the context window
+    stop_ids: frozenset[int] = frozenset()  # token ids that end it once min_tokens are out
     use_prefix_cache: bool = True  # off when logits of cached prompt positions are wanted (prompt_logprobs)
 
     state: SequenceState = SequenceState.WAITING

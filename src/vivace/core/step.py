@@ -12,12 +12,14 @@ class ScheduledSequence:
     """`num_new` tokens of `sequence`, starting at position `start`, are computed in this step.
 
     `samples` is true when the step reaches the last known token, so that its logits give the next one.
+    `forks` are further continuations of a computed prompt: each draws its own first token from the same row.
     """
 
     sequence: Sequence
     start: int
     num_new: int
     samples: bool
+    forks: list[Sequence] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -26,6 +28,7 @@ class StepPlan:
 
     scheduled: list[ScheduledSequence] = field(default_factory=list)
     block_copies: list[tuple[int, int]] = field(default_factory=list)  # (source block, destination block)
+    table_resets: list[Sequence] = field(default_factory=list)  # a block id already in use was replaced
     preempted: list[Sequence] = field(default_factory=list)
     num_tokens: int = 0
 

@@ -1,0 +1,111 @@
+"""Configuration as values: what the user asked for. "auto" is resolved elsewhere, into another type."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Any, Literal, get_args
+
+from vivace.core.errors import ConfigError
+
+LoadFormat = Literal["auto", "dummy"]
+Quantization = Literal["auto", "f32", "bf16", "int8", "int4"]
+KVCacheDtype = Literal["auto", "f32", "bf16", "f16"]
+BatchingPolicy = Literal["continuous", "static"]
+BackendName = Literal["auto", "cpu", "reference"]
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "load_format": get_args(LoadFormat),
+    "quantization": get_args(Quantization),
+    "kv_cache_dtype": get_args(KVCacheDtype),
+    "batching": get_args(BatchingPolicy),
+    "backend": get_args(BackendName),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """What the user asked for; None and "auto" mean that Vivace chooses and says why (`vivace doctor`).
+
+    `model` is a directory, a GGUF file, a hub name, or None for the embedded model. `config` names a preset or a
+    config.json and goes with `load_format="dummy"`: random weights of that shape.
+    """
+
+    model: str | None = None
+    tokenizer: str | None = None
+    load_format: LoadFormat = "auto"
+    config: str | None = None
+    quantization: Quantization = "auto"
+    kv_cache_dtype: KVCacheDtype = "auto"
+    max_model_len: int | None = None
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int | None = None
+    block_size: int = 16
+    kv_cache_memory_bytes: int | None = None
+    num_kv_blocks: int | None = None  # exact pool size; overrides kv_cache_memory_bytes
+    enable_prefix_caching: bool = True
+    enable_chunked_prefill: bool = True
+    batching: BatchingPolicy = "continuous"
+    static_batch_size: int = 8
+    static_batch_timeout_ms: float = 50.0
+    num_threads: int | None = None
+    instruction_set: str | None = None  # force one for tests and comparisons
+    backend: BackendName = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+        for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "block_size", "num_threads"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ConfigError(f"{name} must be a positive integer, not {value!r}")
+        for name in ("kv_cache_memory_bytes", "num_kv_blocks", "static_batch_size"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ConfigError(f"{name} must be a positive integer, not {value!r}")
+        if self.config is not None and self.load_format != "dummy":
+            raise ConfigError("config gives a shape for random weights: use it with load_format='dummy'")
+        if self.load_format == "dummy" and self.config is None and self.model is None:
+            raise ConfigError("load_format='dummy' needs a config: a preset's name or a config.json")
+
+    @classmethod
+    def from_options(cls, options: dict[str, Any]) -> EngineConfig:
+        """Build from keyword options; an unknown key is an error that names the nearest known one."""
+        known = [field.name for field in fields(cls)]
+        for key in options:
+            if key not in known:
+                near = get_close_matches(key, known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+                raise ConfigError(f"unknown option {key!r}{hint}")
+        return cls(**options)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One resolved value and why."""
+
+    name: str
+    value: object
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedConfig:
+    """Every value decided. `choices` carries the reasons."""
+
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    block_size: int
+    num_kv_blocks: int
+    kv_cache_dtype: Literal["f32", "bf16", "f16"]
+    enable_prefix_caching: bool
+    enable_chunked_prefill: bool
+    batching: BatchingPolicy
+    static_batch_size: int
+    static_batch_timeout_ms: float
+    seed: int
+    choices: tuple[Choice, ...]

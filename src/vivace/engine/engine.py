@@ -1,0 +1,255 @@
+"""The loop: plan, run, sample, commit, emit. Tokens in, events out; no text, no threads, no HTTP."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Callable, Sequence as Items
+from dataclasses import dataclass, field
+from itertools import count
+
+from vivace.core.config import ResolvedConfig
+from vivace.core.errors import ContextLengthError, RequestError
+from vivace.core.events import FinishReason, RequestTimings, TokenEvent, TokenLogprobs
+from vivace.core.sampling import SamplingParams
+from vivace.core.sequence import Sequence, SequenceState
+from vivace.core.step import StepPlan
+from vivace.engine.stats import EngineStats
+from vivace.ops.random import derived_seed
+from vivace.runtime.runner import Runner, StepResult
+from vivace.schedule import Scheduler
+
+
+@dataclass(slots=True)
+class _Request:
+    """What the engine keeps of a request while it runs."""
+
+    prompt_len: int
+    timings: RequestTimings
+    sequences: list[Sequence] = field(default_factory=list)
+    num_unfinished: int = 0
+    prompt_logprobs: list[TokenLogprobs | None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLimits:
+    """What the engine must know of the model: prompt ids are checked against it, and eos ends a sequence."""
+
+    vocab_size: int
+    eos_ids: frozenset[int]
+
+
+class Engine:
+    """Owns requests, the scheduler and the runner. `step()` does one unit of work and returns its events."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        scheduler: Scheduler,
+        config: ResolvedConfig,
+        limits: ModelLimits,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._runner = runner
+        self._scheduler = scheduler
+        self._limits = limits
+        self._clock = clock
+        self._arrivals = count()
+        self._requests: dict[str, _Request] = {}
+        self._events: list[TokenEvent] = []
+        self.config = config
+        self.stats = EngineStats()
+
+    def add(
+        self,
+        request_id: str,
+        prompt: Items[int],
+        params: SamplingParams,
+        *,
+        priority: int = 0,
+        cache_salt: bytes = b"",
+    ) -> None:
+        """Queue a request of prompt token ids. Raises `RequestError` when it can never be served."""
+        self._check(request_id, prompt, params)
+        arrival = next(self._arrivals)
+        room = self.config.max_model_len - len(prompt)
+        max_new = room if params.max_tokens is None else min(params.max_tokens, room)
+        sequence = Sequence(
+            request_id=request_id,
+            index=0,
+            tokens=array("i", prompt),
+            num_prompt=len(prompt),
+            params=params,
+            seed=params.seed if params.seed is not None else derived_seed(self.config.seed, arrival),
+            arrival=arrival,
+            priority=priority,
+            cache_salt=cache_salt,
+            max_len=len(prompt) + max_new,
+            stop_ids=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._limits.eos_ids),
+            use_prefix_cache=params.prompt_logprobs is None,
+            num_forks=params.n - 1,
+        )
+        self._scheduler.add(sequence)
+        request = _Request(len(prompt), RequestTimings(arrival=self._clock()), [sequence], params.n)
+        if params.prompt_logprobs is not None:
+            request.prompt_logprobs = [None] * len(prompt)
+        self._requests[request_id] = request
+        self.stats.num_prompt_tokens += len(prompt)
+
+    def abort(self, request_id: str) -> None:
+        """End every continuation of a request now; its blocks are free when this returns. Unknown ids are ignored."""
+        request = self._requests.get(request_id)
+        for sequence in request.sequences if request else ():
+            if sequence.state is not SequenceState.FINISHED:
+                self._end(sequence, None, None, "abort", None)
+
+    def stop(self, request_id: str, index: int, stop_reason: str) -> None:
+        """End one continuation because its text reached a stop string (text is known outside the engine)."""
+        request = self._requests.get(request_id)
+        for sequence in request.sequences if request else ():
+            if sequence.index == index and sequence.state is not SequenceState.FINISHED:
+                self._end(sequence, None, None, "stop", stop_reason)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._requests) or bool(self._events)
+
+    def timings(self, request_id: str) -> RequestTimings:
+        return self._requests[request_id].timings
+
+    def forget(self, request_id: str) -> None:
+        """Drop a finished request's record, once its last event has been read."""
+        self._requests.pop(request_id, None)
+
+    def num_cached_tokens(self, request_id: str) -> int:
+        return self._requests[request_id].sequences[0].num_cached
+
+    def prompt_logprobs(self, request_id: str) -> list[TokenLogprobs | None] | None:
+        return self._requests[request_id].prompt_logprobs
+
+    def step(self) -> list[TokenEvent]:
+        """One unit of work. Returns the events since the last call; empty when there is nothing to do yet."""
+        plan = self._scheduler.plan()
+        if plan:
+            self._prepare_forks(plan)
+            result = self._runner.run(plan)
+            self._scheduler.commit(plan)
+            self._admit_forks(plan)
+            self._emit(plan, result)
+        events, self._events = self._events, []
+        return events
+
+    def _check(self, request_id: str, prompt: Items[int], params: SamplingParams) -> None:
+        if request_id in self._requests:
+            raise RequestError(f"request id {request_id!r} is already running", param="request_id")
+        if not prompt:
+            raise RequestError("the prompt is empty: at least one token is needed", param="prompt")
+        if min(prompt) < 0 or max(prompt) >= self._limits.vocab_size:
+            raise RequestError(f"prompt token ids must be in [0, {self._limits.vocab_size})", param="prompt")
+        wanted = len(prompt) + (1 if params.max_tokens != 0 else 0)
+        if wanted > self.config.max_model_len:
+            raise ContextLengthError(
+                f"the prompt has {len(prompt)} tokens and leaves no room in the context of {self.config.max_model_len}; "
+                "shorten it or raise max_model_len",
+                param="prompt",
+            )
+        if params.n > self.config.max_num_seqs:
+            raise RequestError(f"n={params.n} exceeds max_num_seqs={self.config.max_num_seqs}", param="n")
+        for name, ids in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
+            if ids and max(ids) >= self._limits.vocab_size:
+                raise RequestError(f"{name} has a token id outside [0, {self._limits.vocab_size})", param=name)
+
+    def _prepare_forks(self, plan: StepPlan) -> None:
+        now = self._clock()
+        for item in plan.scheduled:
+            sequence = item.sequence
+            if sequence.num_output == 0:
+                timings = self._requests[sequence.request_id].timings
+                timings.admitted = timings.admitted or now
+            if not item.samples:
+                continue
+            if sequence.num_tokens >= sequence.max_len:  # scoring only (max_tokens = 0): no token is wanted
+                item.samples = False
+            elif sequence.num_forks and sequence.num_output == 0:
+                item.forks = [_continuation(sequence, index) for index in range(1, sequence.num_forks + 1)]
+
+    def _admit_forks(self, plan: StepPlan) -> None:
+        for item in plan.scheduled:
+            for child in item.forks:
+                self._scheduler.fork(item.sequence, child)
+                self._requests[child.request_id].sequences.append(child)
+            if item.forks:
+                item.sequence.num_forks = 0
+
+    def _emit(self, plan: StepPlan, result: StepResult) -> None:
+        now = self._clock()
+        for scored in result.prompt_logprobs:
+            kept = self._requests[scored.sequence.request_id].prompt_logprobs
+            if kept is not None:
+                kept[scored.start : scored.start + len(scored.logprobs)] = scored.logprobs
+        for sampled in result.sampled:
+            self._append(sampled.sequence, sampled.token, sampled.logprobs, now)
+        for item in plan.scheduled:
+            sequence = item.sequence
+            if not item.samples and sequence.num_pending == 0 and sequence.state is SequenceState.RUNNING:
+                self._end_group(sequence)
+        self.stats.count_step(plan)
+
+    def _append(self, sequence: Sequence, token: int, logprobs: TokenLogprobs | None, now: float) -> None:
+        timings = self._requests[sequence.request_id].timings
+        timings.last_token = now
+        if timings.first_token is None:
+            timings.first_token = now
+        if token < 0:
+            self._end(sequence, None, None, "error", "the model's logits are not finite")
+            return
+        sequence.tokens.append(token)
+        self.stats.num_generation_tokens += 1
+        if token in sequence.stop_ids and sequence.num_output > sequence.params.min_tokens:
+            self._end(sequence, token, logprobs, "stop", token)
+        elif len(sequence.tokens) >= sequence.max_len:
+            self._end(sequence, token, logprobs, "length", None)
+        else:
+            self._events.append(TokenEvent(sequence.request_id, sequence.index, token, logprobs, None))
+
+    def _end_group(self, sequence: Sequence) -> None:
+        """A scored prompt without output: all of its continuations end, empty."""
+        for index in range(1, sequence.num_forks + 1):
+            self._events.append(TokenEvent(sequence.request_id, index, None, None, "length"))
+            self._requests[sequence.request_id].num_unfinished -= 1
+        self._end(sequence, None, None, "length", None)
+
+    def _end(
+        self,
+        sequence: Sequence,
+        token: int | None,
+        logprobs: TokenLogprobs | None,
+        reason: FinishReason,
+        stop_reason: int | str | None,
+    ) -> None:
+        self._scheduler.finish(sequence)
+        request = self._requests[sequence.request_id]
+        request.num_unfinished -= 1
+        self._events.append(TokenEvent(sequence.request_id, sequence.index, token, logprobs, reason, stop_reason))
+        if request.num_unfinished == 0:
+            request.timings.finished = self._clock()
+        self.stats.count_finished(reason)
+
+
+def _continuation(parent: Sequence, index: int) -> Sequence:
+    """Another continuation of a computed prompt; it shares nothing mutable with its parent."""
+    return Sequence(
+        request_id=parent.request_id,
+        index=index,
+        tokens=array("i", parent.tokens),
+        num_prompt=parent.num_prompt,
+        params=parent.params,
+        seed=parent.seed,
+        arrival=parent.arrival,
+        priority=parent.priority,
+        cache_salt=parent.cache_salt,
+        max_len=parent.max_len,
+        stop_ids=parent.stop_ids,
+        use_prefix_cache=parent.use_prefix_cache,
+        num_cached=parent.num_cached,
+    )

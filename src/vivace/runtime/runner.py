@@ -1,0 +1,124 @@
+"""One step on the device: copy blocks, pack the batch, replay the program, sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vivace.core.events import TokenLogprobs
+from vivace.core.sequence import Sequence
+from vivace.core.step import ScheduledSequence, StepPlan
+from vivace.ops.backend import Backend, Executable, KVCache, TopLogprobs
+from vivace.runtime.batch import BatchBuilder
+from vivace.runtime.sampler import SamplerInputs
+
+
+@dataclass(slots=True)
+class SampledToken:
+    """The next token of `sequence` (-1: its logits were not finite). A row that forks yields one for each."""
+
+    sequence: Sequence
+    token: int
+    logprobs: TokenLogprobs | None
+
+
+@dataclass(slots=True)
+class PromptLogprobs:
+    """Log probabilities of prompt tokens `start`, `start + 1`, ... of `sequence`."""
+
+    sequence: Sequence
+    start: int
+    logprobs: list[TokenLogprobs]
+
+
+@dataclass(slots=True)
+class StepResult:
+    sampled: list[SampledToken]
+    prompt_logprobs: list[PromptLogprobs]
+
+
+class _SampledRows:
+    """Rows of the step whose logits are wanted: those that sample first, then scored prompt rows."""
+
+    def __init__(self, plan: StepPlan) -> None:
+        self.rows: list[int] = []
+        self.sequences: list[Sequence] = []
+        self.scored: list[ScheduledSequence] = []
+        self.targets: list[int] = []
+        score_rows: list[int] = []
+        first = 0
+        for item in plan.scheduled:
+            if item.samples:
+                last = first + item.num_new - 1
+                for sequence in (item.sequence, *item.forks) if item.forks else (item.sequence,):
+                    self.rows.append(last)
+                    self.sequences.append(sequence)
+            if item.sequence.params.prompt_logprobs is not None and (count := _num_scored(item)) > 0:
+                self.scored.append(item)
+                score_rows.extend(range(first, first + count))
+                self.targets.extend(item.sequence.tokens[item.start + 1 : item.start + 1 + count])
+            first += item.num_new
+        self.rows.extend(score_rows)
+
+
+class Runner:
+    """Runs plans through a compiled program."""
+
+    def __init__(self, backend: Backend, executable: Executable, kv_cache: KVCache, batch: BatchBuilder) -> None:
+        self._backend = backend
+        self._executable = executable
+        self._kv_cache = kv_cache
+        self._batch = batch
+        self._sampler_inputs = SamplerInputs()
+
+    def run(self, plan: StepPlan) -> StepResult:
+        """Run one step: a token for each row that samples, and the prompt log probabilities that were asked for."""
+        if plan.block_copies:
+            self._kv_cache.copy_blocks(plan.block_copies)
+        rows = _SampledRows(plan)
+        logits = self._executable.run(self._batch.build(plan, rows.rows))
+        split = len(rows.sequences)
+        sampled = self._sample(logits[:split], rows.sequences) if split else []
+        scores = self._score(logits[split:], rows.scored, rows.targets) if rows.targets else []
+        return StepResult(sampled, scores)
+
+    def _sample(self, logits: Any, sequences: list[Sequence]) -> list[SampledToken]:
+        token_S = self._backend.sample(logits, self._sampler_inputs.build(sequences))
+        tokens = token_S.tolist()
+        wanted = max((s.params.logprobs for s in sequences if s.params.logprobs is not None), default=None)
+        if wanted is None:
+            return [SampledToken(s, token, None) for s, token in zip(sequences, tokens, strict=True)]
+        top = self._backend.top_logprobs(logits, token_S, wanted)
+        return [
+            SampledToken(s, token, None if s.params.logprobs is None else _entry(top, row, token, s.params.logprobs))
+            for row, (s, token) in enumerate(zip(sequences, tokens, strict=True))
+        ]
+
+    def _score(self, logits: Any, scored: list[ScheduledSequence], targets: list[int]) -> list[PromptLogprobs]:
+        wanted = max(item.sequence.params.prompt_logprobs or 0 for item in scored)
+        top = self._backend.top_logprobs(logits, np.array(targets, np.int32), wanted)
+        results, row = [], 0
+        for item in scored:
+            count = _num_scored(item)
+            k = item.sequence.params.prompt_logprobs or 0
+            entries = [_entry(top, row + i, targets[row + i], k) for i in range(count)]
+            results.append(PromptLogprobs(item.sequence, item.start + 1, entries))
+            row += count
+        return results
+
+
+def _num_scored(item: ScheduledSequence) -> int:
+    """Rows of this chunk that predict a prompt token: the prompt's last row predicts an output token."""
+    return min(item.start + item.num_new, item.sequence.num_prompt - 1) - item.start
+
+
+def _entry(top: TopLogprobs, row: int, token: int, k: int) -> TokenLogprobs:
+    return TokenLogprobs(
+        token=token,
+        logprob=float(top.logprob_S[row]),
+        rank=int(top.rank_S[row]),
+        top_ids=tuple(top.top_ids_SK[row, :k].tolist()),
+        top_logprobs=tuple(top.top_logprobs_SK[row, :k].tolist()),
+    )

@@ -1,0 +1,135 @@
+"""From sequences to the sampler's arrays.
+
+Random numbers come from a counter, not a state: token `position` of continuation `index` under `seed` always draws
+the same uniform number, whatever else runs, after a preemption and after a restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+
+from vivace.core.sequence import Sequence
+from vivace.ops.backend import Float32Array, Int32Array, SampleInputs
+from vivace.ops.random import uniforms
+
+_NO_INT = np.zeros(0, np.int32)
+_NO_FLOAT = np.zeros(0, np.float32)
+
+
+@dataclass(slots=True)
+class _Columns:
+    """The parameter columns of one set of sequences, reused while the batch keeps its members."""
+
+    temperature_S: Float32Array
+    top_k_S: Int32Array
+    top_p_S: Float32Array
+    min_p_S: Float32Array
+    repetition_S: Float32Array
+    presence_S: Float32Array
+    frequency_S: Float32Array
+    seed_S: np.ndarray
+    index_S: Int32Array
+    draws: bool  # at least one row is not greedy
+    has_penalties: bool
+    has_bias: bool
+
+
+class SamplerInputs:
+    """Builds `SampleInputs` for the sequences that sample in a step."""
+
+    def __init__(self) -> None:
+        self._members: list[Sequence] = []
+        self._columns = _columns([])
+
+    def build(self, sequences: list[Sequence]) -> SampleInputs:
+        """One row for each sequence, in order; a sequence that forks appears once for each continuation."""
+        if sequences != self._members:  # compared by identity; a steady decode batch skips the rebuild
+            self._members = list(sequences)
+            self._columns = _columns(sequences)
+        columns = self._columns
+        history = _history(sequences) if columns.has_penalties else _no_rows(len(sequences))
+        bias = _bias(sequences) if columns.has_bias else _no_rows(len(sequences))
+        return SampleInputs(
+            temperature_S=columns.temperature_S,
+            top_k_S=columns.top_k_S,
+            top_p_S=columns.top_p_S,
+            min_p_S=columns.min_p_S,
+            repetition_S=columns.repetition_S,
+            presence_S=columns.presence_S,
+            frequency_S=columns.frequency_S,
+            uniform_S=_uniforms(columns, sequences),
+            history_starts_S1=history[0],
+            history_tokens=history[1],
+            history_counts=history[2].astype(np.int32),
+            bias_starts_S1=bias[0],
+            bias_tokens=bias[1],
+            bias_values=bias[2].astype(np.float32),
+        )
+
+
+def _columns(sequences: list[Sequence]) -> _Columns:
+    params = [sequence.params for sequence in sequences]
+    return _Columns(
+        temperature_S=np.array([0.0 if p.is_greedy else p.temperature for p in params], np.float32),
+        top_k_S=np.array([p.top_k for p in params], np.int32),
+        top_p_S=np.array([p.top_p for p in params], np.float32),
+        min_p_S=np.array([p.min_p for p in params], np.float32),
+        repetition_S=np.array([p.repetition_penalty for p in params], np.float32),
+        presence_S=np.array([p.presence_penalty for p in params], np.float32),
+        frequency_S=np.array([p.frequency_penalty for p in params], np.float32),
+        seed_S=np.array([sequence.seed & (2**64 - 1) for sequence in sequences], np.uint64),
+        index_S=np.array([sequence.index for sequence in sequences], np.int32),
+        draws=any(not p.is_greedy for p in params),
+        has_penalties=any(p.has_penalties for p in params),
+        has_bias=any(p.logit_bias or p.min_tokens for p in params),
+    )
+
+
+def _uniforms(columns: _Columns, sequences: list[Sequence]) -> Float32Array:
+    if not columns.draws:
+        return np.zeros(len(sequences), np.float32)
+    positions = np.array([len(sequence.tokens) for sequence in sequences], np.int32)
+    return uniforms(columns.seed_S, columns.index_S, positions)
+
+
+def _history(sequences: list[Sequence]) -> tuple[Int32Array, Int32Array, np.ndarray]:
+    """Distinct tokens of each penalised row with their counts in the output (0: in the prompt only)."""
+    tokens, counts = [], []
+    for sequence in sequences:
+        if not sequence.params.has_penalties:
+            tokens.append(_NO_INT)
+            counts.append(_NO_INT)
+            continue
+        seen = np.array(sequence.tokens, np.int32)
+        ids, inverse = np.unique(seen, return_inverse=True)
+        is_output = np.arange(len(seen)) >= sequence.num_prompt
+        tokens.append(ids)
+        counts.append(np.bincount(inverse, weights=is_output, minlength=len(ids)).astype(np.int32))
+    return _starts(tokens), np.concatenate(tokens), np.concatenate(counts)
+
+
+def _bias(sequences: list[Sequence]) -> tuple[Int32Array, Int32Array, np.ndarray]:
+    """Logit bias, and minus infinity on the tokens that would end a row before its min_tokens."""
+    rows: list[dict[int, float]] = []
+    for sequence in sequences:
+        row = dict(sequence.params.logit_bias)
+        if sequence.num_output < sequence.params.min_tokens:
+            row.update(dict.fromkeys(sequence.stop_ids, -np.inf))
+        rows.append(row)
+    tokens = np.fromiter(chain.from_iterable(rows), np.int32)
+    values = np.fromiter(chain.from_iterable(row.values() for row in rows), np.float32)
+    return _starts(rows), tokens, values
+
+
+def _no_rows(num_rows: int) -> tuple[Int32Array, Int32Array, np.ndarray]:
+    return np.zeros(num_rows + 1, np.int32), _NO_INT, _NO_FLOAT
+
+
+def _starts(rows: Items[Items[int] | dict[int, float] | Int32Array]) -> Int32Array:
+    starts = np.zeros(len(rows) + 1, np.int32)
+    np.cumsum([len(row) for row in rows], out=starts[1:])
+    return starts
