@@ -21,14 +21,17 @@ from vivace.schedule import Scheduler
 
 
 @dataclass(slots=True)
-class _Request:
-    """What the engine keeps of a request while it runs."""
+class RequestRecord:
+    """What the engine keeps of a request until `forget`."""
 
-    prompt_len: int
     timings: RequestTimings
     sequences: list[Sequence] = field(default_factory=list)
     num_unfinished: int = 0
     prompt_logprobs: list[TokenLogprobs | None] | None = None
+
+    @property
+    def num_cached_tokens(self) -> int:
+        return self.sequences[0].num_cached
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +58,9 @@ class Engine:
         self._limits = limits
         self._clock = clock
         self._arrivals = count()
-        self._requests: dict[str, _Request] = {}
+        self._requests: dict[str, RequestRecord] = {}
         self._events: list[TokenEvent] = []
+        self._num_unfinished = 0
         self.config = config
         self.stats = EngineStats()
 
@@ -90,10 +94,11 @@ class Engine:
             num_forks=params.n - 1,
         )
         self._scheduler.add(sequence)
-        request = _Request(len(prompt), RequestTimings(arrival=self._clock()), [sequence], params.n)
+        request = RequestRecord(RequestTimings(arrival=self._clock()), [sequence], params.n)
         if params.prompt_logprobs is not None:
             request.prompt_logprobs = [None] * len(prompt)
         self._requests[request_id] = request
+        self._num_unfinished += 1
         self.stats.num_prompt_tokens += len(prompt)
 
     def abort(self, request_id: str) -> None:
@@ -111,21 +116,26 @@ class Engine:
                 self._end(sequence, None, None, "stop", stop_reason)
 
     @property
-    def has_work(self) -> bool:
-        return bool(self._requests) or bool(self._events)
+    def num_unfinished(self) -> int:
+        """Requests with at least one continuation still to end."""
+        return self._num_unfinished
 
-    def timings(self, request_id: str) -> RequestTimings:
-        return self._requests[request_id].timings
+    def drain_events(self) -> list[TokenEvent]:
+        """Events that `abort` and `stop` left, without a step."""
+        events, self._events = self._events, []
+        return events
+
+    @property
+    def scheduler(self) -> Scheduler:
+        return self._scheduler
+
+    def record(self, request_id: str) -> RequestRecord:
+        """What the engine knows of a request beyond its tokens. Raises KeyError once it was forgotten."""
+        return self._requests[request_id]
 
     def forget(self, request_id: str) -> None:
         """Drop a finished request's record, once its last event has been read."""
         self._requests.pop(request_id, None)
-
-    def num_cached_tokens(self, request_id: str) -> int:
-        return self._requests[request_id].sequences[0].num_cached
-
-    def prompt_logprobs(self, request_id: str) -> list[TokenLogprobs | None] | None:
-        return self._requests[request_id].prompt_logprobs
 
     def step(self) -> list[TokenEvent]:
         """One unit of work. Returns the events since the last call; empty when there is nothing to do yet."""
@@ -136,8 +146,7 @@ class Engine:
             self._scheduler.commit(plan)
             self._admit_forks(plan)
             self._emit(plan, result)
-        events, self._events = self._events, []
-        return events
+        return self.drain_events()
 
     def _check(self, request_id: str, prompt: Items[int], params: SamplingParams) -> None:
         if request_id in self._requests:
@@ -192,7 +201,7 @@ class Engine:
         for item in plan.scheduled:
             sequence = item.sequence
             if not item.samples and sequence.num_pending == 0 and sequence.state is SequenceState.RUNNING:
-                self._end_group(sequence)
+                self._end(sequence, None, None, "length", None)
         self.stats.count_step(plan)
 
     def _append(self, sequence: Sequence, token: int, logprobs: TokenLogprobs | None, now: float) -> None:
@@ -212,13 +221,6 @@ class Engine:
         else:
             self._events.append(TokenEvent(sequence.request_id, sequence.index, token, logprobs, None))
 
-    def _end_group(self, sequence: Sequence) -> None:
-        """A scored prompt without output: all of its continuations end, empty."""
-        for index in range(1, sequence.num_forks + 1):
-            self._events.append(TokenEvent(sequence.request_id, index, None, None, "length"))
-            self._requests[sequence.request_id].num_unfinished -= 1
-        self._end(sequence, None, None, "length", None)
-
     def _end(
         self,
         sequence: Sequence,
@@ -227,12 +229,16 @@ class Engine:
         reason: FinishReason,
         stop_reason: int | str | None,
     ) -> None:
+        """End a sequence and, when its prompt was not computed yet, the continuations it would have forked."""
         self._scheduler.finish(sequence)
         request = self._requests[sequence.request_id]
-        request.num_unfinished -= 1
         self._events.append(TokenEvent(sequence.request_id, sequence.index, token, logprobs, reason, stop_reason))
+        for index in range(1, sequence.num_forks + 1):
+            self._events.append(TokenEvent(sequence.request_id, index, None, None, reason, stop_reason))
+        request.num_unfinished -= 1 + sequence.num_forks
         if request.num_unfinished == 0:
             request.timings.finished = self._clock()
+            self._num_unfinished -= 1
         self.stats.count_finished(reason)
 
 

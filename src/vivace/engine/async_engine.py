@@ -1,0 +1,153 @@
+"""The engine on its own thread, for asyncio: many streams, none waits for another's step to be asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from itertools import count
+
+from vivace.core.errors import EngineError
+from vivace.core.events import RequestOutput
+from vivace.core.sampling import SamplingParams
+from vivace.engine.loader import LoadedEngine
+from vivace.engine.output import OutputProcessor, TextDelta
+
+IDLE_SECONDS = 0.0005  # a static batch that waits to fill up polls its time-out this often
+
+
+class AsyncEngine:
+    """Runs a loaded engine in a thread; `generate` streams one request. Use as an async context manager."""
+
+    def __init__(self, loaded: LoadedEngine) -> None:
+        self.loaded = loaded
+        self._engine = loaded.engine
+        self._outputs = OutputProcessor(loaded.engine, loaded.tokenizer)
+        self._streams: dict[str, _Stream] = {}
+        self._commands: deque[Callable[[], None]] = deque()
+        self._wake = threading.Condition()
+        self._closing = False
+        self._failure: BaseException | None = None
+        self._ids = count()
+        self._thread = threading.Thread(target=self._run, name="vivace-engine", daemon=True)
+        self._thread.start()
+
+    async def __aenter__(self) -> AsyncEngine:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def generate(
+        self,
+        prompt: str | list[int],
+        params: SamplingParams | None = None,
+        *,
+        request_id: str | None = None,
+        priority: int = 0,
+        cache_salt: bytes = b"",
+    ) -> AsyncIterator[TextDelta | RequestOutput]:
+        """Yield each `TextDelta`, then the finished `RequestOutput`. Leaving the iterator early aborts the request.
+
+        Raises `RequestError` when the request is wrong and `EngineError` when the engine died.
+        """
+        request_id = request_id if request_id is not None else f"async-{next(self._ids)}"
+        stream = _Stream(asyncio.get_running_loop())
+        params = params or SamplingParams()
+        self._submit(lambda: self._add(request_id, stream, prompt, params, priority, cache_salt))
+        finished = False
+        try:
+            while not finished:
+                item = await stream.queue.get()
+                if isinstance(item, BaseException):
+                    finished = True
+                    raise item
+                finished = isinstance(item, RequestOutput)
+                yield item
+        finally:
+            if not finished:
+                self._submit(lambda: self._engine.abort(request_id))
+
+    async def abort(self, request_id: str) -> None:
+        """End a request; its stream yields what it has and finishes with reason "abort"."""
+        self._submit(lambda: self._engine.abort(request_id))
+
+    async def close(self) -> None:
+        """Abort everything and end the thread."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        await asyncio.to_thread(self._thread.join)
+
+    def _submit(self, command: Callable[[], None]) -> None:
+        if self._failure is not None:
+            raise EngineError(f"the engine stopped: {self._failure}")
+        with self._wake:
+            self._commands.append(command)
+            self._wake.notify()
+
+    def _add(
+        self,
+        request_id: str,
+        stream: _Stream,
+        prompt: str | list[int],
+        params: SamplingParams,
+        priority: int,
+        cache_salt: bytes,
+    ) -> None:
+        text = prompt if isinstance(prompt, str) else None
+        try:
+            token_ids = self.loaded.encode(prompt) if isinstance(prompt, str) else list(prompt)
+            self._engine.add(request_id, token_ids, params, priority=priority, cache_salt=cache_salt)
+        except Exception as error:
+            stream.put(error)
+            return
+        self._outputs.register(request_id, text, token_ids, params)
+        self._streams[request_id] = stream
+
+    def _run(self) -> None:
+        try:
+            while self._wait_for_work():
+                while self._commands:
+                    self._commands.popleft()()
+                self._step()
+        except BaseException as error:  # every stream must hear of it: nothing is lost in silence
+            self._failure = error
+        self._end_streams()
+
+    def _wait_for_work(self) -> bool:
+        with self._wake:
+            while not (self._closing or self._commands or self._engine.num_unfinished):
+                self._wake.wait()
+            return not self._closing
+
+    def _step(self) -> None:
+        num_steps = self._engine.stats.num_steps
+        for delta in self._outputs.process(self._engine.step()):
+            stream = self._streams[delta.request_id]
+            stream.put(delta)
+            if self._outputs.output(delta.request_id).finished:
+                del self._streams[delta.request_id]
+                stream.put(self._outputs.take(delta.request_id))
+        if self._engine.stats.num_steps == num_steps:
+            with self._wake:
+                self._wake.wait(IDLE_SECONDS)
+
+    def _end_streams(self) -> None:
+        reason = f"the engine stopped: {self._failure}" if self._failure else "the engine was closed"
+        for stream in self._streams.values():
+            stream.put(EngineError(reason))
+        self._streams.clear()
+
+
+class _Stream:
+    """Carries items from the engine's thread into one event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.queue: asyncio.Queue[TextDelta | RequestOutput | BaseException] = asyncio.Queue()
+
+    def put(self, item: TextDelta | RequestOutput | BaseException) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.queue.put_nowait, item)

@@ -1,0 +1,136 @@
+"""Offline use, with the habits of vLLM's users: `LLM(model).generate(prompts, params)`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence as Items
+from itertools import count
+from typing import Any
+
+from vivace.core.config import EngineConfig
+from vivace.core.errors import RequestError
+from vivace.core.events import RequestOutput
+from vivace.core.sampling import SamplingParams
+from vivace.engine.loader import LoadedEngine, load_engine
+from vivace.engine.output import OutputProcessor, TextDelta
+from vivace.engine.progress import TokenProgress
+from vivace.engine.tokenizer import Tokenizer
+
+IDLE_SECONDS = 0.0005  # a static batch that waits to fill up polls its time-out this often
+
+Prompt = str | Items[int]
+Message = Mapping[str, Any]
+
+
+class LLM:
+    """A model and its engine in this process.
+
+    `model` is a directory, a GGUF file, a hub name, or None for the embedded model; other options are the fields of
+    `EngineConfig`. Raises `ConfigError` for a wrong option and `ModelFileError` for a broken model.
+    """
+
+    def __init__(self, model: str | None = None, **options: Any) -> None:
+        config = EngineConfig.from_options({"model": model, **options})
+        self.loaded: LoadedEngine = load_engine(config)
+        self.engine = self.loaded.engine
+        self._outputs = OutputProcessor(self.engine, self.loaded.tokenizer)
+        self._ids = count()
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        if self.loaded.tokenizer is None:
+            raise RequestError("this model has no tokenizer: pass prompts as token ids", param="prompt")
+        return self.loaded.tokenizer
+
+    def generate(
+        self,
+        prompts: Prompt | Items[Prompt],
+        params: SamplingParams | Items[SamplingParams] | None = None,
+        *,
+        use_progress: bool = False,
+        priority: int = 0,
+    ) -> list[RequestOutput]:
+        """Complete every prompt (text or token ids); outputs come in the order of the prompts.
+
+        One `SamplingParams` serves all prompts, or give one for each.
+        """
+        listed = _as_list(prompts)
+        each = _params_for(params, len(listed))
+        ids: list[str] = []
+        try:
+            for prompt, one in zip(listed, each, strict=True):
+                ids.append(self.submit(prompt, one, priority=priority))
+            with TokenProgress(len(ids), enabled=use_progress) as progress:
+                for delta in self._drain():
+                    progress.update(delta, request_finished=self._outputs.output(delta.request_id).finished)
+        except BaseException:
+            self._discard(ids)
+            raise
+        return [self._outputs.take(request_id) for request_id in ids]
+
+    def chat(
+        self,
+        messages: Items[Message] | Items[Items[Message]],
+        params: SamplingParams | None = None,
+        **options: Any,
+    ) -> list[RequestOutput]:
+        """Answer one conversation or several, through the model's chat template."""
+        conversations: Any = [messages] if messages and isinstance(messages[0], Mapping) else messages
+        return self.generate([self.chat_prompt(one) for one in conversations], params, **options)
+
+    def chat_prompt(self, messages: Items[Message]) -> list[int]:
+        """Token ids of a conversation with the assistant's turn opened. User text never yields control tokens."""
+        template = self.tokenizer.chat_template
+        if template is None:
+            raise RequestError("this model has no chat template: use generate", param="messages")
+        return self.tokenizer.encode_chat(messages)
+
+    def submit(self, prompt: Prompt, params: SamplingParams, *, priority: int = 0) -> str:
+        """Queue one request and return its id; `stream` yields what it produces."""
+        text = prompt if isinstance(prompt, str) else None
+        token_ids = self.tokenizer.encode(text) if text is not None else list(prompt)  # type: ignore[arg-type]
+        request_id = str(next(self._ids))
+        self.engine.add(request_id, token_ids, params, priority=priority)
+        self._outputs.register(request_id, text, token_ids, params)
+        return request_id
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[TextDelta]:
+        """Complete one prompt, piece by piece. One stream at a time: `AsyncEngine` serves many."""
+        request_id = self.submit(prompt, params or SamplingParams())
+        try:
+            for delta in self._drain():
+                if delta.request_id == request_id:
+                    yield delta
+        finally:
+            self._discard([request_id])
+
+    def _drain(self) -> Iterator[TextDelta]:
+        """Step until nothing is queued or running."""
+        while self.engine.num_unfinished:
+            num_steps = self.engine.stats.num_steps
+            yield from self._outputs.process(self.engine.step())
+            if self.engine.stats.num_steps == num_steps:
+                time.sleep(IDLE_SECONDS)
+        yield from self._outputs.process(self.engine.drain_events())
+
+    def _discard(self, ids: list[str]) -> None:
+        """Abort what is unfinished and forget the requests."""
+        for request_id in ids:
+            self.engine.abort(request_id)
+        self._outputs.process(self.engine.drain_events())
+        for request_id in ids:
+            self._outputs.take(request_id)
+
+
+def _as_list(prompts: Prompt | Items[Prompt]) -> list[Prompt]:
+    if isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int)):
+        return [prompts]  # type: ignore[list-item]
+    return list(prompts)  # type: ignore[arg-type]
+
+
+def _params_for(params: SamplingParams | Items[SamplingParams] | None, num_prompts: int) -> list[SamplingParams]:
+    if params is None or isinstance(params, SamplingParams):
+        return [params or SamplingParams()] * num_prompts
+    if len(params) != num_prompts:
+        raise RequestError(f"{len(params)} sampling parameters for {num_prompts} prompts", param="params")
+    return list(params)
