@@ -27,6 +27,7 @@ class StepPlan:
     scheduled: list[ScheduledSequence] = field(default_factory=list)
     block_copies: list[tuple[int, int]] = field(default_factory=list)  # (source block, destination block)
     preempted: list[Sequence] = field(default_factory=list)
+    table_resets: list[Sequence] = field(default_factory=list)  # block tables to copy anew; others only grew
     num_tokens: int = 0
 
     def __bool__(self) -> bool:
