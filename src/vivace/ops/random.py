@@ -50,3 +50,12 @@ def uniforms(seed: ArrayLike, index: ArrayLike, position: ArrayLike) -> NDArray[
     key[..., 1] = seeds >> np.uint64(32)
     word = philox_4x32(counter, key)[..., 0]
     return (word >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
+
+
+def derived_seed(seed: int, number: int) -> int:
+    """A 64-bit seed for request `number` of an engine seeded with `seed` (SplitMix64; Steele, Lea and Flood, 2014)."""
+    mask = 2**64 - 1
+    word = (seed + (number + 1) * 0x9E3779B97F4A7C15) & mask
+    word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & mask
+    return word ^ (word >> 31)
