@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from vivace.core.errors import ConfigError
-from vivace.models.rope import DivisorScaling, LongRopeScaling, RopeSpec
+from vivace.models.rope import DivisorScaling, LongRopeScaling, RopeSpec, inverse_frequencies
 from vivace.ops.program import Activation
 
 # The largest value that a model file may claim: some 8 times the largest published, far below what would overflow.
@@ -79,9 +81,6 @@ class ModelSpec:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ConfigError(f"{name} must be a positive number, got {value}")
-        for token in (self.bos_token_id, *self.eos_token_ids):
-            if token is not None and not 0 <= token < self.vocab_size:
-                raise ConfigError(f"special token {token} is outside the vocabulary of {self.vocab_size}")
 
     def _check_rope(self, rope: RopeSpec) -> None:
         if not 2 <= rope.rotary_dim <= self.head_dim or rope.rotary_dim % 2:
@@ -97,6 +96,8 @@ class ModelSpec:
                 raise ConfigError(f"rope scaling has {len(factors)} factors for {rope.rotary_dim // 2} pairs")
             if not all(math.isfinite(factor) and factor > 0 for factor in factors):
                 raise ConfigError("rope scaling factors must be positive numbers")
+        if not _has_finite_frequencies(rope):
+            raise ConfigError(f"rope scaling gives frequencies that are not finite: {rope.scaling!r:.200}")
 
     @property
     def query_size(self) -> int:
@@ -111,3 +112,12 @@ class ModelSpec:
         if self.sliding_rope is not None and self.layer_windows[layer] is not None:
             return self.sliding_rope
         return self.rope
+
+
+def _has_finite_frequencies(rope: RopeSpec) -> bool:
+    try:
+        with np.errstate(all="ignore"):
+            sets = [inverse_frequencies(rope), inverse_frequencies(rope, long=True)]
+    except (ValueError, OverflowError):
+        return False
+    return math.isfinite(rope.scale) and all(bool(np.isfinite(frequencies).all()) for frequencies in sets)
