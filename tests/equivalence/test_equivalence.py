@@ -89,7 +89,7 @@ def alone(options: dict[str, Any], requests: list[list[int]], **changes: Any) ->
 
 def together(llm: LLM, requests: list[list[int]]) -> list[Any]:
     outputs = llm.generate(requests, [params(i) for i in range(len(requests))])
-    llm.engine.scheduler.check_integrity()
+    llm.engine.scheduler.block_manager.check_integrity()
     return [trace(output) for output in outputs]
 
 
