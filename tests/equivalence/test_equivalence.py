@@ -176,4 +176,7 @@ def test_continuations_equal_single_requests(options: dict[str, Any]) -> None:
     expected = trace(llm.generate([prompt], several)[0])
     assert len({tuple(tokens) for tokens, _ in expected}) == 4
     assert trace(crowded.generate([prompt], several)[0]) == expected
-    assert trace(LLM(**options).generate([prompt, *prompts(3)], [several, *[params(i) for i in range(3)]])[0]) == expected
+    assert (
+        trace(LLM(**options).generate([prompt, *prompts(3)], [several, *[params(i) for i in range(3)]])[0])
+        == expected
+    )

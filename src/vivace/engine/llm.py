@@ -105,7 +105,8 @@ class LLM:
     def _drain(self) -> Iterator[TextDelta]:
         """Step until nothing is queued or running."""
         while self.engine.num_unfinished:
-            time.sleep(self.engine.idle_s or 0.0)
+            if idle_s := self.engine.idle_s:
+                time.sleep(idle_s)
             yield from self._outputs.process(self.engine.step())
         yield from self._outputs.process(self.engine.drain_events())
 

@@ -87,12 +87,8 @@ def _assemble(
     config: EngineConfig, spec: ModelSpec, tokenizer: Tokenizer | None, backend: Backend, parameters: Parameters
 ) -> LoadedEngine:
     weights_are_f32 = parameters.layers[0].q.layout == "f32"
-    resolved = resolve(
-        config, spec, weights_are_f32=weights_are_f32, available_bytes=available_memory_bytes()
-    )
-    kv_spec = KVSpec(
-        spec.num_layers, spec.num_kv_heads, spec.head_dim, resolved.block_size, resolved.kv_cache_dtype
-    )
+    resolved = resolve(config, spec, weights_are_f32=weights_are_f32, available_bytes=available_memory_bytes())
+    kv_spec = KVSpec(spec.num_layers, spec.num_kv_heads, spec.head_dim, resolved.block_size, resolved.kv_cache_dtype)
     kv_cache = backend.kv_cache(kv_spec, resolved.num_kv_blocks)
     limits = StepLimits(
         max_tokens=resolved.max_num_batched_tokens,

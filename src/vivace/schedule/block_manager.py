@@ -201,7 +201,9 @@ class BlockManager:
         """Drop the blocks past `num_computed`, that were grown for tokens since rejected. Returns whether there were
         any: the row's block table must then be copied anew."""
         if sequence.num_registered * self.block_size > sequence.num_computed or self._chains[sequence].expected:
-            raise EngineError(f"request {sequence.request_id!r} was truncated within its registered or expected blocks")
+            raise EngineError(
+                f"request {sequence.request_id!r} was truncated within its registered or expected blocks"
+            )
         num_kept = self.num_blocks_for(sequence.num_computed)
         dropped = sequence.block_ids[num_kept:]
         del sequence.block_ids[num_kept:]
