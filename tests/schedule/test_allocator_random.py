@@ -30,7 +30,9 @@ class AllocatorMachine(RuleBasedStateMachine):
     def start(self, num_blocks: int, block_size: int, block_hash: BlockHash) -> None:
         self.pair = AllocatorPair(num_blocks, block_size, block_hash)
 
-    @rule(prompt=st.lists(tokens, min_size=1, max_size=20), salt=st.sampled_from([b"", b"a"]), use_cache=st.booleans())
+    @rule(
+        prompt=st.lists(tokens, min_size=1, max_size=20), salt=st.sampled_from([b"", b"a"]), use_cache=st.booleans()
+    )
     def admit(self, prompt: list[int], salt: bytes, use_cache: bool) -> None:
         self.pair.admit(prompt, salt, use_cache)
 
