@@ -15,8 +15,6 @@ from vivace.schedule import Scheduler
 END_TOKEN = 0
 VOCABULARY = 5
 
-Prefix = tuple[int, int]  # number of the prefix before the token, token
-
 
 class Prefixes:
     """A number for every (salt, tokens) that was ever seen: equal numbers mean equal prefixes."""
