@@ -118,7 +118,7 @@ class ContinuousBatching:
         chunked = self._plan_single_tokens(plan)
         if chunked:
             self._plan_chunks(plan, chunked)
-        if self._waiting and not plan.preempted:
+        if self._waiting and self._rows and not plan.preempted:
             self._plan_waiting(plan)
         return plan
 
