@@ -80,7 +80,16 @@ class Detokenizer:
     after the first `min_tokens`. `continuation`: the text follows a prompt, so a leading space is kept.
     """
 
-    __slots__ = ("_held", "_include_stop", "_matcher", "_min_tokens", "_state", "_stream", "num_tokens", "stop_string")
+    __slots__ = (
+        "_held",
+        "_include_stop",
+        "_matcher",
+        "_min_tokens",
+        "_state",
+        "_stream",
+        "num_tokens",
+        "stop_string",
+    )
 
     def __init__(
         self,

@@ -36,7 +36,9 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
         return _from_sentencepiece(directory / "tokenizer.model", settings)
     if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
         return _from_vocabulary_and_merges(directory, settings)
-    raise ModelFileError(directory, "no tokenizer: needs tokenizer.json, tokenizer.model, or vocab.json with merges.txt")
+    raise ModelFileError(
+        directory, "no tokenizer: needs tokenizer.json, tokenizer.model, or vocab.json with merges.txt"
+    )
 
 
 def _from_tokenizer_json(path: Path, settings: TokenizerSettings) -> Tokenizer:
@@ -103,7 +105,10 @@ def _decoding(path: Path, backend: tokenizers.Tokenizer) -> tuple[PieceCoding, b
     kinds = {part.get("type") for part in parts}
     if "ByteLevel" in kinds:
         return PieceCoding.BYTE_LEVEL, False
-    if kinds & {"Metaspace", "ByteFallback"} or {"type": "Replace", "pattern": {"String": "▁"}, "content": " "} in parts:
+    if (
+        kinds & {"Metaspace", "ByteFallback"}
+        or {"type": "Replace", "pattern": {"String": "▁"}, "content": " "} in parts
+    ):
         strips = any(
             (part.get("type") == "Metaspace" and part.get("prepend_scheme") != "never")
             or (part.get("type") == "Strip" and part.get("content") == " " and part.get("start", 0) > 0)
@@ -188,7 +193,9 @@ def _vocabulary_pieces(path: Path) -> list[Piece]:
     by_id: dict[int, str] = {}
     for name, token_id in vocabulary.items():
         if isinstance(token_id, bool) or not isinstance(token_id, int) or not 0 <= token_id < len(vocabulary):
-            raise ModelFileError(path, f"token {name!r} has the id {token_id!r}; ids go from 0 to {len(vocabulary) - 1}")
+            raise ModelFileError(
+                path, f"token {name!r} has the id {token_id!r}; ids go from 0 to {len(vocabulary) - 1}"
+            )
         other = by_id.setdefault(token_id, name)
         if other != name:
             raise ModelFileError(path, f"tokens {other!r} and {name!r} share the id {token_id}")
@@ -214,7 +221,9 @@ def _with_added(
     pieces = list(pieces)
     added = settings.added_tokens()
     if added and max(added) >= len(pieces) + len(added):
-        raise settings.error("added_tokens_decoder", f"token id {max(added)} leaves a hole after {len(pieces)} pieces")
+        raise settings.error(
+            "added_tokens_decoder", f"token id {max(added)} leaves a hole after {len(pieces)} pieces"
+        )
     for token_id in sorted(added):
         token, is_control = added[token_id]
         pieces += [Piece(f"[UNUSED_{len(pieces)}]", 0.0, PieceKind.UNUSED)] * (token_id > len(pieces))

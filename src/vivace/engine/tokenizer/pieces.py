@@ -110,9 +110,7 @@ def add_user_defined(backend: tokenizers.Tokenizer, pieces: Sequence[Piece]) -> 
     backend.add_tokens([AddedToken(name, normalized=False) for name in names])
 
 
-def _backend(
-    model: models.Model, pieces: Sequence[Piece], normalization: Normalization
-) -> tokenizers.Tokenizer:
+def _backend(model: models.Model, pieces: Sequence[Piece], normalization: Normalization) -> tokenizers.Tokenizer:
     backend = tokenizers.Tokenizer(model)
     backend.normalizer = _normalizer(normalization)
     backend.decoder = decoders.Sequence(
