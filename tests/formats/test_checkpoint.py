@@ -16,7 +16,7 @@ import torch
 
 from vivace.core.errors import EngineError, ModelFileError
 from vivace.formats.atomic_file import atomic_writer
-from vivace.formats.checkpoint import open_checkpoint
+from vivace.formats.checkpoint import open_checkpoint, open_gguf, open_safetensors
 from vivace.formats.dequantize import dequantize
 from vivace.formats.gguf import GGUFFile
 from vivace.formats.model_directory import model_file
@@ -40,6 +40,7 @@ def write_index(directory: Path, weight_map: object) -> None:
 
 def test_single_file_directory_and_the_file_itself(tmp_path: Path) -> None:
     safetensors.numpy.save_file({"a": A, "b": B}, tmp_path / "model.safetensors", {"format": "np"})
+    assert set(open_safetensors(tmp_path / "model.safetensors").names()) == {"a", "b"}
     for path in (tmp_path, tmp_path / "model.safetensors", str(tmp_path)):
         with open_checkpoint(path) as checkpoint:
             assert set(checkpoint.names()) == {"a", "b"}
@@ -68,6 +69,9 @@ def test_gguf(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    (tmp_path / "blob").symlink_to("m.gguf")
+    assert open_checkpoint(tmp_path / "blob").names() == ("a",)
+    assert open_gguf(tmp_path / "m.gguf").names() == ("a",)
     with open_checkpoint(tmp_path / "m.gguf") as checkpoint:
         assert checkpoint.names() == ("a",)
         assert checkpoint.metadata["general.architecture"] == "llama"
@@ -103,7 +107,9 @@ def test_real_checkpoint_equals_the_official_reader(shared: Path) -> None:
             np.testing.assert_array_equal(dequantize(checkpoint.tensor(name)), weights)
 
 
-@pytest.mark.parametrize("shard", ["../part-1.safetensors", "/etc/passwd", "x/../../y", "..", "", "a\0b", "..\\y"])
+@pytest.mark.parametrize(
+    "shard", ["../part-1.safetensors", "/etc/passwd", "x/../../y", "..", "", "a\0b", "..\\y", "a\nb"]
+)
 def test_shards_outside_the_directory(tmp_path: Path, shard: str) -> None:
     directory = write_shards(tmp_path / "model")
     safetensors.numpy.save_file({"a": A}, tmp_path / "part-1.safetensors")

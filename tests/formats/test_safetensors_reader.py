@@ -136,6 +136,7 @@ HOSTILE_HEADERS: dict[str, tuple[Callable[[], SafetensorsFile], str]] = {
     "invalid UTF-8": (lambda: parse(b'{"\xff":1}'), "JSON"),
     "nested without end": (lambda: parse('{"a":' + "[" * 100_000 + "]" * 100_000 + "}"), "JSON"),
     "endless number": (lambda: parse('{"a":' + "9" * 5000 + "}"), "JSON"),
+    "half a surrogate pair": (lambda: parse('{"__metadata__":{"a":"\\ud800"}}'), "JSON"),
     "NaN": (lambda: parse('{"a":NaN}'), "NaN"),
     "duplicate tensor": (
         lambda: parse('{"w":' + json.dumps(entry()) + ',"w":' + json.dumps(entry()) + "}", bytes(4)),

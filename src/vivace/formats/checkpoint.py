@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from vivace.core.errors import ModelFileError
-from vivace.formats.gguf import GGUFFile
-from vivace.formats.mapped_file import PICKLE_REFUSAL, is_pickle_name
+from vivace.formats.gguf import MAGIC, GGUFFile
+from vivace.formats.mapped_file import PICKLE_REFUSAL, is_pickle_name, map_file
 from vivace.formats.model_directory import model_file
 from vivace.formats.safetensors import SafetensorsFile
 from vivace.formats.safetensors_index import INDEX_NAME, read_weight_map
@@ -67,15 +67,33 @@ class Checkpoint:
 
 
 def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
-    """A Hugging Face directory, one safetensors file or one GGUF file (by its suffix)."""
-    if Path(path).suffix.lower() == ".gguf" and not Path(path).is_dir():
-        return open_gguf(path)
-    return open_safetensors(path)
+    """A Hugging Face directory, one safetensors file or one GGUF file (told by its magic, whatever its name)."""
+    if Path(path).is_dir():
+        return open_safetensors(path)
+    buffer = map_file(path)
+    if bytes(buffer[: len(MAGIC)]) == MAGIC or Path(path).suffix.lower() == ".gguf":
+        return _gguf_checkpoint(GGUFFile.parse(buffer, path), path)
+    return _safetensors_checkpoint(SafetensorsFile.parse(buffer, path), path)
 
 
 def open_gguf(path: str | PathLike[str]) -> Checkpoint:
     """One GGUF file. A part of a split file is refused, because half a model would look like a broken one."""
-    file = GGUFFile.open(path)
+    return _gguf_checkpoint(GGUFFile.open(path), path)
+
+
+def open_safetensors(path: str | PathLike[str]) -> Checkpoint:
+    """One safetensors file, or a directory with `model.safetensors` or shards and their index."""
+    if not Path(path).is_dir():
+        return _safetensors_checkpoint(SafetensorsFile.open(path), path)
+    single = model_file(path, SINGLE_FILE_NAME)
+    if single.exists():
+        return _safetensors_checkpoint(SafetensorsFile.open(single), single)
+    if model_file(path, INDEX_NAME).exists():
+        return _open_shards(Path(path))
+    raise ModelFileError(path, _missing_weights(Path(path)))
+
+
+def _gguf_checkpoint(file: GGUFFile, path: str | PathLike[str]) -> Checkpoint:
     num_parts = file.metadata.get("split.count", 0)
     if isinstance(num_parts, int) and num_parts > 1:
         reason = f"one of {num_parts} parts; join them with `llama-gguf-split --merge`"
@@ -83,20 +101,7 @@ def open_gguf(path: str | PathLike[str]) -> Checkpoint:
     return Checkpoint(path, dict.fromkeys(file.tensors, file.tensors), file.metadata)
 
 
-def open_safetensors(path: str | PathLike[str]) -> Checkpoint:
-    """One safetensors file, or a directory with `model.safetensors` or shards and their index."""
-    if not Path(path).is_dir():
-        return _open_single(Path(path))
-    single = model_file(path, SINGLE_FILE_NAME)
-    if single.exists():
-        return _open_single(single)
-    if model_file(path, INDEX_NAME).exists():
-        return _open_shards(Path(path))
-    raise ModelFileError(path, _missing_weights(Path(path)))
-
-
-def _open_single(path: Path) -> Checkpoint:
-    file = SafetensorsFile.open(path)
+def _safetensors_checkpoint(file: SafetensorsFile, path: str | PathLike[str]) -> Checkpoint:
     return Checkpoint(path, dict.fromkeys(file.tensors, file.tensors), file.metadata)
 
 

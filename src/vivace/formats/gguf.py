@@ -17,7 +17,7 @@ from vivace.formats.gguf_metadata import GGUFCursor, MetadataValue
 from vivace.formats.mapped_file import map_file
 from vivace.formats.tensor_table import TensorEntry, TensorTable
 
-_MAGIC = b"GGUF"
+MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _DEFAULT_ALIGNMENT = 32
 _MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
@@ -63,7 +63,7 @@ class GGUFFile:
 
 
 def _read_version(cursor: GGUFCursor, buffer: memoryview, path: str | PathLike[str]) -> int:
-    if bytes(buffer[:4]) != _MAGIC:
+    if bytes(buffer[:4]) != MAGIC:
         raise ModelFileError(path, "not a GGUF file: it does not begin with GGUF", field="magic", offset=0)
     cursor.advance(4, "magic")
     version = cursor.uint32("version")

@@ -11,11 +11,12 @@ from vivace.core.errors import ModelFileError
 def model_file(directory: str | PathLike[str], name: str) -> Path:
     """The path of `name` inside the directory; whether it exists is not checked.
 
-    Raises ModelFileError if the name is absolute or has `..`, or if a symbolic link leads outside. Links of a
-    Hugging Face cache are fine: snapshots/<revision>/* point to ../../blobs inside the same `models--*` folder.
+    Raises ModelFileError if the name is absolute, has `..` or cannot be printed (it would garble logs), or if a
+    symbolic link leads outside. Links of a Hugging Face cache are fine: snapshots/<revision>/* point to ../../blobs
+    inside the same `models--*` folder.
     """
     pure = PurePosixPath(name)
-    if not pure.parts or pure.is_absolute() or ".." in pure.parts or "\0" in name or "\\" in name:
+    if not pure.parts or pure.is_absolute() or ".." in pure.parts or "\\" in name or not name.isprintable():
         raise ModelFileError(directory, f"{name!r:.200} is not a path inside the model directory")
     path = Path(directory) / pure
     try:

@@ -93,6 +93,8 @@ def parse_json_object(text: bytes, path: str | PathLike[str], offset: int | None
 
     try:
         value = json.loads(text.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
+        if b"\\u" in text:  # an escape may be half of a surrogate pair, which no UTF-8 can hold
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise ModelFileError(path, f"not valid JSON: {error}", field="header", offset=offset) from error
     if not isinstance(value, dict):
