@@ -46,7 +46,7 @@ def spec_from_gguf(checkpoint: GGUFCheckpoint) -> ModelSpec:
     hidden_size = fields.size("embedding_length", "hidden_size")
     head_dim = _head_dim(fields, hidden_size, num_heads)
     max_positions = fields.size("context_length", "max_position_embeddings")
-    rope = _rope(checkpoint, fields, family, head_dim, max_positions)
+    rope = _rope(checkpoint, fields, head_dim, max_positions)
     return fields.build(
         family=family.name,
         vocab_size=_vocab_size(checkpoint),
@@ -106,9 +106,7 @@ def _vocab_size(checkpoint: GGUFCheckpoint) -> int:
     return checkpoint.tensor(GGUF_EMBEDDING).shape[0]
 
 
-def _rope(
-    checkpoint: GGUFCheckpoint, fields: ConfigFields, family: Family, head_dim: int, max_positions: int
-) -> RopeSpec:
+def _rope(checkpoint: GGUFCheckpoint, fields: ConfigFields, head_dim: int, max_positions: int) -> RopeSpec:
     rotary_dim = fields.size("rope.dimension_count", "head_dim", head_dim)
     theta = fields.positive("rope.freq_base", 10_000.0)
     divisors = _factors(checkpoint, "rope_freqs.weight")

@@ -5,6 +5,8 @@ Shape letters: D hidden, Q all query heads, G all key/value heads, F feed-forwar
 
 from __future__ import annotations
 
+import math
+
 from vivace.models.spec import ModelSpec
 
 Shape = tuple[int, ...]
@@ -46,3 +48,9 @@ def model_shapes(spec: ModelSpec) -> dict[str, Shape]:
     if not spec.tied_embeddings:
         shapes["lm_head"] = (spec.vocab_size, spec.hidden_size)
     return shapes
+
+
+def num_parameters(spec: ModelSpec) -> int:
+    """Parameters of the whole model, a tied table counted once."""
+    of_layer = sum(math.prod(shape) for shape in layer_shapes(spec).values())
+    return sum(math.prod(shape) for shape in model_shapes(spec).values()) + spec.num_layers * of_layer
