@@ -1,32 +1,158 @@
 // The linear kernels of one instruction set; included by isa/table.h.
 #pragma once
 
-#include "linear.h"
+#include "linear/dense_tile.h"
+#include "linear/integer_tile.h"
+#include "linear/packing.h"
 
 namespace vivace::VIVACE_ISA {
 
-inline int activation_kind(Layout) { return 0; }
+using PrepareRow = void (*)(const float* x, int64_t columns, int64_t tile_rows, int64_t row, uint8_t* tile);
 
-inline size_t scratch_bytes(const PackedMatrix&, int64_t) { return 0; }
+// The form of activations that a layout's kernel reads. The int8 forms differ in what follows the scales.
+enum class Activations : int { FLOAT = 1, BFLOAT, INT8_SUM, INT8_OFFSET_8, INT8_OFFSET_16, INT8_OFFSET_128, INT8_Q6_K };
 
-inline void prepare(const PackedMatrix&, const float*, int64_t, int64_t, uint8_t*, int64_t, int64_t) {}
+inline constexpr int MAX_TILE_ROWS = DENSE_TILE_ROWS > INTEGER_TILE_ROWS ? DENSE_TILE_ROWS : INTEGER_TILE_ROWS;
 
-inline void run_linear(const PackedMatrix& matrix, const float* x, int64_t ldx, const uint8_t*, int64_t num_rows,
+struct LayoutKernel {
+  Activations activations;
+  int tile_rows;
+  PrepareRow prepare_row;
+  TileKernel tiles[MAX_TILE_ROWS];  // by rows - 1
+};
+
+template <Layout L>
+constexpr LayoutKernel integer_kernel(Activations activations) {
+  LayoutKernel kernel{activations, INTEGER_TILE_ROWS, prepare_int8_row<L>, {}};
+  const auto fill = [&]<int R>(const auto& self) {
+    kernel.tiles[R - 1] = integer_tile<L, R>;
+    if constexpr (R < INTEGER_TILE_ROWS) self.template operator()<R + 1>(self);
+  };
+  fill.template operator()<1>(fill);
+  return kernel;
+}
+
+template <Layout L>
+constexpr LayoutKernel dense_kernel() {
+  LayoutKernel kernel{Activations::FLOAT, DENSE_TILE_ROWS, prepare_float_row, {}};
+#if defined(__AVX512BF16__)
+  if constexpr (L == Layout::BF16) kernel = {Activations::BFLOAT, DENSE_TILE_ROWS, prepare_bfloat_row, {}};
+#endif
+  const auto fill = [&]<int R>(const auto& self) {
+#if defined(__AVX512BF16__)
+    if constexpr (L == Layout::BF16) kernel.tiles[R - 1] = bfloat_tile<R>;
+    else kernel.tiles[R - 1] = dense_tile<L, R>;
+#else
+    kernel.tiles[R - 1] = dense_tile<L, R>;
+#endif
+    if constexpr (R < DENSE_TILE_ROWS) self.template operator()<R + 1>(self);
+  };
+  fill.template operator()<1>(fill);
+  return kernel;
+}
+
+// By Layout.
+inline constexpr LayoutKernel LAYOUT_KERNELS[NUM_LAYOUTS] = {
+    dense_kernel<Layout::F32>(),
+    dense_kernel<Layout::F16>(),
+    dense_kernel<Layout::BF16>(),
+    integer_kernel<Layout::Q8_0>(Activations::INT8_OFFSET_128),
+    integer_kernel<Layout::Q4_0>(Activations::INT8_OFFSET_8),
+    integer_kernel<Layout::Q4_1>(Activations::INT8_SUM),
+    integer_kernel<Layout::Q5_0>(Activations::INT8_OFFSET_16),
+    integer_kernel<Layout::Q5_1>(Activations::INT8_SUM),
+    integer_kernel<Layout::Q4_K>(Activations::INT8_SUM),
+    integer_kernel<Layout::Q5_K>(Activations::INT8_SUM),
+    integer_kernel<Layout::Q6_K>(Activations::INT8_Q6_K),
+};
+
+VIVACE_INLINE const LayoutKernel& layout_kernel(Layout layout) { return LAYOUT_KERNELS[static_cast<int>(layout)]; }
+
+// Prepared bytes of one row of activations.
+VIVACE_INLINE int64_t prepared_row_bytes(const PackedMatrix& matrix) {
+  switch (layout_kernel(matrix.layout).activations) {
+    case Activations::FLOAT: return matrix.columns * 4;
+    case Activations::BFLOAT: return (matrix.columns + 1) / 2 * 4;
+    default: break;
+  }
+  const BlockGeometry geometry = block_geometry(matrix.layout);
+  const int64_t groups = num_superblocks(geometry, matrix.columns) * geometry.superblock_inputs / GROUP_INPUTS;
+  return groups * (GROUP_INPUTS + 4 + 4 * (GROUP_INPUTS / geometry.scale_inputs));
+}
+
+inline int activation_kind(Layout layout) { return static_cast<int>(layout_kernel(layout).activations); }
+
+inline size_t scratch_bytes(const PackedMatrix& matrix, int64_t num_rows) {
+  return static_cast<size_t>(prepared_row_bytes(matrix)) * static_cast<size_t>(num_rows);
+}
+
+inline void prepare(const PackedMatrix& matrix, const float* x, int64_t ldx, int64_t num_rows, uint8_t* scratch,
+                    int64_t row_begin, int64_t row_end) {
+  const LayoutKernel& kernel = layout_kernel(matrix.layout);
+  const int64_t row_bytes = prepared_row_bytes(matrix);
+  const RowTiles tiles(num_rows, kernel.tile_rows);
+  for (int64_t row = row_begin; row < row_end; ++row) {
+    const int64_t tile = tiles.tile_of(row);
+    const int64_t first = tiles.begin(tile);
+    kernel.prepare_row(x + row * ldx, matrix.columns, tiles.rows(tile), row - first, scratch + first * row_bytes);
+  }
+}
+
+// Panels keep one set of weight blocks and one set of row tiles in the second-level cache (1 MiB on Zen 4) while every
+// pair of them is computed; the weights come from memory once.
+inline constexpr int64_t WEIGHT_PANEL_BYTES = 384 << 10;
+inline constexpr int64_t ROW_PANEL_BYTES = 256 << 10;
+
+struct LinearRun {
+  const PackedMatrix& matrix;
+  const uint8_t* scratch;
+  float* y;
+  int64_t ldy;
+  const float* bias;
+  const LayoutKernel& kernel;
+  RowTiles tiles;
+  int64_t bytes_a_block;
+  int64_t bytes_a_row;
+
+  VIVACE_INLINE void panel(int64_t block_begin, int64_t block_end, int64_t tile_begin, int64_t tile_end) const {
+    for (int64_t block = block_begin; block < block_end; ++block) {
+      const int64_t n = block * OUTPUT_BLOCK;
+      const int64_t left = matrix.rows - n;
+      for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
+        const int64_t m = tiles.begin(tile);
+        const TileOutput out{y + m * ldy + n, ldy, bias ? bias + n : nullptr, left < 16 ? left : 16};
+        kernel.tiles[tiles.rows(tile) - 1](matrix.data + block * bytes_a_block, matrix.columns,
+                                           scratch + m * bytes_a_row, out);
+      }
+    }
+  }
+};
+
+inline void run_linear(const PackedMatrix& matrix, const float*, int64_t, const uint8_t* scratch, int64_t num_rows,
                        float* y, int64_t ldy, const float* bias, int64_t block_begin, int64_t block_end) {
-  const float* weights = reinterpret_cast<const float*>(matrix.data);
-  const int64_t end = block_end * OUTPUT_BLOCK < matrix.rows ? block_end * OUTPUT_BLOCK : matrix.rows;
-  for (int64_t m = 0; m < num_rows; ++m) {
-    for (int64_t n = block_begin * OUTPUT_BLOCK; n < end; ++n) {
-      float sum = 0.0f;
-      for (int64_t k = 0; k < matrix.columns; ++k) sum += x[m * ldx + k] * weights[n * matrix.columns + k];
-      y[m * ldy + n] = bias ? sum + bias[n] : sum;
+  const LayoutKernel& kernel = layout_kernel(matrix.layout);
+  const LinearRun run{matrix,
+                      scratch,
+                      y,
+                      ldy,
+                      bias,
+                      kernel,
+                      RowTiles(num_rows, kernel.tile_rows),
+                      block_bytes(matrix.layout, matrix.columns),
+                      prepared_row_bytes(matrix)};
+  const int64_t blocks_a_panel = run.bytes_a_block < WEIGHT_PANEL_BYTES ? WEIGHT_PANEL_BYTES / run.bytes_a_block : 1;
+  const int64_t tile_bytes = run.bytes_a_row * kernel.tile_rows;
+  const int64_t tiles_a_panel = tile_bytes < ROW_PANEL_BYTES ? ROW_PANEL_BYTES / tile_bytes : 1;
+  for (int64_t block = block_begin; block < block_end; block += blocks_a_panel) {
+    const int64_t last = block + blocks_a_panel < block_end ? block + blocks_a_panel : block_end;
+    for (int64_t tile = 0; tile < run.tiles.count; tile += tiles_a_panel) {
+      run.panel(block, last, tile, tile + tiles_a_panel < run.tiles.count ? tile + tiles_a_panel : run.tiles.count);
     }
   }
 }
 
 inline void embedding_row(const PackedMatrix& matrix, int64_t row, float scale, float* out) {
-  const float* weights = reinterpret_cast<const float*>(matrix.data) + row * matrix.columns;
-  for (int64_t k = 0; k < matrix.columns; ++k) out[k] = weights[k] * scale;
+  unpack_row(matrix, row, scale, out);
 }
 
 inline constexpr LinearKernels LINEAR_KERNELS = {

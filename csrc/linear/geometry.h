@@ -1,0 +1,86 @@
+// Where each number of a packed block sits. A block is 16 outputs (N) x all inputs (K); lane c is output c of the block.
+//
+// Dense:     F32 [K][16], F16 [K][16], BF16 [K/2][16][2].
+// Quantised: a row of super-blocks of 64 inputs (256 for the K types), each a multiple of 64 bytes, so that no line of
+//            codes crosses a cache line. A super-block holds one or four chunks of codes, then its scales.
+// Chunk:     64 inputs in two groups of 32. A line is 4 inputs x 16 outputs in 64 bytes, [16][4], the operand of one
+//            VPDPBUSD; a group is 8 lines. Codes are unsigned; the value is code - offset (or affine).
+//   8 bits   16 lines.
+//   4 bits   8 lines: line j of group 0 in the low nibbles, of group 1 in the high nibbles.
+//   5 bits   the nibbles, then one line a group: bit j of byte i is the fifth bit of byte i in line j.
+//   6 bits   the nibbles, then two lines a group: bits 2 (j % 4) and up of byte i in line j / 4 are the upper two bits.
+// Scales:    64 inputs: f16 scale [2][16], then f16 minimum [2][16] if affine.
+//   Q4_K, Q5_K  u8 scale [8][16], u8 minimum [8][16], f16 d [16], f16 dmin [16].
+//   Q6_K        i8 scale [16][16], f16 d [16], 32 bytes of nothing.
+//
+// Functions are static or inlined: files compiled for different instruction sets must not share one copy.
+#pragma once
+
+#include <cstdint>
+
+#include "linear.h"
+
+namespace vivace {
+
+inline constexpr int CHUNK_INPUTS = 64;
+inline constexpr int GROUP_INPUTS = 32;
+inline constexpr int GROUP_LINES = 8;
+inline constexpr int LINE_BYTES = 64;
+
+struct BlockGeometry {
+  int code_bits;
+  int offset;             // subtracted from a code
+  bool affine;            // value = scale * code + minimum (K types: - minimum)
+  int superblock_inputs;  // 64 or 256
+  int scale_inputs;       // inputs that share a scale: 32 or 16
+  int stored_inputs;      // of a block in the file
+  int stored_bytes;
+
+  [[gnu::always_inline]] constexpr bool is_k_type() const { return superblock_inputs == 256; }
+  [[gnu::always_inline]] constexpr int chunks() const { return superblock_inputs / CHUNK_INPUTS; }
+  [[gnu::always_inline]] constexpr int chunk_bytes() const { return CHUNK_INPUTS * 16 * code_bits / 8; }
+  [[gnu::always_inline]] constexpr int code_bytes() const { return chunks() * chunk_bytes(); }
+  [[gnu::always_inline]] constexpr int scale_bytes() const { return is_k_type() ? 320 : affine ? 128 : 64; }
+  [[gnu::always_inline]] constexpr int superblock_bytes() const { return code_bytes() + scale_bytes(); }
+  // Offsets of the K types' second part of the scales, from the end of the codes.
+  [[gnu::always_inline]] constexpr int minimums_at() const { return is_k_type() ? 128 : 64; }
+  [[gnu::always_inline]] constexpr int factors_at() const { return 256; }
+};
+
+static constexpr bool is_dense(Layout layout) {
+  return layout == Layout::F32 || layout == Layout::F16 || layout == Layout::BF16;
+}
+
+// Of a layout that is not dense.
+static constexpr BlockGeometry block_geometry(Layout layout) {
+  switch (layout) {
+    case Layout::Q8_0: return {8, 128, false, 64, 32, 32, 34};
+    case Layout::Q4_0: return {4, 8, false, 64, 32, 32, 18};
+    case Layout::Q4_1: return {4, 0, true, 64, 32, 32, 20};
+    case Layout::Q5_0: return {5, 16, false, 64, 32, 32, 22};
+    case Layout::Q5_1: return {5, 0, true, 64, 32, 32, 24};
+    case Layout::Q4_K: return {4, 0, true, 256, 32, 256, 144};
+    case Layout::Q5_K: return {5, 0, true, 256, 32, 256, 176};
+    case Layout::Q6_K: return {6, 32, false, 256, 16, 256, 210};
+    default: return {};
+  }
+}
+
+static constexpr int64_t num_superblocks(const BlockGeometry& geometry, int64_t columns) {
+  return (columns + geometry.superblock_inputs - 1) / geometry.superblock_inputs;
+}
+
+// Bytes of one packed block of 16 outputs.
+static constexpr int64_t block_bytes(Layout layout, int64_t columns) {
+  switch (layout) {
+    case Layout::F32: return columns * 64;
+    case Layout::F16:
+    case Layout::BF16: return (columns + 1) / 2 * 64;
+    default: {
+      const BlockGeometry geometry = block_geometry(layout);
+      return num_superblocks(geometry, columns) * geometry.superblock_bytes();
+    }
+  }
+}
+
+}  // namespace vivace

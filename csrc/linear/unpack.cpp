@@ -1,0 +1,102 @@
+#include <cstring>
+
+#include "linear/geometry.h"
+#include "linear/half.h"
+#include "linear/packing.h"
+
+namespace vivace {
+
+namespace {
+
+// The code of input k (0..63) of a chunk in one lane.
+template <int CODE_BITS>
+int chunk_code(const uint8_t* chunk, int k, int lane) {
+  const int group = k / GROUP_INPUTS;
+  const int line = k % GROUP_INPUTS / 4;
+  const int byte = lane * 4 + k % 4;
+  if constexpr (CODE_BITS == 8) {
+    return chunk[(group * GROUP_LINES + line) * LINE_BYTES + byte];
+  } else {
+    int code = chunk[line * LINE_BYTES + byte] >> group * 4 & 15;
+    const uint8_t* planes = chunk + GROUP_LINES * LINE_BYTES;
+    if constexpr (CODE_BITS == 5) code |= (planes[group * LINE_BYTES + byte] >> line & 1) << 4;
+    if constexpr (CODE_BITS == 6) {
+      code |= (planes[(group * 2 + line / 4) * LINE_BYTES + byte] >> line % 4 * 2 & 3) << 4;
+    }
+    return code;
+  }
+}
+
+struct ScaleAndMinimum {
+  float scale;
+  float minimum;  // as the format has it: subtracted by the K types, added by the others
+};
+
+// Of group `group` (of scale_inputs) of a super-block.
+template <Layout L>
+ScaleAndMinimum read_scale(const uint8_t* scales, int group, int lane) {
+  constexpr BlockGeometry G = block_geometry(L);
+  const auto half_at = [&](int at) { return float_from_half(load_u16(scales + at + lane * 2)); };
+  if constexpr (L == Layout::Q6_K) {
+    return {half_at(G.factors_at()) * static_cast<float>(static_cast<int8_t>(scales[group * 16 + lane])), 0.0f};
+  } else if constexpr (G.is_k_type()) {
+    return {half_at(G.factors_at()) * static_cast<float>(scales[group * 16 + lane]),
+            half_at(G.factors_at() + 32) * static_cast<float>(scales[G.minimums_at() + group * 16 + lane])};
+  } else if constexpr (G.affine) {
+    return {half_at(group * 32), half_at(G.minimums_at() + group * 32)};
+  } else {
+    return {half_at(group * 32), 0.0f};
+  }
+}
+
+template <Layout L>
+void unpack_lane(const uint8_t* block, int64_t columns, int lane, float scale, float* out) {
+  constexpr BlockGeometry G = block_geometry(L);
+  for (int64_t k = 0; k < columns; k += G.scale_inputs) {
+    const int inside = static_cast<int>(k % G.superblock_inputs);
+    const uint8_t* superblock = block + k / G.superblock_inputs * G.superblock_bytes();
+    const uint8_t* chunk = superblock + inside / CHUNK_INPUTS * G.chunk_bytes();
+    const auto [factor, minimum] = read_scale<L>(superblock + G.code_bytes(), inside / G.scale_inputs, lane);
+    for (int i = 0; i < G.scale_inputs; ++i) {
+      const int code = chunk_code<G.code_bits>(chunk, inside % CHUNK_INPUTS + i, lane) - G.offset;
+      float value = factor * static_cast<float>(code);
+      if constexpr (G.affine) value = G.is_k_type() ? value - minimum : value + minimum;
+      out[k + i] = value * scale;
+    }
+  }
+}
+
+void unpack_dense_lane(Layout layout, const uint8_t* block, int64_t columns, int lane, float scale, float* out) {
+  for (int64_t k = 0; k < columns; ++k) {
+    float value;
+    if (layout == Layout::F32) {
+      std::memcpy(&value, block + (k * OUTPUT_BLOCK + lane) * 4, 4);
+    } else if (layout == Layout::F16) {
+      value = float_from_half(load_u16(block + (k * OUTPUT_BLOCK + lane) * 2));
+    } else {
+      value = float_from_bfloat(load_u16(block + (k / 2 * OUTPUT_BLOCK + lane) * 4 + k % 2 * 2));
+    }
+    out[k] = value * scale;
+  }
+}
+
+}  // namespace
+
+void unpack_row(const PackedMatrix& matrix, int64_t row, float scale, float* out) {
+  const uint8_t* block = matrix.data + row / OUTPUT_BLOCK * block_bytes(matrix.layout, matrix.columns);
+  const int lane = static_cast<int>(row % OUTPUT_BLOCK);
+  const auto call = [&](auto unpack) { unpack(block, matrix.columns, lane, scale, out); };
+  switch (matrix.layout) {
+    case Layout::Q8_0: return call(unpack_lane<Layout::Q8_0>);
+    case Layout::Q4_0: return call(unpack_lane<Layout::Q4_0>);
+    case Layout::Q4_1: return call(unpack_lane<Layout::Q4_1>);
+    case Layout::Q5_0: return call(unpack_lane<Layout::Q5_0>);
+    case Layout::Q5_1: return call(unpack_lane<Layout::Q5_1>);
+    case Layout::Q4_K: return call(unpack_lane<Layout::Q4_K>);
+    case Layout::Q5_K: return call(unpack_lane<Layout::Q5_K>);
+    case Layout::Q6_K: return call(unpack_lane<Layout::Q6_K>);
+    default: unpack_dense_lane(matrix.layout, block, matrix.columns, lane, scale, out);
+  }
+}
+
+}  // namespace vivace
