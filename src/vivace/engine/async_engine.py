@@ -55,7 +55,8 @@ class AsyncEngine:
         request_id = request_id if request_id is not None else f"async-{next(self._ids)}"
         stream = _Stream(asyncio.get_running_loop())
         params = params or SamplingParams()
-        self._submit(lambda: self._add(request_id, stream, prompt, params, priority, cache_salt))
+        if not self._post(lambda: self._add(request_id, stream, prompt, params, priority, cache_salt)):
+            raise EngineError(self._end_reason())
         finished = False
         try:
             while not finished:
@@ -67,11 +68,11 @@ class AsyncEngine:
                 yield item
         finally:
             if not finished:
-                self._submit(lambda: self._engine.abort(request_id))
+                self._post(lambda: self._engine.abort(request_id))
 
     async def abort(self, request_id: str) -> None:
         """End a request; its stream yields what it has and finishes with reason "abort"."""
-        self._submit(lambda: self._engine.abort(request_id))
+        self._post(lambda: self._engine.abort(request_id))
 
     async def close(self) -> None:
         """Abort everything and end the thread."""
@@ -80,12 +81,14 @@ class AsyncEngine:
             self._wake.notify()
         await asyncio.to_thread(self._thread.join)
 
-    def _submit(self, command: Callable[[], None]) -> None:
-        if self._failure is not None:
-            raise EngineError(f"the engine stopped: {self._failure}")
+    def _post(self, command: Callable[[], None]) -> bool:
+        """Hand a command to the engine's thread. False when the thread takes no more."""
         with self._wake:
+            if self._closing:
+                return False
             self._commands.append(command)
             self._wake.notify()
+            return True
 
     def _add(
         self,
@@ -109,12 +112,23 @@ class AsyncEngine:
     def _run(self) -> None:
         try:
             while self._wait_for_work():
-                while self._commands:
-                    self._commands.popleft()()
+                self._run_commands()
                 self._step()
         except BaseException as error:  # every stream must hear of it: nothing is lost in silence
             self._failure = error
-        self._end_streams()
+        with self._wake:
+            self._closing = True
+        self._run_commands()  # those that came in the last moment get their answer below
+        for stream in self._streams.values():
+            stream.put(EngineError(self._end_reason()))
+        self._streams.clear()
+
+    def _run_commands(self) -> None:
+        while self._commands:
+            self._commands.popleft()()
+
+    def _end_reason(self) -> str:
+        return f"the engine stopped: {self._failure}" if self._failure else "the engine was closed"
 
     def _wait_for_work(self) -> bool:
         with self._wake:
@@ -133,12 +147,6 @@ class AsyncEngine:
         if self._engine.stats.num_steps == num_steps:
             with self._wake:
                 self._wake.wait(IDLE_SECONDS)
-
-    def _end_streams(self) -> None:
-        reason = f"the engine stopped: {self._failure}" if self._failure else "the engine was closed"
-        for stream in self._streams.values():
-            stream.put(EngineError(reason))
-        self._streams.clear()
 
 
 class _Stream:

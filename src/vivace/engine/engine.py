@@ -187,8 +187,6 @@ class Engine:
             for child in item.forks:
                 self._scheduler.fork(item.sequence, child)
                 self._requests[child.request_id].sequences.append(child)
-            if item.forks:
-                item.sequence.num_forks = 0
 
     def _emit(self, plan: StepPlan, result: StepResult) -> None:
         now = self._clock()

@@ -1,0 +1,39 @@
+// What every native object of one backend shares: threads, kernels, memory. And the parameters that live there.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "arena.h"
+#include "kernel_table.h"
+#include "thread_pool.h"
+
+namespace vivace {
+
+struct Device {
+  Device(int num_threads, const KernelTable& kernels) : pool(num_threads), kernels(kernels) {}
+
+  ThreadPool pool;
+  const KernelTable& kernels;
+  Arena arena;
+};
+
+// A packed matrix or a float32 vector, with its memory.
+struct Matrix {
+  PackedMatrix packed;
+  Allocation memory;
+};
+
+struct Vector {
+  const float* data;
+  int64_t size;
+  Allocation memory;
+};
+
+// Packs in parallel. `stored` holds `rows` rows, row_stride bytes apart.
+std::shared_ptr<Matrix> pack_matrix(Device& device, Layout layout, const uint8_t* stored, int64_t row_stride,
+                                    int64_t rows, int64_t columns);
+
+std::shared_ptr<Vector> copy_vector(Device& device, const float* values, int64_t size);
+
+}  // namespace vivace

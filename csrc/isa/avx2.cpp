@@ -1,0 +1,2 @@
+#define VIVACE_ISA avx2
+#include "isa/table.h"

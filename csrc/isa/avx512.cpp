@@ -1,0 +1,2 @@
+#define VIVACE_ISA avx512
+#include "isa/table.h"

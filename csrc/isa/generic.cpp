@@ -1,0 +1,2 @@
+#define VIVACE_ISA generic
+#include "isa/table.h"

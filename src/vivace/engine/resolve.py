@@ -1,0 +1,113 @@
+"""From what was asked to what will run: every "auto" is decided here, with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vivace.core.config import Choice, EngineConfig, ResolvedConfig
+from vivace.core.errors import ConfigError
+from vivace.models.spec import ModelSpec
+from vivace.ops.backend import KVDtype, KVSpec
+
+DEFAULT_BATCHED_TOKENS = 512  # a step of 512 rows reaches the arithmetic peak and keeps the gap between tokens short
+KV_MEMORY_SHARE = 0.4  # of the memory that is free once the weights are in
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What resolution must know of the machine: bytes of memory free for the KV cache."""
+
+    available_bytes: int
+
+
+def resolve(config: EngineConfig, spec: ModelSpec, *, weights_are_f32: bool, machine: Machine) -> ResolvedConfig:
+    """Decide every value. Raises `ConfigError` where the request cannot be met, with the numbers."""
+    choices: list[Choice] = []
+    dtype = _kv_dtype(config, weights_are_f32, choices)
+    kv = KVSpec(spec.num_layers, spec.num_kv_heads, spec.head_dim, config.block_size, dtype)
+    max_model_len = _max_model_len(config, spec, choices)
+    num_kv_blocks = _num_kv_blocks(config, kv, max_model_len, machine, choices)
+    pool_tokens = num_kv_blocks * config.block_size
+    if pool_tokens < max_model_len:
+        max_model_len = pool_tokens
+        choices.append(Choice("max_model_len", max_model_len, "lowered: the KV pool holds no more tokens"))
+    batched = _batched_tokens(config, max_model_len, choices)
+    return ResolvedConfig(
+        max_model_len=max_model_len,
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=batched,
+        block_size=config.block_size,
+        num_kv_blocks=num_kv_blocks,
+        kv_cache_dtype=dtype,
+        enable_prefix_caching=config.enable_prefix_caching,
+        enable_chunked_prefill=config.enable_chunked_prefill,
+        batching=config.batching,
+        static_batch_size=min(config.static_batch_size, config.max_num_seqs),
+        static_batch_timeout_ms=config.static_batch_timeout_ms,
+        seed=config.seed,
+        choices=tuple(choices),
+    )
+
+
+def _kv_dtype(config: EngineConfig, weights_are_f32: bool, choices: list[Choice]) -> KVDtype:
+    if config.kv_cache_dtype != "auto":
+        choices.append(Choice("kv_cache_dtype", config.kv_cache_dtype, "as asked"))
+        return config.kv_cache_dtype
+    dtype: Literal["f32", "bf16"] = "f32" if weights_are_f32 else "bf16"
+    reason = "the weights are f32: no precision is lost" if weights_are_f32 else "half the bytes of f32 to read"
+    choices.append(Choice("kv_cache_dtype", dtype, reason))
+    return dtype
+
+
+def _max_model_len(config: EngineConfig, spec: ModelSpec, choices: list[Choice]) -> int:
+    if config.max_model_len is None:
+        choices.append(Choice("max_model_len", spec.max_position_embeddings, "the model's own context window"))
+        return spec.max_position_embeddings
+    if config.max_model_len > spec.max_position_embeddings:
+        raise ConfigError(
+            f"max_model_len {config.max_model_len} exceeds the model's context window of "
+            f"{spec.max_position_embeddings} tokens"
+        )
+    choices.append(Choice("max_model_len", config.max_model_len, "as asked"))
+    return config.max_model_len
+
+
+def _num_kv_blocks(
+    config: EngineConfig, kv: KVSpec, max_model_len: int, machine: Machine, choices: list[Choice]
+) -> int:
+    block_bytes = kv.bytes_per_token * kv.block_size
+    if config.num_kv_blocks is not None:
+        choices.append(Choice("num_kv_blocks", config.num_kv_blocks, "as asked"))
+        return config.num_kv_blocks
+    if config.kv_cache_memory_bytes is not None:
+        num_blocks = config.kv_cache_memory_bytes // block_bytes
+        if num_blocks < 1:
+            raise ConfigError(
+                f"kv_cache_memory_bytes={config.kv_cache_memory_bytes} holds no block: one needs {block_bytes} bytes"
+            )
+        choices.append(Choice("num_kv_blocks", num_blocks, f"fills {config.kv_cache_memory_bytes} bytes"))
+        return num_blocks
+    wanted = config.max_num_seqs * -(-max_model_len // kv.block_size)
+    affordable = int(machine.available_bytes * KV_MEMORY_SHARE) // block_bytes
+    if affordable < 1:
+        raise ConfigError(f"{machine.available_bytes} bytes of free memory leave no room for one KV block")
+    if wanted <= affordable:
+        choices.append(Choice("num_kv_blocks", wanted, "max_num_seqs sequences of max_model_len tokens fit"))
+        return wanted
+    reason = f"{KV_MEMORY_SHARE:.0%} of the {machine.available_bytes / 2**30:.1f} GiB of free memory"
+    choices.append(Choice("num_kv_blocks", affordable, reason))
+    return affordable
+
+
+def _batched_tokens(config: EngineConfig, max_model_len: int, choices: list[Choice]) -> int:
+    if config.max_num_batched_tokens is not None:
+        choices.append(Choice("max_num_batched_tokens", config.max_num_batched_tokens, "as asked"))
+        return config.max_num_batched_tokens
+    if not config.enable_chunked_prefill:
+        batched = max(DEFAULT_BATCHED_TOKENS, max_model_len)
+        choices.append(Choice("max_num_batched_tokens", batched, "a whole prompt must fit one step"))
+        return batched
+    batched = max(DEFAULT_BATCHED_TOKENS, config.max_num_seqs)
+    choices.append(Choice("max_num_batched_tokens", batched, "enough rows for the arithmetic peak, a short gap"))
+    return batched

@@ -1,0 +1,157 @@
+"""What `LLM` promises to a user, on the embedded model."""
+
+from __future__ import annotations
+
+import pytest
+
+from vivace.core.errors import ConfigError, ContextLengthError, RequestError
+from vivace.core.sampling import SamplingParams
+from vivace.engine.llm import LLM
+
+GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def llm() -> LLM:
+    return LLM(max_num_seqs=16, max_model_len=256)
+
+
+def test_outputs_come_in_the_order_of_the_prompts(llm: LLM) -> None:
+    prompts = ["The old man", "In the morning", "She said"]
+    outputs = llm.generate(prompts, GREEDY)
+    assert [output.prompt for output in outputs] == prompts
+    assert [len(output.outputs[0].token_ids) for output in outputs] == [12, 12, 12]
+    assert all(output.finished and output.outputs[0].finish_reason == "length" for output in outputs)
+
+
+def test_text_and_token_ids_are_the_same_prompt(llm: LLM) -> None:
+    ids = llm.tokenizer.encode("In the morning")
+    by_text, by_ids = llm.generate(["In the morning", ids], GREEDY)
+    assert by_text.outputs[0].token_ids == by_ids.outputs[0].token_ids
+    assert by_ids.prompt is None
+    assert by_ids.prompt_token_ids == ids
+
+
+def test_text_is_the_decoded_tokens(llm: LLM) -> None:
+    output = llm.generate("Once upon a time", GREEDY)[0].outputs[0]
+    assert output.text == llm.tokenizer.decode(
+        [*llm.tokenizer.encode("Once upon a time"), *output.token_ids]
+    ).removeprefix("Once upon a time")
+
+
+def test_stop_string_cuts_the_text_exactly(llm: LLM) -> None:
+    text = llm.generate("Once upon a time", GREEDY)[0].outputs[0].text
+    stop = text[5:9]
+    params = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True, stop=(stop,))
+    output = llm.generate("Once upon a time", params)[0].outputs[0]
+    assert output.text == text[: text.index(stop)]
+    assert (output.finish_reason, output.stop_reason) == ("stop", stop)
+    kept = SamplingParams(
+        temperature=0.0, max_tokens=12, ignore_eos=True, stop=(stop,), include_stop_str_in_output=True
+    )
+    assert llm.generate("Once upon a time", kept)[0].outputs[0].text == text[: text.index(stop)] + stop
+
+
+def test_stop_token_ends_the_sequence_but_not_before_min_tokens(llm: LLM) -> None:
+    tokens = llm.generate("Once upon a time", GREEDY)[0].outputs[0].token_ids
+    stop_token = tokens[3]
+    first = tokens.index(stop_token)
+    params = SamplingParams(temperature=0.0, max_tokens=12, stop_token_ids=(stop_token,), ignore_eos=True)
+    output = llm.generate("Once upon a time", params)[0].outputs[0]
+    assert output.token_ids == tokens[: first + 1]
+    assert (output.finish_reason, output.stop_reason) == ("stop", stop_token)
+    later = SamplingParams(
+        temperature=0.0, max_tokens=12, min_tokens=6, stop_token_ids=(stop_token,), ignore_eos=True
+    )
+    long_enough = llm.generate("Once upon a time", later)[0].outputs[0].token_ids
+    assert len(long_enough) >= 6
+    assert stop_token not in long_enough[:6]
+
+
+def test_logit_bias_forces_a_token(llm: LLM) -> None:
+    params = SamplingParams(temperature=1.0, seed=1, max_tokens=4, ignore_eos=True, logit_bias={77: 100.0})
+    assert llm.generate("The", params)[0].outputs[0].token_ids == [77] * 4
+
+
+def test_seed_gives_the_same_text_whatever_else_runs(llm: LLM) -> None:
+    params = SamplingParams(temperature=1.0, seed=42, max_tokens=16, ignore_eos=True)
+    first = llm.generate("The sea", params)[0].outputs[0].token_ids
+    crowd = [SamplingParams(temperature=1.0, max_tokens=20, ignore_eos=True)] * 7
+    again = llm.generate(["The sea", *[f"Number {i}" for i in range(7)]], [params, *crowd])[0].outputs[0].token_ids
+    other = llm.generate("The sea", SamplingParams(temperature=1.0, seed=43, max_tokens=16, ignore_eos=True))
+    assert first == again
+    assert first != other[0].outputs[0].token_ids
+
+
+def test_n_continuations_differ_and_repeat(llm: LLM) -> None:
+    params = SamplingParams(n=3, temperature=1.0, seed=5, max_tokens=10, ignore_eos=True)
+    outputs = llm.generate("The sea", params)[0].outputs
+    assert [output.index for output in outputs] == [0, 1, 2]
+    assert len({tuple(output.token_ids) for output in outputs}) == 3
+    assert outputs == llm.generate("The sea", params)[0].outputs
+    assert llm.generate("The sea", SamplingParams(n=2, max_tokens=0))[0].outputs[1].finish_reason == "length"
+
+
+def test_scoring_a_prompt_without_output(llm: LLM) -> None:
+    params = SamplingParams(max_tokens=0, prompt_logprobs=2)
+    output = llm.generate("The old man and the sea", params)[0]
+    assert output.outputs[0].token_ids == []
+    assert output.prompt_logprobs is not None
+    assert output.prompt_logprobs[0] is None
+    scored = output.prompt_logprobs[1:]
+    assert [entry.token for entry in scored if entry] == output.prompt_token_ids[1:]
+    assert all(entry is not None and entry.logprob <= 0 and len(entry.top_ids) == 2 for entry in scored)
+
+
+def test_prompt_logprobs_equal_those_of_generation(llm: LLM) -> None:
+    params = SamplingParams(temperature=0.0, max_tokens=8, logprobs=1, ignore_eos=True)
+    generated = llm.generate("The old man", params)[0]
+    tokens = generated.prompt_token_ids + generated.outputs[0].token_ids
+    scored = llm.generate([tokens], SamplingParams(max_tokens=0, prompt_logprobs=1))[0].prompt_logprobs
+    assert scored is not None
+    assert scored[len(generated.prompt_token_ids) :] == generated.outputs[0].logprobs
+
+
+def test_repeated_prompt_hits_the_prefix_cache(llm: LLM) -> None:
+    prompt = list(range(100, 180))
+    llm.generate([prompt], GREEDY)
+    assert llm.generate([prompt], GREEDY)[0].num_cached_tokens == 64
+
+
+def test_stream_pieces_make_the_text(llm: LLM) -> None:
+    deltas = list(llm.stream("In the beginning", GREEDY))
+    assert "".join(delta.text for delta in deltas) == llm.generate("In the beginning", GREEDY)[0].outputs[0].text
+    assert [delta.finished for delta in deltas] == [False] * (len(deltas) - 1) + [True]
+
+
+def test_leaving_a_stream_frees_everything(llm: LLM) -> None:
+    for _ in llm.stream("In the beginning", GREEDY):
+        break
+    assert llm.engine.num_unfinished == 0
+    llm.engine.scheduler.check_integrity()
+
+
+def test_chat_answers_through_the_template(llm: LLM) -> None:
+    messages = [{"role": "user", "content": "Tell me about the sea."}]
+    output = llm.chat(messages, GREEDY)[0]
+    assert len(output.outputs[0].token_ids) == 12
+    assert output.prompt_token_ids == llm.chat_prompt(messages)
+
+
+def test_wrong_requests_are_refused_and_harm_nobody(llm: LLM) -> None:
+    with pytest.raises(RequestError, match="empty"):
+        llm.generate([[]], GREEDY)
+    with pytest.raises(RequestError, match="prompt token ids"):
+        llm.generate([[1, 2**30]], GREEDY)
+    with pytest.raises(ContextLengthError, match="256"):
+        llm.generate([[5] * 256], GREEDY)
+    with pytest.raises(RequestError, match="2 sampling parameters for 3 prompts"):
+        llm.generate(["a", "b", "c"], [GREEDY, GREEDY])
+    assert llm.engine.num_unfinished == 0
+
+
+def test_unknown_option_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'max_model_len'"):
+        LLM(max_modellen=5)
+    with pytest.raises(ConfigError, match="neither a directory, nor a GGUF file"):
+        LLM("no such model")
