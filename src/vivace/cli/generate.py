@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vivace.cli.options import ENGINE, SAMPLING, takes
+from vivace.cli.screen import PlainAnswer, Rate
+from vivace.cli.session import open_llm
 from vivace.core.config import EngineConfig
 from vivace.core.errors import ConfigError
 from vivace.core.events import CompletionOutput, RequestOutput, RequestTimings, TokenLogprobs
@@ -32,10 +34,8 @@ def generate(
     text = _prompt(prompt)
     if not as_json and (params.logprobs is not None or params.prompt_logprobs is not None):
         raise ConfigError("log probabilities have no place in plain text: add --json")
-    from vivace.engine.llm import LLM
-
     started = time.monotonic()
-    llm = LLM.from_config(config)
+    llm = open_llm(config)
     load_seconds = time.monotonic() - started
     if as_json:
         output = llm.generate(text, params)[0]
@@ -54,23 +54,12 @@ def _prompt(given: str | None) -> str:
 
 def _stream(llm: LLM, prompt: str, params: SamplingParams) -> None:
     """Write each piece when it is there, then one line of figures to stderr."""
-    started = time.monotonic()
-    first_token, num_tokens, ended_line = None, 0, True
-    for delta in llm.stream(prompt, params):
-        first_token = first_token or time.monotonic()
-        num_tokens += len(delta.token_ids)
-        if delta.text:
-            ended_line = delta.text.endswith("\n")
-            sys.stdout.write(delta.text)
-            sys.stdout.flush()
-    if not ended_line:
-        print(flush=True)
-    if first_token is None:
-        return
-    figures = f"{num_tokens} tokens, the first after {1e3 * (first_token - started):.0f} ms"
-    if num_tokens > 1:
-        figures += f", then {(num_tokens - 1) / max(time.monotonic() - first_token, 1e-9):.1f} tokens/s"
-    print(figures, file=sys.stderr)
+    rate = Rate(time.monotonic)
+    with PlainAnswer() as answer:
+        for delta in llm.stream(prompt, params):
+            rate.count(len(delta.token_ids))
+            answer.add(delta.text)
+    print(rate.summary(), file=sys.stderr)
 
 
 def _print_all(outputs: list[CompletionOutput]) -> None:
