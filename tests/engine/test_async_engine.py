@@ -67,7 +67,7 @@ def test_leaving_a_stream_aborts_it_and_abort_ends_one() -> None:
             _, final = await named
             assert final.outputs[0].finish_reason in ("abort", "length")
             assert len((await collect(engine.generate("The", GREEDY)))[1].outputs[0].token_ids) == 10
-            engine.loaded.engine.scheduler.check_integrity()
+            engine.loaded.engine.scheduler.block_manager.check_integrity()
 
     asyncio.run(serve())
 

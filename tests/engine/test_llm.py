@@ -128,7 +128,7 @@ def test_leaving_a_stream_frees_everything(llm: LLM) -> None:
     for _ in llm.stream("In the beginning", GREEDY):
         break
     assert llm.engine.num_unfinished == 0
-    llm.engine.scheduler.check_integrity()
+    llm.engine.scheduler.block_manager.check_integrity()
 
 
 def test_chat_answers_through_the_template(llm: LLM) -> None:

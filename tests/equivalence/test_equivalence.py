@@ -89,7 +89,7 @@ def alone(options: dict[str, Any], requests: list[list[int]], **changes: Any) ->
 
 def together(llm: LLM, requests: list[list[int]]) -> list[Any]:
     outputs = llm.generate(requests, [params(i) for i in range(len(requests))])
-    llm.engine.scheduler.check_integrity()
+    llm.engine.scheduler.block_manager.check_integrity()
     return [trace(output) for output in outputs]
 
 
@@ -176,4 +176,7 @@ def test_continuations_equal_single_requests(options: dict[str, Any]) -> None:
     expected = trace(llm.generate([prompt], several)[0])
     assert len({tuple(tokens) for tokens, _ in expected}) == 4
     assert trace(crowded.generate([prompt], several)[0]) == expected
-    assert trace(LLM(**options).generate([prompt, *prompts(3)], [several, *[params(i) for i in range(3)]])[0]) == expected
+    assert (
+        trace(LLM(**options).generate([prompt, *prompts(3)], [several, *[params(i) for i in range(3)]])[0])
+        == expected
+    )

@@ -14,8 +14,6 @@ from vivace.core.sampling import SamplingParams
 from vivace.engine.loader import LoadedEngine
 from vivace.engine.output import OutputProcessor, TextDelta
 
-IDLE_SECONDS = 0.0005  # a static batch that waits to fill up polls its time-out this often
-
 
 class AsyncEngine:
     """Runs a loaded engine in a thread; `generate` streams one request. Use as an async context manager."""
@@ -131,22 +129,22 @@ class AsyncEngine:
         return f"the engine stopped: {self._failure}" if self._failure else "the engine was closed"
 
     def _wait_for_work(self) -> bool:
+        """Sleep until there is a command or a step to run. False when the engine was closed."""
         with self._wake:
-            while not (self._closing or self._commands or self._engine.num_unfinished):
-                self._wake.wait()
+            while not (self._closing or self._commands):
+                idle_s = self._engine.idle_s
+                if idle_s == 0.0:
+                    break
+                self._wake.wait(idle_s)
             return not self._closing
 
     def _step(self) -> None:
-        num_steps = self._engine.stats.num_steps
         for delta in self._outputs.process(self._engine.step()):
             stream = self._streams[delta.request_id]
             stream.put(delta)
             if self._outputs.output(delta.request_id).finished:
                 del self._streams[delta.request_id]
                 stream.put(self._outputs.take(delta.request_id))
-        if self._engine.stats.num_steps == num_steps:
-            with self._wake:
-                self._wake.wait(IDLE_SECONDS)
 
 
 class _Stream:

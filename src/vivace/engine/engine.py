@@ -120,6 +120,11 @@ class Engine:
         """Requests with at least one continuation still to end."""
         return self._num_unfinished
 
+    @property
+    def idle_s(self) -> float | None:
+        """Seconds until `step` has work although nothing is added (a static batch fills up): 0 now, None never."""
+        return 0.0 if self._events else self._scheduler.idle_s
+
     def drain_events(self) -> list[TokenEvent]:
         """Events that `abort` and `stop` left, without a step."""
         events, self._events = self._events, []
@@ -162,8 +167,6 @@ class Engine:
                 "shorten it or raise max_model_len",
                 param="prompt",
             )
-        if params.n > self.config.max_num_seqs:
-            raise RequestError(f"n={params.n} exceeds max_num_seqs={self.config.max_num_seqs}", param="n")
         for name, ids in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
             if ids and max(ids) >= self._limits.vocab_size:
                 raise RequestError(f"{name} has a token id outside [0, {self._limits.vocab_size})", param=name)

@@ -16,8 +16,6 @@ from vivace.engine.output import OutputProcessor, TextDelta
 from vivace.engine.progress import TokenProgress
 from vivace.engine.tokenizer import Tokenizer
 
-IDLE_SECONDS = 0.0005  # a static batch that waits to fill up polls its time-out this often
-
 Prompt = str | Items[int]
 Message = Mapping[str, Any]
 
@@ -107,10 +105,9 @@ class LLM:
     def _drain(self) -> Iterator[TextDelta]:
         """Step until nothing is queued or running."""
         while self.engine.num_unfinished:
-            num_steps = self.engine.stats.num_steps
+            if idle_s := self.engine.idle_s:
+                time.sleep(idle_s)
             yield from self._outputs.process(self.engine.step())
-            if self.engine.stats.num_steps == num_steps:
-                time.sleep(IDLE_SECONDS)
         yield from self._outputs.process(self.engine.drain_events())
 
     def _discard(self, ids: list[str]) -> None:

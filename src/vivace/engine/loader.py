@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
-from vivace.core.config import Choice, EngineConfig
-from vivace.core.errors import RequestError
-from vivace.engine.engine import Engine
-from vivace.engine.tokenizer import Tokenizer
+from vivace.core.config import Choice, EngineConfig, ResolvedConfig
+from vivace.core.errors import ConfigError, RequestError
+from vivace.engine.backend import make_backend
+from vivace.engine.engine import Engine, ModelLimits
+from vivace.engine.memory import available_memory_bytes
+from vivace.engine.resolve import resolve
+from vivace.engine.source import ModelSource, locate
+from vivace.engine.tokenizer import Tokenizer, load_tokenizer, tokenizer_from_gguf
+from vivace.formats.checkpoint import Checkpoint, open_checkpoint
+from vivace.models.decoder import build_decoder
+from vivace.models.gguf_config import spec_from_gguf
+from vivace.models.hf_config import read_hf_config
+from vivace.models.parameters import Parameters, Progress, dummy_parameters, load_parameters
+from vivace.models.presets import preset_spec
 from vivace.models.spec import ModelSpec
-from vivace.ops.backend import Backend, KVSpec
+from vivace.ops.backend import Backend, KVSpec, StepLimits
+from vivace.runtime.batch import BatchBuilder
+from vivace.runtime.runner import Runner
+from vivace.schedule import BlockManager, ContinuousBatching, Scheduler, StaticBatching
+
+DUMMY_ENCODINGS = {"auto": "bf16", "f32": "f32", "bf16": "bf16", "int8": "q8_0", "int4": "q4_0"}
 
 
 @dataclass(slots=True)
@@ -20,9 +38,14 @@ class LoadedEngine:
     tokenizer: Tokenizer | None
     spec: ModelSpec
     backend: Backend
+    parameters: Parameters
     kv_spec: KVSpec
-    weight_bytes: int
     choices: tuple[Choice, ...]
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all packed weights."""
+        return self.parameters.num_bytes
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a prompt. Raises `RequestError` when the model came without a tokenizer."""
@@ -31,6 +54,97 @@ class LoadedEngine:
         return self.tokenizer.encode(text)
 
 
-def load_engine(config: EngineConfig) -> LoadedEngine:
-    """Load a model and make it ready. Raises `ConfigError`, `ModelFileError`."""
-    ...
+def load_engine(config: EngineConfig, progress: Progress | None = None) -> LoadedEngine:
+    """Load a model and make it ready. `progress(done, total)` counts parameters.
+
+    Raises `ConfigError` for options that cannot be met and `ModelFileError` for a broken model.
+    """
+    backend = make_backend(config.backend, config.num_threads, config.instruction_set)
+    if config.load_format == "dummy":
+        spec, tokenizer = _dummy_model(config)
+        encoding = DUMMY_ENCODINGS[config.quantization]
+        parameters = dummy_parameters(spec, backend, encoding, config.seed, progress)
+    else:
+        source = locate(config.model)
+        with open_checkpoint(source.path) as checkpoint:
+            spec = _spec(source, checkpoint)
+            tokenizer = _tokenizer(config, source, checkpoint)
+            quantization = None if config.quantization == "auto" else config.quantization
+            parameters = load_parameters(spec, checkpoint, backend, quantization, progress)
+    return _assemble(config, spec, tokenizer, backend, parameters)
+
+
+def load_model_tokenizer(config: EngineConfig) -> Tokenizer:
+    """The tokenizer alone, without weights: `config.model` may be a vocabulary-only GGUF file."""
+    source = locate(config.tokenizer or config.model)
+    if source.kind == "directory":
+        return load_tokenizer(source.path)
+    with open_checkpoint(source.path) as checkpoint:
+        return tokenizer_from_gguf(checkpoint.metadata)
+
+
+def _assemble(
+    config: EngineConfig, spec: ModelSpec, tokenizer: Tokenizer | None, backend: Backend, parameters: Parameters
+) -> LoadedEngine:
+    weights_are_f32 = parameters.layers[0].q.layout == "f32"
+    resolved = resolve(config, spec, weights_are_f32=weights_are_f32, available_bytes=available_memory_bytes())
+    kv_spec = KVSpec(spec.num_layers, spec.num_kv_heads, spec.head_dim, resolved.block_size, resolved.kv_cache_dtype)
+    kv_cache = backend.kv_cache(kv_spec, resolved.num_kv_blocks)
+    limits = StepLimits(
+        max_tokens=resolved.max_num_batched_tokens,
+        max_sampled=resolved.max_num_batched_tokens + resolved.max_num_seqs,
+    )
+    executable = backend.compile(build_decoder(spec, parameters, resolved.max_model_len), kv_cache, limits)
+    batch = BatchBuilder(resolved.max_num_seqs, resolved.max_model_len, resolved.block_size)
+    eos_ids = frozenset(spec.eos_token_ids) | (tokenizer.eos_ids if tokenizer else frozenset())
+    engine = Engine(
+        Runner(backend, executable, kv_cache, batch),
+        make_scheduler(resolved),
+        resolved,
+        ModelLimits(spec.vocab_size, eos_ids),
+    )
+    return LoadedEngine(engine, tokenizer, spec, backend, parameters, kv_spec, resolved.choices)
+
+
+def make_scheduler(config: ResolvedConfig, clock: Callable[[], float] = time.monotonic) -> Scheduler:
+    """The batching policy that was chosen, over a pool of its own."""
+    manager = BlockManager(config.num_kv_blocks, config.block_size, config.enable_prefix_caching)
+    if config.batching == "static":
+        return StaticBatching(
+            manager,
+            max_num_seqs=config.static_batch_size,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            max_model_len=config.max_model_len,
+            max_wait_s=config.static_batch_timeout_ms / 1e3,
+            clock=clock,
+            enable_chunked_prefill=config.enable_chunked_prefill,
+        )
+    return ContinuousBatching(
+        manager,
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        max_model_len=config.max_model_len,
+        enable_chunked_prefill=config.enable_chunked_prefill,
+    )
+
+
+def _spec(source: ModelSource, checkpoint: Checkpoint) -> ModelSpec:
+    return spec_from_gguf(checkpoint) if source.kind == "gguf" else read_hf_config(source.path)
+
+
+def _tokenizer(config: EngineConfig, source: ModelSource, checkpoint: Checkpoint) -> Tokenizer:
+    if config.tokenizer is not None:
+        return load_model_tokenizer(config)
+    return tokenizer_from_gguf(checkpoint.metadata) if source.kind == "gguf" else load_tokenizer(source.path)
+
+
+def _dummy_model(config: EngineConfig) -> tuple[ModelSpec, Tokenizer | None]:
+    tokenizer = load_model_tokenizer(config) if config.tokenizer or config.model else None
+    if config.config is None:
+        return read_hf_config(locate(config.model).path), tokenizer
+    path = Path(config.config)
+    if path.suffix == ".json" or path.is_dir():
+        if not path.exists():
+            raise ConfigError(f"there is no {path}")
+        return read_hf_config(path if path.is_dir() else path.parent), tokenizer
+    return preset_spec(config.config), tokenizer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from vivace.core.config import Choice, EngineConfig, ResolvedConfig
@@ -14,20 +13,13 @@ DEFAULT_BATCHED_TOKENS = 512  # a step of 512 rows reaches the arithmetic peak a
 KV_MEMORY_SHARE = 0.4  # of the memory that is free once the weights are in
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """What resolution must know of the machine: bytes of memory free for the KV cache."""
-
-    available_bytes: int
-
-
-def resolve(config: EngineConfig, spec: ModelSpec, *, weights_are_f32: bool, machine: Machine) -> ResolvedConfig:
-    """Decide every value. Raises `ConfigError` where the request cannot be met, with the numbers."""
+def resolve(config: EngineConfig, spec: ModelSpec, *, weights_are_f32: bool, available_bytes: int) -> ResolvedConfig:
+    """Decide every value. `available_bytes`: memory that is free once the weights are in. Raises `ConfigError` where the request cannot be met, with the numbers."""
     choices: list[Choice] = []
     dtype = _kv_dtype(config, weights_are_f32, choices)
     kv = KVSpec(spec.num_layers, spec.num_kv_heads, spec.head_dim, config.block_size, dtype)
     max_model_len = _max_model_len(config, spec, choices)
-    num_kv_blocks = _num_kv_blocks(config, kv, max_model_len, machine, choices)
+    num_kv_blocks = _num_kv_blocks(config, kv, max_model_len, available_bytes, choices)
     pool_tokens = num_kv_blocks * config.block_size
     if pool_tokens < max_model_len:
         max_model_len = pool_tokens
@@ -74,7 +66,7 @@ def _max_model_len(config: EngineConfig, spec: ModelSpec, choices: list[Choice])
 
 
 def _num_kv_blocks(
-    config: EngineConfig, kv: KVSpec, max_model_len: int, machine: Machine, choices: list[Choice]
+    config: EngineConfig, kv: KVSpec, max_model_len: int, available_bytes: int, choices: list[Choice]
 ) -> int:
     block_bytes = kv.bytes_per_token * kv.block_size
     if config.num_kv_blocks is not None:
@@ -89,13 +81,13 @@ def _num_kv_blocks(
         choices.append(Choice("num_kv_blocks", num_blocks, f"fills {config.kv_cache_memory_bytes} bytes"))
         return num_blocks
     wanted = config.max_num_seqs * -(-max_model_len // kv.block_size)
-    affordable = int(machine.available_bytes * KV_MEMORY_SHARE) // block_bytes
+    affordable = int(available_bytes * KV_MEMORY_SHARE) // block_bytes
     if affordable < 1:
-        raise ConfigError(f"{machine.available_bytes} bytes of free memory leave no room for one KV block")
+        raise ConfigError(f"{available_bytes} bytes of free memory leave no room for one KV block")
     if wanted <= affordable:
         choices.append(Choice("num_kv_blocks", wanted, "max_num_seqs sequences of max_model_len tokens fit"))
         return wanted
-    reason = f"{KV_MEMORY_SHARE:.0%} of the {machine.available_bytes / 2**30:.1f} GiB of free memory"
+    reason = f"{KV_MEMORY_SHARE:.0%} of the {available_bytes / 2**30:.1f} GiB of free memory"
     choices.append(Choice("num_kv_blocks", affordable, reason))
     return affordable
 

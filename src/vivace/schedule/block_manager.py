@@ -198,9 +198,12 @@ class BlockManager:
         sequence.num_registered = num_full
 
     def truncate(self, sequence: Sequence) -> bool:
-        """Drop the blocks past `num_computed`. Returns whether there were any."""
-        if sequence.num_registered * self.block_size > sequence.num_computed:
-            raise EngineError(f"request {sequence.request_id!r} was truncated within its registered blocks")
+        """Drop the blocks past `num_computed`, that were grown for tokens since rejected. Returns whether there were
+        any: the row's block table must then be copied anew."""
+        if sequence.num_registered * self.block_size > sequence.num_computed or self._chains[sequence].expected:
+            raise EngineError(
+                f"request {sequence.request_id!r} was truncated within its registered or expected blocks"
+            )
         num_kept = self.num_blocks_for(sequence.num_computed)
         dropped = sequence.block_ids[num_kept:]
         del sequence.block_ids[num_kept:]
@@ -222,10 +225,11 @@ class BlockManager:
         """Compare pool, index and the sequences' tables with each other. Raises `EngineError`."""
         self._pool.check_integrity()
         owners = Counter(block for sequence in self._chains for block in sequence.block_ids)
+        indexed = self._index.blocks
         for block, references in enumerate(self._references):
             if owners[block] != references:
                 raise EngineError(f"KV block {block} has {references} references but {owners[block]} owners")
-            if self._pool.is_cached(block) != (block in self._index.blocks):
+            if self._pool.is_cached(block) != (block in indexed):
                 raise EngineError(f"KV block {block}: pool and prefix index disagree whether it is cached")
 
     def _announce(self, sequence: Sequence, chain: _Chain) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from vivace.core.errors import EngineError
+from vivace.formats.dequantize import dequantize
 from vivace.formats.tensor import StoredTensor
 from vivace.ops import program as ir
 from vivace.ops import reference, reference_sampling
@@ -54,7 +55,7 @@ class ReferenceBackend:
 
     def pack(self, name: str, tensor: StoredTensor) -> Weight:
         """The matrix, decoded. Layout `f32`."""
-        return self._weight(name, decode(tensor))
+        return self._weight(name, dequantize(tensor))
 
     def vector(self, name: str, values: Float32Array) -> Weight:
         return self._weight(name, values)
@@ -166,21 +167,6 @@ class _Step:
 
 def _array(weight: Weight) -> FloatArray:
     return cast(FloatArray, weight.data)
-
-
-def decode(tensor: StoredTensor) -> FloatArray:
-    """The stored values as float32, in the tensor's shape."""
-    data = np.ascontiguousarray(tensor.data)
-    match tensor.encoding:
-        case "f32":
-            values = data.view("<f4")
-        case "f16":
-            values = data.view("<f2").astype(np.float32)
-        case "bf16":
-            values = (data.view("<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
-        case _:
-            raise EngineError(f"{tensor.name}: the reference does not read {tensor.encoding}")
-    return values.reshape(tensor.shape)
 
 
 def _round_bf16(x: FloatArray) -> FloatArray:

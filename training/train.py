@@ -1,0 +1,208 @@
+"""Trains a Llama on prepared token shards, on the CPU or one GPU.
+
+Muon (Jordan et al., 2024) moves the matrices and AdamW the embedding and the norms, both on one cosine schedule with
+warm-up; the schedule runs over `--steps` or, with `--minutes`, over the time trained, whichever is further along.
+With `--steps` alone a run repeats bit for bit from its seed. Started again with the same `--run`, it goes on from its
+newest checkpoint. The folder also holds `loss.png` and, at the end, the checkpoint that training.export reads.
+"""
+
+import argparse
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import matplotlib
+import torch
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as ProgressBar
+from torch import Tensor
+
+from training import checkpoint
+from training.checkpoint import Progress
+from training.model import Llama, LlamaShape
+from training.tokens import TokenShards, heldout_windows
+
+matplotlib.use("Agg")
+FINAL_LEARNING_RATE = 0.02  # of the peak
+HELDOUT_WINDOWS = 48
+
+
+def learning_rate_factor(fraction: float, warmup: float) -> float:
+    """Of the peak, at a fraction of the schedule: linear warm-up, then a cosine down to FINAL_LEARNING_RATE."""
+    if fraction < warmup:
+        return max(fraction, 1e-3) / warmup
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, (fraction - warmup) / (1 - warmup))))
+    return FINAL_LEARNING_RATE + (1 - FINAL_LEARNING_RATE) * cosine
+
+
+def build_optimizers(model: Llama, learning_rate: float, weight_decay: float) -> list[torch.optim.Optimizer]:
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed_tokens" not in name]
+    others = [p for name, p in model.named_parameters() if p.ndim < 2 or "embed_tokens" in name]
+    return [
+        torch.optim.Muon(matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+    ]
+
+
+class Trainer:
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.console = Console()
+        self.shards = TokenShards(options.data, options.context, options.seed)
+        torch.manual_seed(options.seed)
+        newest = checkpoint.latest(options.run)
+        if newest:
+            self.model, self.progress = checkpoint.load_model(newest)
+            self.console.print(f"going on from {newest}")
+        else:
+            self.model, self.progress = Llama(shape_of(options)), Progress()
+        self.model.to(options.device)
+        self.optimizers = build_optimizers(self.model, options.learning_rate, options.weight_decay)
+        if newest:
+            checkpoint.load_optimizers(newest, self.optimizers)
+        self.loss: Callable[..., Tensor] = torch.compile(self.model.loss) if options.compile else self.model.loss
+
+    def fraction(self) -> float:
+        """How much of the schedule is behind us: 1 is the end."""
+        steps, minutes = self.options.steps, self.options.minutes
+        by_steps = self.progress.step / steps if steps else 0.0
+        by_time = self.progress.seconds / (60 * minutes) if minutes else 0.0
+        return max(by_steps, by_time)
+
+    def precision(self) -> AbstractContextManager[None]:
+        return torch.autocast(self.options.device, torch.bfloat16, enabled=self.options.bf16)
+
+    def step(self) -> float:
+        """One optimizer step on one batch; returns its loss in nats a token."""
+        started = time.perf_counter()
+        factor = learning_rate_factor(self.fraction(), self.options.warmup)
+        rows = self.shards.batch(self.progress.step, self.options.batch).to(self.options.device)
+        total = 0.0
+        for part in rows.split(self.options.micro_batch):
+            with self.precision():
+                loss = self.loss(part) * (len(part) / len(rows))
+            loss.backward()
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.options.learning_rate * factor
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.progress.step += 1
+        self.progress.tokens += rows[:, 1:].numel()
+        self.progress.seconds += time.perf_counter() - started
+        return total
+
+    @torch.no_grad()
+    def heldout_loss(self) -> float:
+        """Nats a token on windows spread over the held-out file."""
+        total, count = 0.0, 0
+        windows = heldout_windows(
+            self.options.data / "heldout.npy", self.options.context, self.options.micro_batch, HELDOUT_WINDOWS
+        )
+        for rows in windows:
+            with self.precision():
+                total += self.model.loss(rows.to(self.options.device), reduction="sum").item()
+            count += rows[:, 1:].numel()
+        return total / count
+
+    def milestone(self) -> None:
+        """Measures, saves and draws."""
+        started, progress = time.perf_counter(), self.progress
+        progress.heldout_curve.append((progress.step, progress.tokens, self.heldout_loss()))
+        progress.seconds += time.perf_counter() - started
+        checkpoint.save(self.options.run, self.model, self.optimizers, progress)
+        draw_curves(progress, self.options.run / "loss.png")
+        self.console.print(
+            f"step {progress.step}, {progress.tokens / 1e6:.2f}M tokens, {progress.seconds:.0f} s: "
+            f"training loss {progress.train_curve[-1][2]:.3f}, held-out {progress.heldout_curve[-1][2]:.3f}"
+        )
+
+    def run(self) -> Progress:
+        bar = ProgressBar(
+            BarColumn(),
+            TextColumn("{task.percentage:.1f}% {task.description}"),
+            TimeElapsedColumn(),
+            console=self.console,
+        )
+        average = self.progress.train_curve[-1][2] if self.progress.train_curve else None
+        with bar:
+            task = bar.add_task("starting", total=1.0, completed=self.fraction())
+            while self.fraction() < 1.0:
+                loss = self.step()
+                average = loss if average is None else 0.95 * average + 0.05 * loss
+                speed = self.progress.tokens / self.progress.seconds
+                bar.update(task, completed=self.fraction(), description=f"loss {average:.3f}, {speed:.0f} tok/s")
+                if self.progress.step % self.options.milestone_steps == 0 or self.fraction() >= 1.0:
+                    self.progress.train_curve.append((self.progress.step, self.progress.tokens, average))
+                    self.milestone()
+        return self.progress
+
+
+def draw_curves(progress: Progress, path: Path) -> None:
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for label, curve in (("training", progress.train_curve), ("held-out", progress.heldout_curve)):
+        axes.plot([tokens / 1e6 for _, tokens, _ in curve], [loss for _, _, loss in curve], label=label)
+    axes.set(xlabel="million tokens", ylabel="nats a token")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def shape_of(options: argparse.Namespace) -> LlamaShape:
+    return LlamaShape(
+        vocab_size=options.vocab_size,
+        hidden_size=options.hidden,
+        intermediate_size=options.intermediate,
+        num_hidden_layers=options.layers,
+        num_attention_heads=options.heads,
+        num_key_value_heads=options.kv_heads,
+        max_position_embeddings=options.max_length,
+    )
+
+
+def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m training.train", description="Train a small Llama.")
+    parser.add_argument("--data", type=Path, required=True, help="folder that training.prepare wrote")
+    parser.add_argument("--run", type=Path, required=True, help="folder of checkpoints; an existing run goes on")
+    parser.add_argument("--steps", type=int, help="optimizer steps in all")
+    parser.add_argument("--minutes", type=float, help="minutes of training in all")
+    shape = parser.add_argument_group("shape")
+    shape.add_argument("--vocab-size", type=int, default=4096)
+    shape.add_argument("--hidden", type=int, default=256)
+    shape.add_argument("--intermediate", type=int, default=768)
+    shape.add_argument("--layers", type=int, default=4)
+    shape.add_argument("--heads", type=int, default=8)
+    shape.add_argument("--kv-heads", type=int, default=4)
+    shape.add_argument("--max-length", type=int, default=1024, help="positions that the model declares")
+    parser.add_argument("--context", type=int, default=512, help="tokens of a training window")
+    parser.add_argument("--batch", type=int, default=8, help="windows of a step")
+    parser.add_argument("--micro-batch", type=int, default=8, help="windows of one forward pass")
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--weight-decay", type=float, default=0.1)
+    parser.add_argument("--warmup", type=float, default=0.03, help="fraction of the schedule")
+    parser.add_argument("--milestone-steps", type=int, default=200, help="measure and save so often")
+    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the loss")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    if not options.steps and not options.minutes:
+        parser.error("say when to end: --steps, --minutes or both")
+    if options.context > options.max_length:
+        parser.error("--context must not exceed --max-length")
+    return options
+
+
+if __name__ == "__main__":
+    chosen = parse_options()
+    if chosen.threads:
+        torch.set_num_threads(chosen.threads)
+    Trainer(chosen).run()
