@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vivace.cli.options import ENGINE, SAMPLING, takes
+from vivace.cli.prompt import PromptOption, read_prompt
 from vivace.cli.screen import PlainAnswer, Rate
 from vivace.cli.session import open_llm
 from vivace.core.config import EngineConfig
@@ -25,13 +26,13 @@ if TYPE_CHECKING:
 def generate(
     config: EngineConfig,
     params: SamplingParams,
-    prompt: Annotated[str | None, typer.Option(help="The text to complete; - reads it from stdin.")] = None,
+    prompt: PromptOption = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object: text, token ids, log probabilities, timings.")
     ] = False,
 ) -> None:
     """Complete a prompt."""
-    text = _prompt(prompt)
+    text = read_prompt(prompt)
     if not as_json and (params.logprobs is not None or params.prompt_logprobs is not None):
         raise ConfigError("log probabilities have no place in plain text: add --json")
     started = time.monotonic()
@@ -44,12 +45,6 @@ def generate(
         _stream(llm, text, params)
     else:
         _print_all(llm.generate(text, params)[0].outputs)
-
-
-def _prompt(given: str | None) -> str:
-    if given is None:
-        raise ConfigError("no prompt: give --prompt TEXT, or --prompt - to read it from stdin")
-    return sys.stdin.read() if given == "-" else given
 
 
 def _stream(llm: LLM, prompt: str, params: SamplingParams) -> None:

@@ -178,3 +178,6 @@ def _optional_seed(flags: list[Parameter]) -> tuple[Parameter, ...]:
 
 ENGINE = OptionGroup((MODEL, *_optional_seed(_flags_of(EngineConfig, ENGINE_HELP))), _engine_config)
 SAMPLING = OptionGroup(_optional_seed(_flags_of(SamplingParams, SAMPLING_HELP)), _sampling_params)
+MODEL_ONLY = OptionGroup(
+    tuple(flag for flag in ENGINE.parameters if flag.name in ("model", "tokenizer")), _engine_config
+)
