@@ -1,0 +1,1 @@
+"""Output quality, measured on the engine that serves."""

@@ -1,0 +1,65 @@
+"""The `vivace` command: names, help texts and what each one runs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from vivace import __version__
+from vivace.cli.bench import bench_latency, bench_throughput
+from vivace.cli.chat import chat
+from vivace.cli.doctor import doctor
+from vivace.cli.evaluate import evaluate
+from vivace.cli.failures import EXIT_INTERRUPTED, guarded
+from vivace.cli.generate import generate
+from vivace.cli.tokenize import tokenize
+
+
+def _typer(help_text: str) -> typer.Typer:
+    """Plain help and errors: rich's would cost 0.1 s of import on the way to every first token."""
+    return typer.Typer(
+        help=help_text,
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+app = _typer("Makes a language model fast on the machine you have, and proves it.")
+bench = _typer("Measure speed, beside what the machine could do at most.")
+
+
+@app.callback()
+def vivace(
+    version: Annotated[  # noqa: ARG001 - handled by its callback, before any command
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Makes a language model fast on the machine you have, and proves it."""
+
+
+for command in (generate, chat, tokenize, doctor, evaluate):
+    app.command(command.__name__)(guarded(command))
+bench.command("latency")(guarded(bench_latency))
+bench.command("throughput")(guarded(bench_throughput))
+app.add_typer(bench, name="bench")
+
+
+def main() -> None:
+    """Entry point of the `vivace` script."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)

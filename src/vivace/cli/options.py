@@ -1,0 +1,183 @@
+"""Options that commands share: the fields of `EngineConfig` and `SamplingParams` as flags, each defined once.
+
+A command declares a parameter `config: EngineConfig` and is decorated with `takes(config=ENGINE)`; the command line
+then shows the group's flags in its place, and the command gets the built value.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from vivace.core.config import CHOICES, EngineConfig
+from vivace.core.errors import ConfigError
+from vivace.core.sampling import SamplingParams
+
+Parameter = inspect.Parameter
+
+
+@dataclass(frozen=True, slots=True)
+class OptionGroup:
+    """Flags that together make one value."""
+
+    parameters: tuple[Parameter, ...]
+    build: Callable[[dict[str, Any]], Any]
+
+    def with_defaults(self, **defaults: object) -> OptionGroup:
+        """The same flags with other defaults."""
+        changed = (p.replace(default=defaults.get(p.name, p.default)) for p in self.parameters)
+        return OptionGroup(tuple(changed), self.build)
+
+
+def takes(**groups: OptionGroup) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Replace each named parameter of a command by the flags of a group. Groups may share a flag (`--seed`)."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        merged: dict[str, Parameter] = {}
+        own = inspect.signature(command, eval_str=True).parameters
+        for name, parameter in own.items():
+            group = groups[name].parameters if name in groups else (parameter,)
+            merged.update({p.name: p.replace(kind=Parameter.KEYWORD_ONLY) for p in group})
+
+        def run(**values: Any) -> None:
+            arguments = {name: values[name] for name in own if name not in groups}
+            for name, group in groups.items():
+                arguments[name] = group.build({p.name: values[p.name] for p in group.parameters})
+            command(**arguments)
+
+        run.__name__, run.__doc__, run.__module__ = command.__name__, command.__doc__, command.__module__
+        run.__annotations__ = {name: parameter.annotation for name, parameter in merged.items()}
+        run.__signature__ = inspect.Signature(list(merged.values()))  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+def _flag_type(hint: Any, name: str) -> Any:
+    """What the command line parses for a field of type `hint`."""
+    if name in CHOICES:
+        return str
+    if hint == tuple[str, ...]:
+        return list[str]
+    if hint == tuple[int, ...]:
+        return list[int]
+    if hint == Mapping[int, float]:
+        return list[str]
+    return hint
+
+
+def _flags_of(value_type: type, help_texts: dict[str, str]) -> list[Parameter]:
+    """One flag for each field that has a help text, with the field's default."""
+    hints = get_type_hints(value_type)
+    flags = []
+    for field in fields(value_type):
+        if field.name not in help_texts:
+            continue
+        kind = _flag_type(hints[field.name], field.name)
+        default = field.default if field.default is not MISSING else None
+        if kind in (list[str], list[int]):
+            kind, default = kind | None, None
+        annotation = Annotated[kind, typer.Option(help=help_texts[field.name])]
+        flags.append(Parameter(field.name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
+    return flags
+
+
+def _one_of(name: str) -> str:
+    return ", ".join(CHOICES[name])
+
+
+MODEL = Parameter(
+    "model",
+    Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="A directory, a GGUF file, a hub name; without it: the embedded model."),
+    ],
+)
+
+ENGINE_HELP = {
+    "tokenizer": "Directory or file of the tokenizer, where it is not with the model.",
+    "load_format": f"Where weights come from: {_one_of('load_format')} (random weights of --config).",
+    "config": "A preset (llama-3.2-1b, qwen2.5-0.5b, ...) or a config.json, with --load-format dummy.",
+    "quantization": f"Weights in memory: {_one_of('quantization')}.",
+    "kv_cache_dtype": f"Keys and values in memory: {_one_of('kv_cache_dtype')}.",
+    "max_model_len": "Context window in tokens; default: the model's own.",
+    "max_num_seqs": "Sequences that run at once.",
+    "max_num_batched_tokens": "Tokens a step computes at most.",
+    "block_size": "Tokens in a block of the KV cache.",
+    "kv_cache_memory_bytes": "Memory of the KV cache; default: a share of what is free.",
+    "num_kv_blocks": "Exact number of KV blocks.",
+    "enable_prefix_caching": "Keep the keys and values of common prompt beginnings.",
+    "enable_chunked_prefill": "Cut long prompts into steps of --max-num-batched-tokens.",
+    "batching": f"Who runs together: {_one_of('batching')}.",
+    "static_batch_size": "With --batching static: requests that start together.",
+    "static_batch_timeout_ms": "With --batching static: how long a batch waits to fill up.",
+    "num_threads": "Threads that compute; default: the cores of this process.",
+    "instruction_set": "Force one instruction set (vivace doctor lists them).",
+    "backend": f"Who computes: {_one_of('backend')}.",
+    "seed": "Seed of random numbers.",
+}
+
+SAMPLING_HELP = {
+    "n": "Continuations of the prompt.",
+    "max_tokens": "Tokens to generate at most.",
+    "min_tokens": "Tokens before which the end is not allowed.",
+    "temperature": "0: always the likeliest token.",
+    "top_k": "Draw from the k likeliest tokens; 0: off.",
+    "top_p": "Draw from the likeliest tokens that hold this probability together.",
+    "min_p": "Drop tokens below this share of the likeliest one's probability.",
+    "repetition_penalty": "Above 1: tokens seen before become less likely.",
+    "presence_penalty": "Subtracted from the logit of tokens already generated.",
+    "frequency_penalty": "Subtracted from the logit for each time a token was generated.",
+    "logit_bias": "ID=BIAS, added to a token's logit; may be repeated.",
+    "stop": "Text that ends the answer; may be repeated.",
+    "stop_token_ids": "Token id that ends the answer; may be repeated.",
+    "include_stop_str_in_output": "Keep the stop text in the answer.",
+    "ignore_eos": "Go on after the model's end token.",
+    "seed": "Seed of random numbers; the same seed gives the same text.",
+    "logprobs": "With --json: log probabilities of the chosen token and the k likeliest.",
+    "prompt_logprobs": "With --json: the same for the prompt's tokens.",
+    "skip_special_tokens": "Leave control tokens out of the text.",
+}
+
+_ENGINE_DEFAULTS = EngineConfig()
+
+
+def _engine_config(values: dict[str, Any]) -> EngineConfig:
+    if values.get("seed") is None:
+        values["seed"] = _ENGINE_DEFAULTS.seed
+    return EngineConfig.from_options(values)
+
+
+def _logit_bias(entries: list[str]) -> dict[int, float]:
+    biases = {}
+    for entry in entries:
+        token, _, bias = entry.partition("=")
+        try:
+            biases[int(token)] = float(bias)
+        except ValueError:
+            raise ConfigError(f"--logit-bias takes ID=BIAS, as in 42=-5.5, not {entry!r}") from None
+    return biases
+
+
+def _sampling_params(values: dict[str, Any]) -> SamplingParams:
+    lists = {name: values[name] or () for name in ("stop", "stop_token_ids")}
+    return SamplingParams(**{**values, **lists, "logit_bias": _logit_bias(values["logit_bias"] or [])})
+
+
+def _optional_seed(flags: list[Parameter]) -> tuple[Parameter, ...]:
+    """`--seed` is shared with sampling, where None (the engine picks) is the default."""
+    seed = Annotated[int | None, typer.Option(help=SAMPLING_HELP["seed"])]
+    return tuple(p.replace(default=None, annotation=seed) if p.name == "seed" else p for p in flags)
+
+
+ENGINE = OptionGroup((MODEL, *_optional_seed(_flags_of(EngineConfig, ENGINE_HELP))), _engine_config)
+SAMPLING = OptionGroup(_optional_seed(_flags_of(SamplingParams, SAMPLING_HELP)), _sampling_params)
+MODEL_ONLY = OptionGroup(
+    tuple(flag for flag in ENGINE.parameters if flag.name in ("model", "tokenizer")), _engine_config
+)

@@ -1,0 +1,24 @@
+"""Where a prompt comes from: the flag, or stdin."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from vivace.core.errors import ConfigError
+
+PromptOption = Annotated[str | None, typer.Option("--prompt", help="The text; - reads it from stdin.")]
+
+
+def read_prompt(given: str | None) -> str:
+    """The prompt's text. Raises `ConfigError` when there is none or stdin is not UTF-8."""
+    if given is None:
+        raise ConfigError("no prompt: give --prompt TEXT, or --prompt - to read it from stdin")
+    if given != "-":
+        return given
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"stdin is not UTF-8 text (byte {error.start})") from None
