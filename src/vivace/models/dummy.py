@@ -58,9 +58,12 @@ class DummyTensors:
     def _block_pool(self, encoding: str) -> NDArray[np.uint8]:
         block_bytes = ENCODINGS[encoding][1]
         blocks = self.random.integers(0, 256, (POOL_BLOCKS, block_bytes), np.uint8)
+        signs = np.ones(POOL_BLOCKS)
+        if len(HALVES[encoding]) == 1:  # no minimum to centre by, and two's complement has one level more below 0
+            signs = self.random.choice((-1.0, 1.0), POOL_BLOCKS)
         for offset, value in HALVES[encoding].items():
-            half = np.array([value * STANDARD_DEVIATION], "<f2").view(np.uint8)
-            blocks[:, offset : offset + 2] = half
+            halves = (signs * value * STANDARD_DEVIATION).astype("<f2")
+            blocks[:, offset : offset + 2] = halves.view(np.uint8).reshape(-1, 2)
         return blocks.reshape(-1)
 
 
