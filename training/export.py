@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from training import checkpoint
 from training.checkpoint import Progress
 from training.model import Llama
-from training.prepare import END_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS
+from training.prepare import END_OF_TEXT, END_OF_TURN, special_id
 from training.tokens import heldout_windows
 
 EMBEDDED_CARD = Path(__file__).with_name("embedded_card.md")
@@ -54,7 +54,7 @@ def measure(model: Llama, data: Path, context: int, limit: int | None = None) ->
 
 def llama_config(model: Llama) -> dict[str, Any]:
     """config.json of `LlamaForCausalLM`."""
-    end_of_text = SPECIAL_TOKENS.index(END_OF_TEXT)
+    end_of_text = special_id(END_OF_TEXT)
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -71,7 +71,7 @@ def llama_config(model: Llama) -> dict[str, Any]:
 
 
 def generation_config() -> dict[str, Any]:
-    end_of_text, end_of_turn = SPECIAL_TOKENS.index(END_OF_TEXT), SPECIAL_TOKENS.index(END_OF_TURN)
+    end_of_text, end_of_turn = special_id(END_OF_TEXT), special_id(END_OF_TURN)
     return {
         "bos_token_id": end_of_text,
         "eos_token_id": [end_of_text, end_of_turn],

@@ -99,7 +99,8 @@ class Layer(nn.Module):
 
     def forward(self, x_BTC: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
         x_BTC = x_BTC + self.self_attn(self.input_layernorm(x_BTC), cos_TD, sin_TD)
-        return x_BTC + self.mlp(self.post_attention_layernorm(x_BTC))
+        fed: Tensor = self.mlp(self.post_attention_layernorm(x_BTC))
+        return x_BTC + fed
 
 
 class Decoder(nn.Module):
@@ -111,6 +112,9 @@ class Decoder(nn.Module):
 
 
 class Llama(nn.Module):
+    cos_TD: Tensor
+    sin_TD: Tensor
+
     def __init__(self, shape: LlamaShape) -> None:
         super().__init__()
         self.shape = shape

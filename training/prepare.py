@@ -86,6 +86,11 @@ def sample_documents(path: Path, max_bytes: int | None, excerpt_chars: int, rng:
     return taken
 
 
+def special_id(token: str) -> int:
+    """The trainer gives the special tokens the first ids, in their order."""
+    return SPECIAL_TOKENS.index(token)
+
+
 def train_tokenizer(documents: Iterable[str], vocab_size: int) -> Tokenizer:
     """A GPT-2-style byte-level BPE: every byte is in the vocabulary, so that any text comes back as it was."""
     tokenizer = Tokenizer(models.BPE())
@@ -120,7 +125,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
 def encode_documents(tokenizer: Tokenizer, documents: list[str], label: str) -> list[np.ndarray]:
     """Token ids of each document, closed by <|endoftext|>. Text that spells a special token stays text."""
     tokenizer.encode_special_tokens = True
-    end = np.array([tokenizer.token_to_id(END_OF_TEXT)], dtype=np.uint16)
+    end = np.array([special_id(END_OF_TEXT)], dtype=np.uint16)
     pieces = []
     for i in track(range(0, len(documents), ENCODE_BATCH), description=label):
         for encoding in tokenizer.encode_batch(documents[i : i + ENCODE_BATCH], add_special_tokens=False):
@@ -134,9 +139,9 @@ def encode_conversation(tokenizer: Tokenizer, turns: Conversation) -> np.ndarray
     ids: list[int] = []
     for i, turn in enumerate(turns):
         role = ROLES["assistant" if i % 2 else "user"]
-        ids += [tokenizer.token_to_id(role), *tokenizer.encode("\n" + turn, add_special_tokens=False).ids]
-        ids += [tokenizer.token_to_id(END_OF_TURN), *newline]
-    return np.array([*ids, tokenizer.token_to_id(END_OF_TEXT)], dtype=np.uint16)
+        ids += [special_id(role), *tokenizer.encode("\n" + turn, add_special_tokens=False).ids]
+        ids += [special_id(END_OF_TURN), *newline]
+    return np.array([*ids, special_id(END_OF_TEXT)], dtype=np.uint16)
 
 
 def pick_conversations(

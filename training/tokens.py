@@ -40,7 +40,8 @@ class TokenShards:
             self._order = np.random.default_rng([self.seed, epoch]).permutation(len(self.windows))
             self._epoch = epoch
         shard, start = self.windows[self._order[position]]
-        return self.shards[shard][start : start + self.context + 1]
+        window: np.ndarray = self.shards[shard][start : start + self.context + 1]
+        return window
 
 
 def heldout_windows(path: Path, context: int, batch: int, limit: int | None = None) -> Iterator[Tensor]:

@@ -132,7 +132,7 @@ class Trainer:
         )
         average = self.progress.train_curve[-1][2] if self.progress.train_curve else None
         with bar:
-            task = bar.add_task("starting", total=1.0, completed=self.fraction())
+            task = bar.add_task("starting", total=1.0)
             while self.fraction() < 1.0:
                 loss = self.step()
                 average = loss if average is None else 0.95 * average + 0.05 * loss
