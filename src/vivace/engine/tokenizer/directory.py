@@ -36,9 +36,7 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
         return _from_sentencepiece(directory / "tokenizer.model", settings)
     if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
         return _from_vocabulary_and_merges(directory, settings)
-    raise ModelFileError(
-        directory, "no tokenizer: needs tokenizer.json, tokenizer.model, or vocab.json with merges.txt"
-    )
+    raise ModelFileError(directory, "no tokenizer.json, no tokenizer.model, no vocab.json with merges.txt")
 
 
 def _from_tokenizer_json(path: Path, settings: TokenizerSettings) -> Tokenizer:
@@ -122,7 +120,10 @@ def _decoding(path: Path, backend: tokenizers.Tokenizer) -> tuple[PieceCoding, b
 def _first_metaspace(backend: tokenizers.Tokenizer) -> pre_tokenizers.Metaspace | None:
     """The step which puts a space before the first piece of a text only."""
     steps = backend.pre_tokenizer
-    for step in steps if isinstance(steps, pre_tokenizers.Sequence) else [steps]:
+    num_steps = len(_parts(_state(steps)))
+    for step in (
+        [steps[index] for index in range(num_steps)] if isinstance(steps, pre_tokenizers.Sequence) else [steps]
+    ):
         if isinstance(step, pre_tokenizers.Metaspace) and step.prepend_scheme == "first":
             return step
     return None

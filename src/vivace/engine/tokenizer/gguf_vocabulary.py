@@ -120,8 +120,8 @@ def _read_pieces(entries: _Entries) -> list[Piece]:
     pieces = []
     for token_id, text in enumerate(texts):
         try:
-            kind = PieceKind(kinds[token_id] if kinds else PieceKind.NORMAL)
-        except ValueError as error:
+            kind = PieceKind(int(kinds[token_id])) if kinds else PieceKind.NORMAL
+        except (ValueError, OverflowError) as error:
             raise entries.error("token_type", f"token {token_id}: {error}") from error
         name = text or f"[EMPTY_{token_id}]"  # some converters leave holes
         pieces.append(Piece(name, float(scores[token_id]) if scores else 0.0, kind))

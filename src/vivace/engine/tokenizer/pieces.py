@@ -61,7 +61,7 @@ class Normalization:
 
 
 def check_pieces(path: str | Path, field: str, pieces: Sequence[Piece]) -> None:
-    """Raises `ModelFileError` for what no vocabulary can mean: doubles, bad byte names, scores that do not compare."""
+    """Raises `ModelFileError` for what no vocabulary can mean: doubles, bad byte names, scores of NaN."""
     seen: dict[str, int] = {}
     for token_id, piece in enumerate(pieces):
         where = f"token {token_id}"

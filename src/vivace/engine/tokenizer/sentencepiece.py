@@ -55,8 +55,8 @@ def read_sentencepiece(path: str | Path) -> SentencePieceModel:
         raise ModelFileError(path, "no pieces: this is no SentencePiece model", field="pieces")
     check_pieces(path, "pieces", pieces)
     model_type = trainer.get(_TRAINER_TYPE, UNIGRAM)
-    if model_type not in (UNIGRAM, BPE):
-        raise ModelFileError(path, f"model type {model_type} is neither Unigram nor BPE", field="model_type")
+    if not isinstance(model_type, int) or model_type not in (UNIGRAM, BPE):
+        raise ModelFileError(path, f"model type {model_type!r} is neither Unigram nor BPE", field="model_type")
     roles = [_role(trainer, number, default, pieces) for number, default in _ROLES]
     return SentencePieceModel(model_type, pieces, _normalization(normalizer), *roles)
 

@@ -62,12 +62,12 @@ class TokenizerSettings:
         if not isinstance(declared, dict):
             raise self.error("added_tokens_decoder", "should be an object")
         for key, entry in declared.items():
-            name = _name(entry)
-            if name is None or not str(key).isdecimal():
+            content = _name(entry)
+            if content is None or not str(key).isdecimal():
                 raise self.error("added_tokens_decoder", f"entry {key!r} has no id or no content")
             token = ControlToken(
-                self._checked_id("added_tokens_decoder", name, int(key)),
-                name,
+                self._checked_id("added_tokens_decoder", content, int(key)),
+                content,
                 bool(entry.get("lstrip")),
                 bool(entry.get("rstrip")),
             )
