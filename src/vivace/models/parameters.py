@@ -23,10 +23,10 @@ from vivace.models.weight_names import WeightSource, weight_names
 from vivace.ops.backend import Backend
 from vivace.ops.program import Weight
 
-Quantization = Literal["int8", "int4"]
+Quantization = Literal["f32", "bf16", "int8", "int4"]
 Progress = Callable[[int, int], None]  # (parameters done, parameters in all)
 
-QUANTIZED_ENCODINGS: dict[Quantization, str] = {"int8": "q8_0", "int4": "q4_0"}
+QUANTIZED_ENCODINGS: dict[Quantization, str] = {"f32": "f32", "bf16": "bf16", "int8": "q8_0", "int4": "q4_0"}
 FLOAT_ENCODINGS = frozenset({"f32", "f16", "bf16"})
 
 
@@ -221,6 +221,6 @@ class _Loader:
         multiplies = name != "token_embedding" or self.spec.tied_embeddings
         if self.encoding is None or not multiplies or matrix.encoding not in FLOAT_ENCODINGS:
             return matrix
-        if matrix.num_columns % ENCODINGS[self.encoding][0]:
+        if matrix.encoding == self.encoding or matrix.num_columns % ENCODINGS[self.encoding][0]:
             return matrix
         return encode(dequantize(matrix), self.encoding, matrix.name)
