@@ -84,7 +84,7 @@ class LLM:
     def submit(self, prompt: Prompt, params: SamplingParams, *, priority: int = 0) -> str:
         """Queue one request and return its id; `stream` yields what it produces."""
         text = prompt if isinstance(prompt, str) else None
-        token_ids = self.tokenizer.encode(text) if text is not None else list(prompt)  # type: ignore[arg-type]
+        token_ids = self.loaded.encode(prompt) if isinstance(prompt, str) else list(prompt)
         request_id = str(next(self._ids))
         self.engine.add(request_id, token_ids, params, priority=priority)
         self._outputs.register(request_id, text, token_ids, params)
