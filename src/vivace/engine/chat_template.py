@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vivace.core.errors import RequestError, TemplateError
-from vivace.engine.template_sandbox import compile_template, render_template
+from vivace.engine.template_sandbox import render_template, template_variables
 from vivace.engine.tokenizer import Tokenizer
 
 MAX_MESSAGE_DEPTH = 64
@@ -92,7 +92,7 @@ def _render(
 def _check_variables(template: str, variables: Mapping[str, Any]) -> None:
     if not variables:
         return
-    accepted = compile_template(template)[1] - _SET_BY_US
+    accepted = template_variables(template) - _SET_BY_US
     for name in variables:
         if name not in accepted:
             known = ", ".join(sorted(accepted)) or "none"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, ItemsView, Iterator, KeysView, ValuesView
 from datetime import datetime
 from itertools import chain
 from typing import Any
 
-from jinja2 import Undefined, pass_context
+from jinja2 import pass_context
 from jinja2.filters import FILTERS
 from jinja2.runtime import Context
 from jinja2.tests import TESTS
@@ -27,12 +27,13 @@ _KEPT_FILTERS = (
     "last", "length", "list", "lower", "map", "max", "min", "reject", "rejectattr", "replace", "reverse", "round",
     "select", "selectattr", "sort", "string", "title", "trim", "unique", "upper", "wordcount",
 )  # fmt: skip
-_DENIED_TEXT_METHODS = frozenset({"encode", "translate", "maketrans", "format_map"})
+_DENIED_TEXT_METHODS = frozenset({"encode", "translate", "maketrans"})
 
 
 def filters() -> dict[str, Callable[..., Any]]:
     """Jinja's filters that chat templates need, and the operations that a compiled template is rewritten to."""
-    kept: dict[str, Callable[..., Any]] = {name: metered(name, FILTERS[name]) for name in _KEPT_FILTERS}
+    builtin: dict[str, Any] = {**FILTERS}
+    kept = {name: metered(name, builtin[name]) for name in _KEPT_FILTERS}
     own: dict[str, Callable[..., Any]] = {
         "tojson": to_json,
         "safe": str,
@@ -56,6 +57,7 @@ def metered(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     @pass_context
     def filter_(context: Context, *args: Any, **kwargs: Any) -> Any:
         budget = current_budget()
+        budget.charge()
         for value in (*args, *kwargs.values()):
             budget.charge_read(value)
         if name not in _FREE_NUMBERS:
@@ -77,8 +79,8 @@ def metered(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 def settled(budget: RenderBudget, result: Any) -> Any:
     """A result, counted; lazy ones become lists, so that no work is left for later."""
-    if isinstance(result, Iterator):
-        result = [*_counted(budget, result)]
+    if isinstance(result, Iterator | KeysView | ValuesView | ItemsView):
+        result = [*_counted(budget, iter(result))]
     budget.charge_made(result)
     return result
 
@@ -111,7 +113,19 @@ def _check_filter(budget: RenderBudget, name: str, args: tuple[Any, ...], kwargs
     elif name == "indent":
         width = max((option for option in options if isinstance(option, int)), default=longest_option)
         budget.charge(1, (str(value).count("\n") + 1) * max(width, longest_option))
-    elif name in ("tojson", "string", "escape", "e", "safe", "trim", "upper", "lower", "title", "capitalize"):
+    elif name in (
+        "tojson",
+        "string",
+        "escape",
+        "e",
+        "safe",
+        "trim",
+        "upper",
+        "lower",
+        "title",
+        "capitalize",
+        "wordcount",
+    ):
         spaces = max((option for option in options if isinstance(option, int)), default=longest_option)
         budget.charge(1, budget.size_of(value) * (1 + 8 * spaces))
 
@@ -193,6 +207,9 @@ class TemplateNamespace(Namespace):
         _check_attribute_name(name)
         Namespace.__setitem__(self, name, value)
 
+    def __repr__(self) -> str:
+        return "<namespace>"  # its values may hold namespaces in turn, each twice: 2^64 of them in 64 assignments
+
 
 def _check_attribute_name(name: object) -> None:
     if not isinstance(name, str) or name.startswith("_"):
@@ -235,6 +252,13 @@ def _check_format(budget: RenderBudget, pattern: str, num_fields: int, values: I
     budget.charge(1, len(pattern) + sum(map(int, numbers)) + num_fields * longest)
 
 
+def check_text_format(budget: RenderBudget, pattern: str, values: Iterable[Any]) -> None:
+    """Bounds for `str.format`; fields may not reach into values, where they would find more than was counted."""
+    if re.search(r"\{[^{}:!]*[.\[]", pattern):
+        raise TemplateError("the chat template formats with a field of a field")
+    _check_format(budget, pattern, pattern.count("{"), values)
+
+
 def check_text_call(
     budget: RenderBudget, text: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
@@ -245,9 +269,7 @@ def check_text_call(
     budget.charge(1, len(text))
     for value in chain(args, kwargs.values()):
         budget.charge_read(value)
-    if method == "format":
-        _check_format(budget, text, text.count("{"), chain(args, kwargs.values()))
-    elif method == "replace" and len(args) > 1 and isinstance(args[1], str):
+    if method == "replace" and len(args) > 1 and isinstance(args[1], str):
         budget.charge(1, len(args[1]) * _occurrences(text, args[:1]))
     elif method == "join" and args:
         if not isinstance(args[0], list | tuple | dict | str):
@@ -255,9 +277,3 @@ def check_text_call(
         budget.charge(1 + len(args[0]), budget.size_of(args[0]) + len(text) * len(args[0]))
     elif method == "expandtabs":
         budget.charge(1, text.count("\t") * max((value for value in args if isinstance(value, int)), default=8))
-
-
-def check_printable(value: Any) -> None:
-    """Only data can be written: the text of other objects is not bounded by what the budget has counted."""
-    if not isinstance(value, str | int | float | list | tuple | dict | range | Undefined | None):
-        raise TemplateError(f"the chat template writes a {type(value).__name__}, which is no text")

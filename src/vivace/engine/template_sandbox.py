@@ -10,7 +10,7 @@ fixed by template and input, never by time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -19,7 +19,7 @@ from jinja2 import nodes, pass_context
 from jinja2.ext import Extension, LoopControlExtension
 from jinja2.meta import find_undeclared_variables
 from jinja2.parser import Parser
-from jinja2.runtime import Context
+from jinja2.runtime import Context, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
@@ -27,8 +27,9 @@ from vivace.core.errors import TemplateError
 from vivace.engine import template_operations as operations
 from vivace.engine.render_budget import RenderBudget, current_budget, use_budget
 
-MAX_TEMPLATE_CHARS = 1 << 18  # the longest published one has some 20,000
+MAX_TEMPLATE_CHARS = 1 << 17  # the longest published one has some 20,000
 _NODES_PER_STEP = 8
+_STEPS_PER_MACRO = 8  # a macro call takes 7 us, a counted operation 1
 
 
 class GenerationTag(Extension):
@@ -100,7 +101,6 @@ def _read(value: nodes.Expr) -> nodes.Expr:
 @pass_context
 def _finalize(_context: Context, value: Any) -> Any:
     """Every piece of output, counted before it becomes text."""
-    operations.check_printable(value)
     current_budget().charge_text_of(value)
     return value
 
@@ -144,9 +144,22 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             return False
         return super().is_safe_attribute(obj, attr, value)
 
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        wrapped = super().wrap_str_format(value)
+        if wrapped is None:
+            return None
+        pattern, takes_mapping = value.__self__, value.__name__ == "format_map"
+
+        def bounded(*args: Any, **kwargs: Any) -> str:
+            values = args[0].values() if takes_mapping and args else (*args, *kwargs.values())
+            operations.check_text_format(current_budget(), pattern, values)
+            return str(wrapped(*args, **kwargs))
+
+        return bounded
+
     def call(self, context: Context, obj: Any, *args: Any, **kwargs: Any) -> Any:
         budget = current_budget()
-        budget.charge()
+        budget.charge(_STEPS_PER_MACRO if isinstance(obj, Macro) else 1)
         method = getattr(obj, "__name__", "")
         owner = getattr(obj, "__self__", None)
         if isinstance(owner, str) and isinstance(method, str):
@@ -158,12 +171,12 @@ _ENVIRONMENT = TemplateEnvironment()
 
 
 @lru_cache(maxsize=32)
-def compile_template(source: str) -> tuple[jinja2.Template, frozenset[str]]:
-    """The compiled template and the names of the variables it reads. Raises `TemplateError`."""
+def compile_template(source: str) -> jinja2.Template:
+    """The compiled template. Raises `TemplateError`."""
     if len(source) > MAX_TEMPLATE_CHARS:
         raise TemplateError(f"the chat template has more than {MAX_TEMPLATE_CHARS} characters")
     try:
-        return _ENVIRONMENT.from_string(source), frozenset(find_undeclared_variables(_ENVIRONMENT.parse(source)))
+        return _ENVIRONMENT.from_string(source)
     except TemplateError:
         raise
     except jinja2.TemplateSyntaxError as error:
@@ -172,9 +185,16 @@ def compile_template(source: str) -> tuple[jinja2.Template, frozenset[str]]:
         raise TemplateError(f"the chat template cannot be compiled: {type(error).__name__}") from error
 
 
+@lru_cache(maxsize=32)
+def template_variables(source: str) -> frozenset[str]:
+    """Names of the variables that the template reads. Raises `TemplateError`."""
+    compile_template(source)
+    return frozenset(find_undeclared_variables(_ENVIRONMENT.parse(source)))
+
+
 def render_template(source: str, variables: Mapping[str, Any]) -> str:
     """Renders `source` with plain data. Raises `TemplateError` for any failure and for work beyond the budget."""
-    template, _ = compile_template(source)
+    template = compile_template(source)
     try:
         with use_budget(RenderBudget(variables)):
             return template.render(variables)
