@@ -5,10 +5,10 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Callable, Iterable, ItemsView, Iterator, KeysView, ValuesView
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, ValuesView
 from datetime import datetime
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 from jinja2 import pass_context
 from jinja2.filters import FILTERS
@@ -32,7 +32,7 @@ _DENIED_TEXT_METHODS = frozenset({"encode", "translate", "maketrans"})
 
 def filters() -> dict[str, Callable[..., Any]]:
     """Jinja's filters that chat templates need, and the operations that a compiled template is rewritten to."""
-    builtin: dict[str, Any] = {**FILTERS}
+    builtin = cast(dict[str, Callable[..., Any]], FILTERS)
     kept = {name: metered(name, builtin[name]) for name in _KEPT_FILTERS}
     own: dict[str, Callable[..., Any]] = {
         "tojson": to_json,
