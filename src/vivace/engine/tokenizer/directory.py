@@ -55,7 +55,7 @@ def _from_tokenizer_json(path: Path, settings: TokenizerSettings) -> Tokenizer:
     return Tokenizer(
         backend,
         special=special,
-        frame=settings.frame(special, backend.token_to_id, _frame(backend)),
+        frame=settings.frame(special, _frame(backend)),
         control=ControlTokens(
             [ControlToken(token_id, token.content, token.lstrip, token.rstrip) for token_id, token in control.items()]
         ),
@@ -149,7 +149,7 @@ def _from_sentencepiece(path: Path, settings: TokenizerSettings) -> Tokenizer:
     return Tokenizer(
         build(pieces, model.normalization),
         special=special,
-        frame=settings.frame(special, ids.get, frame),
+        frame=settings.frame(special, frame),
         control=_control_tokens(pieces, added),
         coding=PieceCoding.SPACE_MARKER,
         strips_space=model.normalization.adds_space_prefix,
@@ -160,7 +160,7 @@ def _from_sentencepiece(path: Path, settings: TokenizerSettings) -> Tokenizer:
 def _model_roles(model: SentencePieceModel) -> SpecialIds:
     unknown = (token_id for token_id, piece in enumerate(model.pieces) if piece.kind is PieceKind.UNKNOWN)
     ends = frozenset() if model.eos_id is None else frozenset({model.eos_id})
-    return SpecialIds(model.bos_id, ends, model.pad_id, next(unknown, None))
+    return SpecialIds(model.bos_id, model.eos_id, ends, model.pad_id, next(unknown, None))
 
 
 def _from_vocabulary_and_merges(directory: Path, settings: TokenizerSettings) -> Tokenizer:
@@ -181,7 +181,7 @@ def _from_vocabulary_and_merges(directory: Path, settings: TokenizerSettings) ->
     return Tokenizer(
         backend,
         special=special,
-        frame=settings.frame(special, ids.get, Frame()),
+        frame=settings.frame(special, Frame()),
         control=_control_tokens(pieces, added),
         coding=PieceCoding.BYTE_LEVEL,
         strips_space=False,

@@ -140,6 +140,7 @@ def _special_ids(entries: _Entries, pieces: list[Piece]) -> SpecialIds:
     }
     return SpecialIds(
         bos_id=entries.token_id("bos_token_id", count),
+        eos_id=entries.token_id("eos_token_id", count),
         eos_ids=frozenset(ends),
         pad_id=entries.token_id("padding_token_id", count),
         unk_id=entries.token_id("unknown_token_id", count),
@@ -174,12 +175,11 @@ def _frame(entries: _Entries, special: SpecialIds, adds_bos: bool) -> Frame:
     after = entries.flag("add_eos_token", False)
     if before and special.bos_id is None:
         raise entries.error("add_bos_token", "set, but there is no bos_token_id")
-    eos_id = entries.token_id("eos_token_id", 2**32)
-    if after and eos_id is None:
+    if after and special.eos_id is None:
         raise entries.error("add_eos_token", "set, but there is no eos_token_id")
     return Frame(
         (special.bos_id,) if before and special.bos_id is not None else (),
-        (eos_id,) if after and eos_id is not None else (),
+        (special.eos_id,) if after and special.eos_id is not None else (),
     )
 
 

@@ -126,7 +126,11 @@ def _normalizer(normalization: Normalization) -> normalizers.Normalizer:
     if normalization.character_map:
         steps.append(normalizers.Precompiled(normalization.character_map))
     if normalization.removes_extra_spaces:
-        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+        # Spaces only: SentencePiece keeps tabs and line ends. Of trailing ones it drops literal markers too.
+        steps += [
+            normalizers.Replace(Regex(rf"\A +|[ {_SPACE}]+\z"), ""),
+            normalizers.Replace(Regex(" {2,}"), " "),
+        ]
     if normalization.adds_space_prefix:
         steps.append(normalizers.Prepend(_SPACE))
     steps.append(normalizers.Replace(" ", _SPACE))

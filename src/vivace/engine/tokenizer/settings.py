@@ -78,23 +78,22 @@ class TokenizerSettings:
         """Roles by name from the tokenizer's files, then by id from the model's, then the vocabulary's own."""
         ends = set(self._model_ids("eos_token_id", vocab_size))
         ends |= {token_id for name in END_OF_TURN_NAMES if (token_id := id_of(name)) is not None}
-        named_end = self._role("eos_token", id_of)
-        if named_end is not None:
-            ends.add(named_end)
-        elif fallback is not None:
-            ends |= fallback.eos_ids
+        eos_id = self._first("eos_token", id_of, vocab_size, fallback.eos_id if fallback else None)
+        if eos_id is not None:
+            ends.add(eos_id)
         return SpecialIds(
+            eos_id=eos_id,
             bos_id=self._first("bos_token", id_of, vocab_size, fallback.bos_id if fallback else None),
             eos_ids=frozenset(ends),
             pad_id=self._first("pad_token", id_of, vocab_size, fallback.pad_id if fallback else None),
             unk_id=self._first("unk_token", id_of, vocab_size, fallback.unk_id if fallback else None),
         )
 
-    def frame(self, special: SpecialIds, id_of: IdOf, default: Frame) -> Frame:
+    def frame(self, special: SpecialIds, default: Frame) -> Frame:
         """What `add_bos_token` and `add_eos_token` ask for; `default` where neither is written."""
         if "add_bos_token" not in self._tokenizer and "add_eos_token" not in self._tokenizer:
             return default
-        bos, eos = special.bos_id, self._role("eos_token", id_of)
+        bos, eos = special.bos_id, special.eos_id
         adds_bos = bool(self._tokenizer.get("add_bos_token", bool(default.before)))
         adds_eos = bool(self._tokenizer.get("add_eos_token", bool(default.after)))
         return Frame(

@@ -25,9 +25,13 @@ CONTROL_NAMES = END_OF_TURN_NAMES | {"<s>", "</s>", "<bos>", "<eos>", "<|im_star
 
 @dataclass(frozen=True, slots=True)
 class SpecialIds:
-    """Ids with a role; None where the vocabulary has no such token. `eos_ids` holds end-of-turn tokens too."""
+    """Ids with a role; None where the vocabulary has no such token.
+
+    `eos_id` is the declared end of sequence; `eos_ids` are all ids that end a text, end-of-turn tokens too.
+    """
 
     bos_id: int | None
+    eos_id: int | None
     eos_ids: frozenset[int]
     pad_id: int | None
     unk_id: int | None
@@ -63,6 +67,7 @@ class Tokenizer:
     ) -> None:
         self.backend = backend
         self.bos_id = special.bos_id
+        self.eos_id = special.eos_id
         self.eos_ids = special.eos_ids
         self.pad_id = special.pad_id
         self.unk_id = special.unk_id
