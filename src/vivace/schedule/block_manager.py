@@ -80,6 +80,11 @@ class BlockManager:
         return self._pool.num_used
 
     @property
+    def num_available(self) -> int:
+        """Blocks that can be handed out: free and cached ones."""
+        return self._pool.num_available
+
+    @property
     def usage(self) -> float:
         """Share of the blocks that sequences use, 0 to 1."""
         return self._pool.num_used / self._pool.num_blocks
@@ -201,7 +206,9 @@ class BlockManager:
         """Drop the blocks past `num_computed`, that were grown for tokens since rejected. Returns whether there were
         any: the row's block table must then be copied anew."""
         if sequence.num_registered * self.block_size > sequence.num_computed or self._chains[sequence].expected:
-            raise EngineError(f"request {sequence.request_id!r} was truncated within its registered or expected blocks")
+            raise EngineError(
+                f"request {sequence.request_id!r} was truncated within its registered or expected blocks"
+            )
         num_kept = self.num_blocks_for(sequence.num_computed)
         dropped = sequence.block_ids[num_kept:]
         del sequence.block_ids[num_kept:]
