@@ -233,7 +233,7 @@ class ContinuousBatching:
     def _is_refused(self, sequence: Sequence) -> bool:
         """Whether looking again is pointless: it found no room before, and no block has come free since then.
         Spares a blocked prompt of 32,000 tokens 2 ms of prefix look-up in every step."""
-        if self._refused is None or not self._running:
+        if self._refused is None:
             return False
         refused, num_available = self._refused
         return refused is sequence and self.block_manager.num_available <= num_available
