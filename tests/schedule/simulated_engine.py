@@ -125,6 +125,10 @@ class SimulatedEngine:
         assert rows <= set(range(self.max_num_seqs))
         assert plan.num_tokens == sum(scheduled.num_new for scheduled in plan.scheduled)
         assert plan.num_tokens <= self.max_num_batched_tokens
+        assert all(sequence.row >= 0 for sequence in plan.table_resets)
+        destinations = [destination for _, destination in plan.block_copies]
+        tables = [block for sequence in sequences for block in sequence.block_ids]
+        assert all(tables.count(destination) == 1 for destination in destinations)
         for sequence in plan.preempted:
             assert (sequence.state, sequence.row, sequence.block_ids) == (SequenceState.WAITING, -1, [])
         for scheduled in plan.scheduled:

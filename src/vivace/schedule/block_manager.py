@@ -80,6 +80,11 @@ class BlockManager:
         return self._pool.num_used
 
     @property
+    def num_available(self) -> int:
+        """Blocks that can be handed out: free and cached ones."""
+        return self._pool.num_available
+
+    @property
     def usage(self) -> float:
         """Share of the blocks that sequences use, 0 to 1."""
         return self._pool.num_used / self._pool.num_blocks

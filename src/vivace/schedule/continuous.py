@@ -57,6 +57,7 @@ class ContinuousBatching:
         self._running: dict[Sequence, None] = {}  # in order of admission
         self._rows = list(range(max_num_seqs - 1, -1, -1))
         self._forked: list[Sequence] = []  # since the last plan
+        self._refused: tuple[Sequence, int] | None = None  # who found no room, and how many blocks there were
 
     @property
     def num_running(self) -> int:
@@ -208,7 +209,7 @@ class ContinuousBatching:
         while (sequence := self._waiting.peek()) is not None:
             budget = self.max_num_batched_tokens - plan.num_tokens
             num_rows = len(self._rows) - num_promised
-            if budget < 1 or num_rows < 1 + sequence.num_forks:
+            if budget < 1 or num_rows < 1 + sequence.num_forks or self._is_refused(sequence):
                 return
             match = manager.match(sequence)
             if match.awaited is not None:
@@ -220,6 +221,7 @@ class ContinuousBatching:
             if num_new < num_pending and not self._may_split(num_pending, budget):
                 return
             if not manager.can_admit(sequence, match, self._num_reserved if self._running else 0):
+                self._refused = (sequence, manager.num_available)
                 return
             self._waiting.pop()
             manager.admit(sequence, match)
@@ -227,6 +229,14 @@ class ContinuousBatching:
             num_promised += sequence.num_forks
             plan.table_resets.append(sequence)
             self._schedule(plan, sequence, num_new)
+
+    def _is_refused(self, sequence: Sequence) -> bool:
+        """Whether looking again is pointless: it found no room before, and no block has come free since then.
+        Spares a blocked prompt of 32,000 tokens 2 ms of prefix look-up in every step."""
+        if self._refused is None:
+            return False
+        refused, num_available = self._refused
+        return refused is sequence and self.block_manager.num_available <= num_available
 
     def _may_split(self, num_pending: int, budget: int) -> bool:
         """Without chunked prefill only a preempted sequence that outgrew a whole step is computed in pieces."""
