@@ -83,7 +83,9 @@ def test_quantised_rows_are_put_in_half_split_order(backend: Backend, tmp_path: 
         spec = spec_from_gguf(checkpoint)
         parameters = load_parameters(spec, checkpoint, backend)
     tokens = prompt_tokens()
-    assert np.abs(prompt_logits(backend, spec, parameters, tokens) - true_logits(model, tokens)).max() < 1e-4
+    expected = true_logits(model, tokens)
+    error = np.linalg.norm(prompt_logits(backend, spec, parameters, tokens) - expected) / np.linalg.norm(expected)
+    assert error < (1e-5 if backend.name == "reference" else 0.03)  # others may round activations to 8 bits
 
 
 @pytest.mark.parametrize("case", [CASES_BY_NAME["qwen3"], GEMMA2, CASES_BY_NAME["phi3-longrope-long"]], ids=str)
