@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from fake_checkpoint import METADATA, FakeCheckpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_gguf_models import METADATA, FakeCheckpoint
 
 from vivace.core.errors import ModelFileError
 from vivace.models.gguf_config import spec_from_gguf
