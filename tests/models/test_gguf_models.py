@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from decoder_run import BACKENDS, prompt_logits
+from fake_checkpoint import METADATA, FakeCheckpoint
 from gguf_export import write_gguf
 from tiny_checkpoints import CASES_BY_NAME, Case, make_model, prompt_tokens, save, true_logits
 
@@ -83,7 +84,9 @@ def test_quantised_rows_are_put_in_half_split_order(backend: Backend, tmp_path: 
         spec = spec_from_gguf(checkpoint)
         parameters = load_parameters(spec, checkpoint, backend)
     tokens = prompt_tokens()
-    assert np.abs(prompt_logits(backend, spec, parameters, tokens) - true_logits(model, tokens)).max() < 1e-4
+    expected = true_logits(model, tokens)
+    error = np.linalg.norm(prompt_logits(backend, spec, parameters, tokens) - expected) / np.linalg.norm(expected)
+    assert error < (1e-5 if backend.name == "reference" else 0.03)  # others may round activations to 8 bits
 
 
 @pytest.mark.parametrize("case", [CASES_BY_NAME["qwen3"], GEMMA2, CASES_BY_NAME["phi3-longrope-long"]], ids=str)
@@ -110,34 +113,6 @@ def test_spec_equals_that_of_the_hf_directory(case: Case, tmp_path: Path) -> Non
 
 def test_half_split_order_of_a_partial_rotation() -> None:
     assert half_split_order(12, head_dim=6, rotary_dim=4).tolist() == [0, 2, 1, 3, 4, 5, 6, 8, 7, 9, 10, 11]
-
-
-class FakeCheckpoint:
-    """Metadata and names without a file."""
-
-    path = Path("fake.gguf")
-
-    def __init__(self, metadata: dict, names: list[str]) -> None:
-        self.metadata = metadata
-        self._names = names
-
-    def names(self) -> list[str]:
-        return self._names
-
-    def tensor(self, name: str) -> object:
-        raise AssertionError(f"{name} was read")
-
-
-METADATA = {
-    "general.architecture": "llama",
-    "llama.block_count": 2,
-    "llama.context_length": 64,
-    "llama.embedding_length": 32,
-    "llama.feed_forward_length": 64,
-    "llama.attention.head_count": 4,
-    "llama.attention.head_count_kv": 2,
-    "llama.attention.layer_norm_rms_epsilon": 1e-5,
-}
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,8 @@ def test_longrope_chooses_its_factors_by_the_longest_context() -> None:
         ({"model_type": "gemma2", "sliding_window": 4, "layer_types": [[], {}]}, "layer_types"),
         ({"model_type": "gemma2", "attn_logit_softcapping": -1}, "attn_logit_softcapping"),
         ({"model_type": "gemma2", "query_pre_attn_scalar": 0}, "query_pre_attn_scalar"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
+        ({"quantization_config": 4}, "quantization_config"),
         ({"model_type": "gemma", "use_bidirectional_attention": True}, "use_bidirectional_attention"),
     ],
 )

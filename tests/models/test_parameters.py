@@ -68,6 +68,21 @@ def test_tensors_that_do_not_fit_the_spec_are_named(directory: Path, changes: di
     assert str(directory) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "tensor"),
+    [
+        ("llama-biases", {"qkv_bias": False}, "model.layers.0.self_attn.q_proj.bias"),
+        ("llama-biases", {"mlp_bias": False}, "model.layers.0.mlp.gate_proj.bias"),
+        ("qwen3", {"qk_norm": False}, "model.layers.0.self_attn.q_norm.weight"),
+    ],
+)
+def test_tensors_that_the_spec_would_ignore_are_named(tmp_path: Path, name: str, changes: dict, tensor: str) -> None:
+    save(make_model(CASES_BY_NAME[name]), tmp_path)
+    with pytest.raises(ModelFileError, match="does not ask for it") as caught:
+        load(tmp_path, replace(read_hf_config(tmp_path), **changes))
+    assert caught.value.field == tensor
+
+
 def test_progress_reaches_the_total(directory: Path) -> None:
     calls: list[tuple[int, int]] = []
     load(directory, progress=lambda done, total: calls.append((done, total)))

@@ -19,7 +19,8 @@ CONFIG_NAME = "config.json"
 MAX_CONFIG_BYTES = 4 << 20
 TEXT_MODEL_TYPES = {"gemma3_text": "gemma3"}  # model_type: family, where they differ
 MODEL_TYPES = sorted({*FAMILIES, *TEXT_MODEL_TYPES})
-SHARED_KEYS = ("bos_token_id", "eos_token_id", "tie_word_embeddings")  # of a model with images, outside text_config
+# Of a model with images, beside its text_config.
+SHARED_KEYS = ("bos_token_id", "eos_token_id", "tie_word_embeddings", "quantization_config")
 ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
     "swish": "silu",
@@ -54,8 +55,7 @@ def load_json(directory: str | PathLike[str]) -> Mapping[str, Any]:
 def spec_from_hf_config(config: Mapping[str, Any], path: str | PathLike[str] = CONFIG_NAME) -> ModelSpec:
     """The spec that a parsed config.json describes. `path` is for messages."""
     fields, family = _text_model(ConfigFields(config, path))
-    if fields.flag("use_bidirectional_attention", False):
-        raise fields.error("use_bidirectional_attention", "only causal attention is supported")
+    _refuse_what_nothing_serves(fields)
     num_layers = fields.size("num_hidden_layers", "num_layers")
     num_heads = fields.size("num_attention_heads", "num_heads", family.num_heads)
     hidden_size = fields.size("hidden_size", "hidden_size")
@@ -107,6 +107,16 @@ def _text_model(fields: ConfigFields) -> tuple[ConfigFields, Family]:
         custom = "; its own code (auto_map) is never imported" if "auto_map" in fields else ""
         raise fields.error("model_type", f"unknown {model_type!r:.80}{custom}; known are {', '.join(MODEL_TYPES)}")
     return fields, family
+
+
+def _refuse_what_nothing_serves(fields: ConfigFields) -> None:
+    if fields.flag("use_bidirectional_attention", False):
+        raise fields.error("use_bidirectional_attention", "only causal attention is supported")
+    quantization = fields.section("quantization_config")
+    if quantization is not None:
+        method = quantization.text("quant_method", "unknown")
+        reason = f"weights packed by {method!r:.80} cannot be read; use the unquantised checkpoint or a GGUF file"
+        raise fields.error("quantization_config", reason)
 
 
 def _head_dim(fields: ConfigFields, family: Family, hidden_size: int, num_heads: int) -> int:

@@ -191,6 +191,15 @@ class _Loader:
         self.encoding = None if quantization is None else QUANTIZED_ENCODINGS[quantization]
         self.stored_names = frozenset(checkpoint.names())
         self.sources = weight_names(spec, self.stored_names)
+        self._refuse_ignored_tensors()
+
+    def _refuse_ignored_tensors(self) -> None:
+        """A bias or norm that the spec does not ask for would be left out in silence, and the text be wrong."""
+        wanted = layer_shapes(self.spec)
+        for name in self.sources.layer_names:
+            stored = self.sources.layer(name, 0, 0).name
+            if name not in wanted and stored in self.stored_names:
+                raise ModelFileError(self.checkpoint.path, "the configuration does not ask for it", field=stored)
 
     def parameter(self, name: str, layer: int | None, shape: Shape) -> Weight:
         source = self.sources.model(name) if layer is None else self.sources.layer(name, layer, shape[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -83,7 +83,9 @@ class WeightSource:
 
 
 class WeightNames(Protocol):
-    """Names of one kind of file, for one model."""
+    """Names of one kind of file, for one model. `layer_names` holds all that it has a word for."""
+
+    layer_names: Mapping[str, str]
 
     def model(self, parameter: str) -> WeightSource: ...
 
@@ -104,7 +106,7 @@ class HFNames:
         self.prefix = found[0] if found else HF_PREFIXES[0]
         self.lm_head = next((name for name in HF_LM_HEADS if name in names), HF_LM_HEADS[0])
         self.is_fused = f"{self.prefix}layers.0.{HF_FUSED_NAMES['qkv']}" in names
-        self.layer_names = HF_LAYER_NAMES | (HF_POST_NORM_NAMES if spec.post_norms else {})
+        self.layer_names: Mapping[str, str] = HF_LAYER_NAMES | (HF_POST_NORM_NAMES if spec.post_norms else {})
 
     def model(self, parameter: str) -> WeightSource:
         names = {
@@ -128,6 +130,7 @@ class GGUFNames:
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
         self.is_fused = spec.family == "phi3"
+        self.layer_names: Mapping[str, str] = GGUF_LAYER_NAMES
 
     def model(self, parameter: str) -> WeightSource:
         return WeightSource(GGUF_MODEL_NAMES[parameter], _model_rows(self.spec, parameter))
@@ -137,7 +140,7 @@ class GGUFNames:
         if self.is_fused and (part := fused_part(self.spec, parameter)) is not None:
             fused, num_stored_rows, rows = part
             return WeightSource(prefix + GGUF_FUSED_NAMES[fused], num_stored_rows, rows)
-        name = prefix + GGUF_LAYER_NAMES[parameter]
+        name = prefix + self.layer_names[parameter]
         if self.spec.family in GGUF_INTERLEAVED_FAMILIES and parameter in ("q", "k", "q_bias", "k_bias"):
             order = half_split_order(num_rows, self.spec.head_dim, self.spec.layer_rope(layer).rotary_dim)
             return WeightSource(name, num_rows, order)
