@@ -2,8 +2,8 @@
 
     python benches/step_overhead.py
 
-The executable returns constant logits at once and the sampler a constant token, so what is timed is planning, packing,
-committing and emitting. Prints the median and the 10th to 90th percentile of 400 steps for each count.
+The executable returns constant logits at once and the sampler a constant token, so planning, packing,
+committing and emitting are timed. Prints the median and the 10th to 90th percentile of 400 steps for each count.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class ConstantModel:
     def run(self, inputs: StepInputs) -> Any:
         return self.logits[: len(inputs.sampled_rows_S)]
 
-    def sample(self, logits: Any, inputs: SampleInputs) -> Any:
+    def sample(self, _logits: Any, inputs: SampleInputs) -> Any:
         return np.full(len(inputs.temperature_S), 5, np.int32)
 
-    def copy_blocks(self, pairs: Any) -> None:
+    def copy_blocks(self, _pairs: Any) -> None:
         raise AssertionError("nothing forks here")
 
 

@@ -88,13 +88,13 @@ NB_MODULE(_native, module) {
       .def(nb::new_(&make_device), "num_threads"_a, "isa"_a = "")
       .def_prop_ro("num_threads", [](const Device& device) { return device.pool.size(); })
       .def_prop_ro("isa", [](const Device& device) { return device.kernels.name; })
-      .def("pack", &pack_from_python, "layout"_a, "stored"_a, "columns"_a)
+      .def("pack", &pack_from_python, "layout"_a, "stored"_a.noconvert(), "columns"_a)
       .def(
           "vector",
           [](Device& device, Floats1 values) { return copy_vector(device, values.data(), length(values)); },
-          "values"_a)
-      .def("linear", &linear_from_python, "matrix"_a, "x"_a, "out"_a)
-      .def("embedding_row", &embedding_row_from_python, "matrix"_a, "row"_a, "scale"_a, "out"_a)
+          "values"_a.noconvert())
+      .def("linear", &linear_from_python, "matrix"_a, "x"_a.noconvert(), "out"_a.noconvert())
+      .def("embedding_row", &embedding_row_from_python, "matrix"_a, "row"_a, "scale"_a, "out"_a.noconvert())
       .def("measure_read_bandwidth", &measure_read_bandwidth, "num_bytes"_a, "repetitions"_a,
            nb::call_guard<nb::gil_scoped_release>())
       .def("measure_peak", &peak_from_python, "kind"_a, "iterations"_a);

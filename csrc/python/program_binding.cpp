@@ -122,8 +122,9 @@ void bind_program(nb::module_& module) {
            "cache"_a, "max_tokens"_a, "max_sampled"_a, "arena_floats"_a)
       .def("set_output", &Program::set_output, "output"_a)
       .def("output", &output_array)
-      .def("run", &run, "token_ids"_a, "positions"_a, "slots"_a, "query_starts"_a, "context_lens"_a,
-           "block_tables"_a, "sampled_rows"_a);
+      .def("run", &run, "token_ids"_a.noconvert(), "positions"_a.noconvert(), "slots"_a.noconvert(),
+           "query_starts"_a.noconvert(), "context_lens"_a.noconvert(), "block_tables"_a.noconvert(),
+           "sampled_rows"_a.noconvert());
   bind_operations(program);
 }
 

@@ -56,8 +56,15 @@ void top_logprobs_from_python(Device& device, Floats2 logits, Ints1 tokens, Floa
 }  // namespace
 
 void bind_sampling(nb::module_& module) {
-  module.def("sample", &sample_from_python);
-  module.def("top_logprobs", &top_logprobs_from_python);
+  // noconvert: a converted output would be a copy that nobody reads.
+  module.def("sample", &sample_from_python, "device"_a, "logits"_a.noconvert(), "temperature"_a.noconvert(),
+             "top_k"_a.noconvert(), "top_p"_a.noconvert(), "min_p"_a.noconvert(), "repetition"_a.noconvert(),
+             "presence"_a.noconvert(), "frequency"_a.noconvert(), "uniform"_a.noconvert(),
+             "history_starts"_a.noconvert(), "history_tokens"_a.noconvert(), "history_counts"_a.noconvert(),
+             "bias_starts"_a.noconvert(), "bias_tokens"_a.noconvert(), "bias_values"_a.noconvert(),
+             "tokens"_a.noconvert());
+  module.def("top_logprobs", &top_logprobs_from_python, "device"_a, "logits"_a.noconvert(), "tokens"_a.noconvert(),
+             "logprob"_a.noconvert(), "rank"_a.noconvert(), "top_ids"_a.noconvert(), "top_values"_a.noconvert());
 }
 
 }  // namespace vivace

@@ -157,11 +157,8 @@ def test_aborting_neighbours_changes_nothing(options: dict[str, Any]) -> None:
     expected = alone(options, requests[:1])[0]
     llm = LLM(**options)
     neighbours = [llm.submit(prompt, params(i)) for i, prompt in enumerate(requests[1:], 1)]
-    number = 0
-    for _ in llm.stream(requests[0], params(0)):
-        if number < len(neighbours):
-            llm.engine.abort(neighbours[number])
-        number += 1
+    for _, neighbour in zip(llm.stream(requests[0], params(0)), neighbours, strict=False):
+        llm.engine.abort(neighbour)
     again = llm.generate([requests[0]], params(0))[0]
     assert trace(again) == expected
     assert llm.engine.num_unfinished == 0

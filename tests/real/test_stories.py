@@ -44,7 +44,12 @@ def test_200_greedy_tokens_equal_transformers(llm: LLM, oracle: transformers.Pre
     ids = llm.tokenizer.encode(prompt)
     with torch.no_grad():
         expected = oracle.generate(
-            torch.tensor([ids]), max_new_tokens=200, min_new_tokens=200, do_sample=False, num_beams=1, eos_token_id=None
+            torch.tensor([ids]),
+            max_new_tokens=200,
+            min_new_tokens=200,
+            do_sample=False,
+            num_beams=1,
+            eos_token_id=None,
         )[0, len(ids) :].tolist()
     params = SamplingParams(temperature=0.0, max_tokens=200, ignore_eos=True)
     assert llm.generate([ids], params)[0].outputs[0].token_ids == expected

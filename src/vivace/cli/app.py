@@ -41,7 +41,7 @@ bench = _typer("Measure speed, beside what the machine could do at most.")
 
 @app.callback()
 def vivace(
-    version: Annotated[  # noqa: ARG001 - handled by its callback, before any command
+    version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
     ] = False,
 ) -> None:

@@ -20,7 +20,9 @@ from vivace.core.errors import ConfigError
 def evaluate(
     config: EngineConfig,
     dataset: Annotated[Path, typer.Option(help="A text file in UTF-8.")],
-    window: Annotated[int | None, typer.Option(help="Tokens in a window; default: the context, 2048 at most.")] = None,
+    window: Annotated[
+        int | None, typer.Option(help="Tokens in a window; default: the context, 2048 at most.")
+    ] = None,
     stride: Annotated[int | None, typer.Option(help="Tokens between windows; default: half a window.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

@@ -92,8 +92,7 @@ def _completion(output: CompletionOutput) -> dict[str, Any]:
 
 def _logprobs(entry: TokenLogprobs) -> dict[str, Any]:
     top = [
-        {"token_id": token, "logprob": value}
-        for token, value in zip(entry.top_ids, entry.top_logprobs, strict=True)
+        {"token_id": token, "logprob": value} for token, value in zip(entry.top_ids, entry.top_logprobs, strict=True)
     ]
     return {"token_id": entry.token, "logprob": entry.logprob, "rank": entry.rank, "top": top}
 

@@ -96,7 +96,9 @@ MODEL = Parameter(
     default=None,
     annotation=Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", help="A directory, a GGUF file, a hub name; without it: the embedded model."),
+        typer.Argument(
+            metavar="[MODEL]", help="A directory, a GGUF file, a hub name; without it: the embedded model."
+        ),
     ],
 )
 

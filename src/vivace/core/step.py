@@ -28,9 +28,8 @@ class StepPlan:
 
     scheduled: list[ScheduledSequence] = field(default_factory=list)
     block_copies: list[tuple[int, int]] = field(default_factory=list)  # (source block, destination block)
-    table_resets: list[Sequence] = field(default_factory=list)  # a block id already in use was replaced
-    preempted: list[Sequence] = field(default_factory=list)
     table_resets: list[Sequence] = field(default_factory=list)  # block tables to copy anew; others only grew
+    preempted: list[Sequence] = field(default_factory=list)
     num_tokens: int = 0
 
     def __bool__(self) -> bool:

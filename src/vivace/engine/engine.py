@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Callable, Sequence as Items
+from collections.abc import Callable
+from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -163,8 +164,8 @@ class Engine:
         wanted = len(prompt) + (1 if params.max_tokens != 0 else 0)
         if wanted > self.config.max_model_len:
             raise ContextLengthError(
-                f"the prompt has {len(prompt)} tokens and leaves no room in the context of {self.config.max_model_len}; "
-                "shorten it or raise max_model_len",
+                f"the prompt has {len(prompt)} tokens and leaves no room in the context of "
+                f"{self.config.max_model_len}; shorten it or raise max_model_len",
                 param="prompt",
             )
         for name, ids in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence as Items
+from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as Items
 from itertools import count
 from typing import Any
 
@@ -11,13 +12,13 @@ from vivace.core.config import EngineConfig
 from vivace.core.errors import RequestError
 from vivace.core.events import RequestOutput
 from vivace.core.sampling import SamplingParams
+from vivace.engine.chat_template import Message, encode_chat
 from vivace.engine.loader import LoadedEngine, load_engine
 from vivace.engine.output import OutputProcessor, TextDelta
 from vivace.engine.progress import TokenProgress
 from vivace.engine.tokenizer import Tokenizer
 
 Prompt = str | Items[int]
-Message = Mapping[str, Any]
 
 
 class LLM:
@@ -78,15 +79,12 @@ class LLM:
 
     def chat_prompt(self, messages: Items[Message]) -> list[int]:
         """Token ids of a conversation with the assistant's turn opened. User text never yields control tokens."""
-        template = self.tokenizer.chat_template
-        if template is None:
-            raise RequestError("this model has no chat template: use generate", param="messages")
-        return self.tokenizer.encode_chat(messages)
+        return encode_chat(self.tokenizer, messages)
 
     def submit(self, prompt: Prompt, params: SamplingParams, *, priority: int = 0) -> str:
         """Queue one request and return its id; `stream` yields what it produces."""
         text = prompt if isinstance(prompt, str) else None
-        token_ids = self.tokenizer.encode(text) if text is not None else list(prompt)  # type: ignore[arg-type]
+        token_ids = self.loaded.encode(prompt) if isinstance(prompt, str) else list(prompt)
         request_id = str(next(self._ids))
         self.engine.add(request_id, token_ids, params, priority=priority)
         self._outputs.register(request_id, text, token_ids, params)

@@ -14,7 +14,10 @@ KV_MEMORY_SHARE = 0.4  # of the memory that is free once the weights are in
 
 
 def resolve(config: EngineConfig, spec: ModelSpec, *, weights_are_f32: bool, available_bytes: int) -> ResolvedConfig:
-    """Decide every value. `available_bytes`: memory that is free once the weights are in. Raises `ConfigError` where the request cannot be met, with the numbers."""
+    """Decide every value. `available_bytes` is the memory that is free once the weights are in.
+
+    Raises `ConfigError` where the request cannot be met, with the numbers.
+    """
     choices: list[Choice] = []
     dtype = _kv_dtype(config, weights_are_f32, choices)
     kv = KVSpec(spec.num_layers, spec.num_kv_heads, spec.head_dim, config.block_size, dtype)

@@ -53,7 +53,7 @@ def uniforms(seed: ArrayLike, index: ArrayLike, position: ArrayLike) -> NDArray[
 
 
 def derived_seed(seed: int, number: int) -> int:
-    """A 64-bit seed for request `number` of an engine seeded with `seed` (SplitMix64; Steele, Lea and Flood, 2014)."""
+    """A 64-bit seed for request `number` of an engine with `seed` (SplitMix64; Steele, Lea and Flood, 2014)."""
     mask = 2**64 - 1
     word = (seed + (number + 1) * 0x9E3779B97F4A7C15) & mask
     word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & mask

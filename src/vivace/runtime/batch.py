@@ -23,14 +23,12 @@ class BatchBuilder:
         max_blocks = -(-max_model_len // block_size)
         self._block_size = block_size
         self._tables = np.zeros((max_num_seqs, max_blocks), np.int32)
-        # a row's table is current for one sequence between two preemptions
-        self._owners: list[tuple[Sequence, int] | None] = [None] * max_num_seqs
         self._num_copied = [0] * max_num_seqs
 
     def build(self, plan: StepPlan, sampled_rows: list[int]) -> StepInputs:
         """Pack `plan`. `sampled_rows` are the rows of the step whose logits are wanted."""
         for sequence in plan.table_resets:
-            self._owners[sequence.row] = None
+            self._num_copied[sequence.row] = 0
         rows, starts, counts = [], [], []
         for item in plan.scheduled:
             self._update_table(item.sequence)
@@ -59,10 +57,6 @@ class BatchBuilder:
 
     def _update_table(self, sequence: Sequence) -> None:
         row, wanted = sequence.row, len(sequence.block_ids)
-        owner = self._owners[row]
-        if owner is None or owner[0] is not sequence or owner[1] != sequence.num_preemptions:
-            self._owners[row] = (sequence, sequence.num_preemptions)
-            self._num_copied[row] = 0
         copied = self._num_copied[row]
         if copied != wanted:
             self._tables[row, copied:wanted] = sequence.block_ids[copied:]

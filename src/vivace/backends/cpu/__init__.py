@@ -1,0 +1,1 @@
+"""The CPU backend: thin wrappers over the native module, which only this package imports."""

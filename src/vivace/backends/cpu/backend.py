@@ -1,0 +1,194 @@
+"""The CPU backend: packed weights, a paged cache and programs of the native module.
+
+Shape letters: T tokens of the step, S sampled rows, V vocabulary, N x D matrix, K most likely tokens wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from vivace.backends.cpu import _native
+from vivace.backends.cpu.detect import available_cores
+from vivace.backends.cpu.lowering import lower
+from vivace.core.errors import ConfigError, EngineError, UnsupportedError
+from vivace.formats.tensor import StoredTensor, row_bytes
+from vivace.ops.backend import (
+    Float32Array,
+    Int32Array,
+    KVCache,
+    KVSpec,
+    SampleInputs,
+    StepInputs,
+    StepLimits,
+    TopLogprobs,
+)
+from vivace.ops.program import Program, Rows, Weight
+
+# csrc/linear.h and csrc/attention.h count them in this order.
+LAYOUTS = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k")
+KV_DTYPES = ("f32", "bf16", "f16")
+MAX_THREADS = 1024
+
+
+class CpuKVCache:
+    """The paged cache of all layers, in huge pages. Memory is taken when a block is first written."""
+
+    def __init__(self, spec: KVSpec, num_blocks: int) -> None:
+        self.spec = spec
+        self.num_blocks = num_blocks
+        try:
+            self.native = _native.KVCache(
+                KV_DTYPES.index(spec.dtype),
+                spec.num_layers,
+                spec.num_kv_heads,
+                spec.head_dim,
+                spec.block_size,
+                num_blocks,
+            )
+        except ValueError as error:
+            raise EngineError(f"KV cache of {num_blocks} blocks, {spec}: {error}") from error
+        except MemoryError as error:
+            raise ConfigError(
+                f"no address space for a KV cache of {num_blocks} blocks of {spec.block_size} tokens; ask for fewer"
+            ) from error
+
+    def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy whole blocks of every layer, in order: (source, destination)."""
+        try:
+            self.native.copy_blocks(pairs)
+        except ValueError as error:
+            raise EngineError(str(error)) from error
+
+
+class CpuExecutable:
+    """A native program. One `run` is one call with the GIL released."""
+
+    def __init__(self, native: _native.Program, output_rows: Rows) -> None:
+        self._run = native.run
+        self._output = native.output()
+        self._output_rows = output_rows
+
+    def run(self, inputs: StepInputs) -> Float32Array:
+        """Logits [S, V]: a view of the program's memory, valid until the next run."""
+        try:
+            self._run(
+                inputs.token_ids_T,
+                inputs.positions_T,
+                inputs.slots_T,
+                inputs.query_starts_B1,
+                inputs.context_lens_B,
+                inputs.block_tables_BX,
+                inputs.sampled_rows_S,
+            )
+        except (ValueError, TypeError) as error:
+            raise EngineError(f"the step was refused: {error}") from error
+        rows = inputs.sampled_rows_S if self._output_rows is Rows.SAMPLED else inputs.token_ids_T
+        return self._output[: len(rows)]
+
+
+class CpuBackend:
+    """Native kernels on `num_threads` threads (default: the cores that this process may use).
+
+    `isa` forces one instruction set of `instruction_sets()`; the default is the fastest. Raises `ConfigError`.
+    """
+
+    name = "cpu"
+
+    def __init__(self, num_threads: int | None = None, isa: str | None = None) -> None:
+        threads = available_cores() if num_threads is None else num_threads
+        if not 1 <= threads <= MAX_THREADS:
+            raise ConfigError(f"num_threads must be from 1 to {MAX_THREADS}, got {threads}")
+        if isa is not None and isa not in instruction_sets():
+            raise ConfigError(
+                f"instruction set {isa!r} is not one of this machine's: {', '.join(instruction_sets())}"
+            )
+        self._device = _native.Device(threads, isa or "")
+
+    @property
+    def num_threads(self) -> int:
+        return self._device.num_threads
+
+    @property
+    def isa(self) -> str:
+        """The instruction set that the kernels use."""
+        return self._device.isa
+
+    @property
+    def device(self) -> _native.Device:
+        """The native device, for measurements."""
+        return self._device
+
+    def pack(self, name: str, tensor: StoredTensor) -> Weight:
+        """Repack a matrix [N, D], in parallel, into huge pages. The stored bytes are not referenced afterwards."""
+        if tensor.encoding not in LAYOUTS:
+            raise UnsupportedError(f"{name}: no CPU kernel reads {tensor.encoding}; known: {', '.join(LAYOUTS)}")
+        if len(tensor.shape) != 2:
+            raise EngineError(f"{name}: pack needs a matrix, not shape {tensor.shape}")
+        rows, columns = tensor.shape
+        if tensor.data.shape != (rows, row_bytes(tensor.encoding, columns)):
+            raise EngineError(f"{name}: {tensor.data.shape} bytes do not hold {tensor.shape} of {tensor.encoding}")
+        data = self._device.pack(LAYOUTS.index(tensor.encoding), tensor.data, columns)
+        return Weight(name, (rows, columns), tensor.encoding, data.num_bytes, data)
+
+    def vector(self, name: str, values: Float32Array) -> Weight:
+        """A float32 vector: norm weights, biases, rope frequencies."""
+        flat = np.ascontiguousarray(values, dtype=np.float32)
+        if flat.ndim != 1 or not flat.size:
+            raise EngineError(f"{name}: a vector is needed, not shape {flat.shape}")
+        return Weight(name, flat.shape, "f32", flat.nbytes, self._device.vector(flat))
+
+    def kv_cache(self, spec: KVSpec, num_blocks: int) -> CpuKVCache:
+        return CpuKVCache(spec, num_blocks)
+
+    def compile(self, program: Program, kv_cache: KVCache, limits: StepLimits) -> CpuExecutable:
+        if not isinstance(kv_cache, CpuKVCache):
+            raise EngineError(f"the KV cache belongs to another backend: {type(kv_cache).__name__}")
+        native = lower(program, self._device, kv_cache.native, limits)
+        assert program.output is not None  # checked by lower
+        return CpuExecutable(native, program.output.rows)
+
+    def sample(self, logits: Any, inputs: SampleInputs) -> Int32Array:
+        """Token ids [S]. A row with a NaN or +inf, or without any finite logit, gives -1."""
+        tokens_S = np.empty(len(logits), np.int32)
+        try:
+            _native.sample(
+                self._device,
+                logits,
+                inputs.temperature_S,
+                inputs.top_k_S,
+                inputs.top_p_S,
+                inputs.min_p_S,
+                inputs.repetition_S,
+                inputs.presence_S,
+                inputs.frequency_S,
+                inputs.uniform_S,
+                inputs.history_starts_S1,
+                inputs.history_tokens,
+                inputs.history_counts,
+                inputs.bias_starts_S1,
+                inputs.bias_tokens,
+                inputs.bias_values,
+                tokens_S,
+            )
+        except (ValueError, TypeError) as error:
+            raise EngineError(f"sampling was refused: {error}") from error
+        return tokens_S
+
+    def top_logprobs(self, logits: Any, tokens_S: Int32Array, k: int) -> TopLogprobs:
+        """The chosen tokens' and the k most likely tokens' values of each row's raw log-softmax."""
+        num_rows = len(logits)
+        logprob_S, rank_S = np.empty(num_rows, np.float32), np.empty(num_rows, np.int32)
+        top_ids_SK, top_logprobs_SK = np.empty((num_rows, k), np.int32), np.empty((num_rows, k), np.float32)
+        try:
+            _native.top_logprobs(self._device, logits, tokens_S, logprob_S, rank_S, top_ids_SK, top_logprobs_SK)
+        except (ValueError, TypeError) as error:
+            raise EngineError(f"top_logprobs was refused: {error}") from error
+        return TopLogprobs(logprob_S, rank_S, top_ids_SK, top_logprobs_SK)
+
+
+def instruction_sets() -> list[str]:
+    """The instruction sets that this build has kernels for and this machine runs, slowest first."""
+    return _native.isa_names()

@@ -1,0 +1,80 @@
+"""Paged attention on every instruction set against the float64 reference, and bit by bit against itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from paged_steps import AttentionShape, PagedAttention
+
+from vivace.backends.cpu.backend import CpuBackend
+from vivace.backends.reference.backend import ReferenceBackend
+
+SHAPES = [
+    AttentionShape(4, 4, 8),
+    AttentionShape(3, 1, 64, dtype="bf16"),
+    AttentionShape(8, 2, 64, block_size=4, window=7),
+    AttentionShape(4, 2, 80, block_size=32, dtype="f16", softcap=20.0),
+    AttentionShape(2, 1, 96, block_size=48, dtype="bf16", window=70),
+    AttentionShape(2, 2, 128, block_size=5, dtype="f16"),
+    AttentionShape(9, 1, 256, block_size=16, softcap=5.0, window=300),
+]
+LENGTHS = [1, 37, 130, 64]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_agrees_with_the_reference(cpu: CpuBackend, shape: AttentionShape) -> None:
+    expected = PagedAttention(ReferenceBackend(np.float64), shape, LENGTHS, seed=1).run_whole()
+    actual = PagedAttention(cpu, shape, LENGTHS, seed=1).run_whole()
+    for one, other in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("shape", [AttentionShape(4, 1, 64), AttentionShape(2, 2, 8, window=600)], ids=str)
+def test_agrees_beyond_a_chunk(cpu: CpuBackend, shape: AttentionShape) -> None:
+    lengths = [1300]
+    expected = PagedAttention(ReferenceBackend(np.float64), shape, lengths, seed=2).run_whole()[0]
+    attention = PagedAttention(cpu, shape, lengths, seed=2)
+    np.testing.assert_allclose(attention.run_whole()[0], expected, rtol=2e-5, atol=2e-6)
+    # One new token over a long context: shared among threads.
+    np.testing.assert_allclose(attention.run([(0, 1299, 1300)])[0], expected[-1:], rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_bits_do_not_depend_on_the_batch(isa: str, shape: AttentionShape, seed: int) -> None:
+    lengths = [150, 90, 700]
+    rng = np.random.default_rng(seed)
+    expected = PagedAttention(CpuBackend(1, isa), shape, lengths, seed).run_whole()
+    attention = PagedAttention(CpuBackend(2, isa), shape, lengths, seed)
+    done = [0] * len(lengths)
+    while any(start < length for start, length in zip(done, lengths, strict=True)):
+        spans = []
+        for index, length in enumerate(lengths):
+            size = min(int(rng.choice([0, 1, 1, 2, 7, 64, 200])), length - done[index])
+            if size:
+                spans.append((index, done[index], done[index] + size))
+        for (index, start, stop), out in zip(spans, attention.run(spans) if spans else [], strict=True):
+            np.testing.assert_array_equal(out, expected[index][start:stop], err_msg=f"{seed=} {index} {start}:{stop}")
+            done[index] = stop
+
+
+def test_shared_contexts_give_the_same_bits(isa: str) -> None:
+    shape = AttentionShape(4, 1, 64, dtype="bf16")
+    expected = PagedAttention(CpuBackend(1, isa), shape, [2100], seed=4).run_whole()[0]
+    for threads in (2, 3, 5):
+        attention = PagedAttention(CpuBackend(threads, isa), shape, [2100], seed=4)
+        np.testing.assert_array_equal(attention.run_whole()[0], expected)
+        for start in (511, 512, 1025, 2099):
+            np.testing.assert_array_equal(attention.run([(0, start, start + 1)])[0], expected[start : start + 1])
+        np.testing.assert_array_equal(attention.run([(0, 2093, 2100)])[0], expected[2093:])
+
+
+def test_stale_cache_contents_are_not_read(cpu: CpuBackend) -> None:
+    """A NaN that a broken request left in a block must not reach the block's next owner."""
+    shape = AttentionShape(2, 1, 64)
+    attention = PagedAttention(cpu, shape, [32, 20], seed=5, broken=0)
+    expected = attention.run([(1, 0, 20)])[0]
+    assert np.isnan(attention.run([(0, 0, 32)])[0]).all()
+    attention.tables[1] = attention.tables[0]
+    np.testing.assert_array_equal(attention.run([(1, 0, 18)])[0], expected[:18])
+    np.testing.assert_array_equal(attention.run([(1, 18, 20)])[0], expected[18:])
