@@ -1,0 +1,28 @@
+"""Where a benchmark's ceilings come from: the backend's own measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from vivace.backends.cpu.backend import CpuBackend
+from vivace.backends.cpu.detect import measure
+from vivace.bench.ceilings import Ceilings
+from vivace.ops.backend import Backend
+
+
+def ceiling_probe(backend: Backend) -> Callable[[], Ceilings] | None:
+    """A measurement of the machine with this backend's threads, about a second a call; None where it has none."""
+    if not isinstance(backend, CpuBackend):
+        return None
+    device = backend.device
+
+    def probe() -> Ceilings:
+        measured = measure(device)
+        gop_per_s = {
+            "f32": measured.f32_operations_per_s / 1e9,
+            "bf16": measured.bf16_operations_per_s / 1e9,
+            "int8": measured.int8_operations_per_s / 1e9,
+        }
+        return Ceilings(measured.read_bytes_per_s / 1e9, {name: value for name, value in gop_per_s.items() if value})
+
+    return probe

@@ -1,0 +1,142 @@
+"""What `vivace doctor` finds out, as sections of (name, value, reason) rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from vivace.backends.cpu.backend import CpuBackend
+from vivace.backends.cpu.detect import Machine, detect, measure
+from vivace.bench.cost import model_cost
+from vivace.engine.loader import LoadedEngine
+from vivace.models.decoder import build_decoder
+from vivace.ops.backend import Backend
+from vivace.ops.program import Linear, Weight
+
+# Kernels that exist, fastest first, and the features that each needs beyond the next slower one (csrc/dispatch.cpp).
+KERNEL_SETS: dict[str, tuple[str, ...]] = {
+    "avx512_bf16": ("avx512_bf16",),
+    "avx512": ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"),
+    "avx2": ("avx2", "fma", "f16c"),
+    "generic": (),
+}
+HUGE_PAGES = {
+    "always": "every large allocation gets 2 MiB pages",
+    "madvise": "weights and the KV cache ask for 2 MiB pages and get them",
+    "never": "4 KiB pages only: reading weights costs up to a third more; allow madvise",
+}
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    name: str
+    value: object
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    title: str
+    rows: tuple[Row, ...]
+
+
+def machine_section() -> Section:
+    machine = detect()
+    quota = "no quota" if machine.quota_cores is None else f"quota of {machine.quota_cores:g}"
+    caches = ", ".join(f"L{c.level} {c.num_bytes // 1024} KiB for {c.shared_by}" for c in machine.caches)
+    mode = machine.transparent_huge_pages
+    return Section(
+        "machine",
+        (
+            Row("processor", machine.processor or "unknown"),
+            Row("cores", machine.affinity_cores, quota),
+            Row("caches", caches or "unknown"),
+            Row("memory", _gib(machine.memory_bytes), f"{_gib(machine.available_memory_bytes)} free"),
+            Row("huge_pages", mode or "unknown", HUGE_PAGES.get(mode or "", "")),
+            Row("features", " ".join(machine.features)),
+        ),
+    )
+
+
+def ceilings_section(backend: CpuBackend) -> Section:
+    """Measured now, with the backend's threads: takes about a second."""
+    measured = measure(backend.device)
+    peaks = {"f32": measured.f32_operations_per_s, "bf16": measured.bf16_operations_per_s}
+    peaks["int8"] = measured.int8_operations_per_s
+    return Section(
+        "ceilings",
+        (
+            Row("threads", backend.num_threads),
+            Row("read_gb_per_s", round(measured.read_bytes_per_s / 1e9, 1), "memory in huge pages, all threads"),
+            *(
+                Row(f"{name}_gop_per_s", round(peak / 1e9), "" if peak else f"{backend.isa} has no such unit")
+                for name, peak in peaks.items()
+            ),
+        ),
+    )
+
+
+def kernels_section(backend: Backend) -> Section:
+    """Which kernels run, and why no faster ones do."""
+    if not isinstance(backend, CpuBackend):
+        return Section("kernels", (Row("backend", backend.name, "asked for: written for reading, not for speed"),))
+    return Section("kernels", tuple(_kernel_rows(backend.isa, detect())))
+
+
+def _kernel_rows(chosen: str, machine: Machine) -> Iterable[Row]:
+    faster = True
+    for name, needs in KERNEL_SETS.items():
+        missing = [feature for feature in needs if feature not in machine.features]
+        if name == chosen:
+            faster = False
+            yield Row(name, "used")
+        elif name in machine.instruction_sets:
+            yield Row(name, "not used", f"--instruction-set {chosen} was given" if faster else f"{chosen} is faster")
+        else:
+            yield Row(name, "not used", f"the processor lacks {', '.join(missing) or 'what it builds on'}")
+
+
+def operations_section(loaded: LoadedEngine) -> Section:
+    """Each operation of a step, how often it runs, and what runs it; products by the layout of their weights."""
+    counts: Counter[str] = Counter()
+    for op in build_decoder(loaded.spec, loaded.parameters, loaded.engine.config.max_model_len).ops:
+        if isinstance(op, Linear):
+            counts.update(f"linear {weight.layout}" for weight in op.weights)
+        else:
+            counts[type(op).__name__.lower()] += 1
+    backend = loaded.backend
+    kernel = f"{backend.name} {backend.isa}" if isinstance(backend, CpuBackend) else backend.name
+    return Section("operations", tuple(Row(name, count, kernel) for name, count in counts.items()))
+
+
+def choices_section(loaded: LoadedEngine) -> Section:
+    return Section("choices", tuple(Row(one.name, one.value, one.reason) for one in loaded.choices))
+
+
+def fit_section(loaded: LoadedEngine) -> Section:
+    """What the model takes and how much context fits beside it."""
+    config, kv_bytes = loaded.engine.config, loaded.kv_spec.bytes_per_token
+    num_tokens = config.num_kv_blocks * config.block_size
+    embedding: Weight = loaded.parameters.token_embedding
+    tied = "shared with the output matrix" if loaded.spec.tied_embeddings else ""
+    cost = model_cost(loaded.spec, loaded.parameters, loaded.kv_spec)
+    return Section(
+        "memory",
+        (
+            Row("weights", _mib(loaded.weight_bytes), f"{_mib(cost.matrix_bytes)} read for each decode step"),
+            Row("embeddings", _mib(embedding.num_bytes), tied),
+            Row("kv_bytes_per_token", kv_bytes, config.kv_cache_dtype),
+            Row("kv_cache", _mib(num_tokens * kv_bytes), "taken as it is written"),
+            Row("kv_tokens", num_tokens, f"{num_tokens / config.max_model_len:.1f} full contexts"),
+        ),
+    )
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / GIB:.1f} GiB"
+
+
+def _mib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:.1f} MiB"

@@ -1,0 +1,45 @@
+"""Rules of import that import-linter (`.importlinter`) cannot say: single owners, and no import inside functions."""
+
+from __future__ import annotations
+
+import pytest
+from source_tree import imports
+
+# Folders and files that may import inside functions, and why.
+LAZY = {
+    "cli/": "a command pays only for what it runs: --help and a wrong flag import no engine",
+    "engine/backend.py": "only the backend that was asked for is imported",
+    "engine/source.py": "huggingface_hub costs 60 ms that local models do not pay",
+}
+
+# External modules with one owner.
+OWNERS = {
+    "typer": "cli/",
+    "tokenizers": "engine/tokenizer/",
+    "jinja2": "engine/tokenizer/",
+    "huggingface_hub": "engine/source.py",
+    "vivace.backends.cpu._native": "backends/cpu/",
+}
+
+FORBIDDEN = ("torch", "triton", "transformers", "pickle", "cPickle", "dill", "joblib", "marshal", "shelve")
+
+
+def test_no_import_inside_functions_but_where_a_reason_stands() -> None:
+    strays = [one for one in imports() if one.in_function and not one.file.startswith(tuple(LAZY))]
+    assert not strays
+
+
+@pytest.mark.parametrize("place", LAZY)
+def test_every_exception_is_used(place: str) -> None:
+    assert any(one.in_function and one.file.startswith(place) for one in imports()), f"{place} needs no exception"
+
+
+@pytest.mark.parametrize(("module", "owner"), OWNERS.items())
+def test_one_owner(module: str, owner: str) -> None:
+    users = {one.file for one in imports() if (one.module + ".").startswith(module + ".")}
+    assert users, f"nobody imports {module}: drop the rule or the dependency"
+    assert {file for file in users if not file.startswith(owner)} == set()
+
+
+def test_nothing_unpickles_and_nothing_needs_torch() -> None:
+    assert not [one for one in imports() if one.module.split(".")[0] in FORBIDDEN]
