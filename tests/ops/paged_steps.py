@@ -80,7 +80,9 @@ class AttentionShape:
 class PagedAttention:
     """Sequences with random queries, keys and values; `run` computes any of their spans in one step."""
 
-    def __init__(self, backend: Any, shape: AttentionShape, lengths: list[int], seed: int, broken: int | None = None) -> None:
+    def __init__(
+        self, backend: Any, shape: AttentionShape, lengths: list[int], seed: int, broken: int | None = None
+    ) -> None:
         rng = np.random.default_rng(seed)
         self.lengths = lengths
         self.block_size = shape.block_size

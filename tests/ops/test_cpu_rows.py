@@ -36,7 +36,7 @@ def rope(head_dim: int, rotated: int) -> Record:
 
 
 def gated(activation: Any) -> Record:
-    return lambda backend, program, x: program.gated_activation(x, activation)
+    return lambda _, program, x: program.gated_activation(x, activation)
 
 
 def linear(backend: Any, program: Program, x: Value) -> Value:
@@ -48,12 +48,12 @@ def linear(backend: Any, program: Program, x: Value) -> Value:
     return program.linear(x, weights, [None, bias, None])
 
 
-def inner_columns(backend: Any, program: Program, x: Value) -> Value:
+def inner_columns(_: Any, program: Program, x: Value) -> Value:
     half = x.width // 2
     return program.add(x.columns(0, half), x.columns(half, 2 * half))
 
 
-def add_twice(backend: Any, program: Program, x: Value) -> Value:
+def add_twice(_: Any, program: Program, x: Value) -> Value:
     return program.add(program.add(x, x), program.scale(x, -0.75))
 
 
@@ -70,8 +70,8 @@ OPS: dict[str, tuple[int, Record]] = {
     "linear": (172, linear),
     "columns": (2 * 86, inner_columns),
     "add": (1501, add_twice),
-    "softcap": (1501, lambda backend, program, x: program.softcap(x, 3.0)),
-    "scale": (1501, lambda backend, program, x: program.scale(x, 0.3)),
+    "softcap": (1501, lambda _, program, x: program.softcap(x, 3.0)),
+    "scale": (1501, lambda _, program, x: program.scale(x, 0.3)),
 }
 
 
