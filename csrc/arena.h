@@ -46,4 +46,20 @@ class Arena {
   size_t used_ = 0;
 };
 
+// Memory whose content does not outlive the call that uses it. Grows to the largest request.
+class Scratch {
+ public:
+  uint8_t* reserve(size_t num_bytes) {
+    if (!mapping_ || mapping_->num_bytes() < num_bytes) mapping_ = std::make_unique<Mapping>(num_bytes);
+    return mapping_->data();
+  }
+
+  float* reserve_floats(int64_t count) {
+    return reinterpret_cast<float*>(reserve(static_cast<size_t>(count) * sizeof(float)));
+  }
+
+ private:
+  std::unique_ptr<Mapping> mapping_;
+};
+
 }  // namespace vivace

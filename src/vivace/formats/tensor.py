@@ -41,7 +41,7 @@ class StoredTensor:
 
     @property
     def num_columns(self) -> int:
-        return self.shape[-1]
+        return self.shape[-1] if self.shape else 1
 
     def select_rows(self, rows: slice | Sequence[int] | NDArray[np.intp]) -> StoredTensor:
         """Rows by slice (a view) or by index (a copy). Any encoding, because blocks stay inside rows."""

@@ -1,0 +1,92 @@
+// Paged attention: the cache's layout, the work items and the functions of one instruction set.
+//
+// Keys are summed in an order fixed by absolute positions alone: tiles of 64 positions, chunks of 512. Each chunk is
+// an online softmax (FlashAttention; Dao et al., 2022) of its own and chunks are merged in order, so that a token's
+// output is the same bits whether it is prefilled in any chunking, decoded alone or in a batch, and whether one thread
+// walks its context or several share it (Flash-Decoding).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace vivace {
+
+inline constexpr int64_t ATTENTION_TILE = 64;
+inline constexpr int64_t ATTENTION_CHUNK = 512;
+
+enum class KVDtype : int { F32, BF16, F16 };
+
+// One layer of the cache. A block of one kv head holds its keys transposed, [head_dim, block_size], because a score
+// is then a sum of vectors over 16 keys with no sum across lanes; and its values [block_size, head_dim].
+struct KVLayer {
+  uint8_t* keys;
+  uint8_t* values;
+  KVDtype dtype;
+  int64_t num_kv_heads;
+  int64_t head_dim;
+  int64_t block_size;
+};
+
+// The integers of one step, as ops/backend.py describes them; already checked.
+struct Step {
+  int64_t num_tokens;     // T
+  int64_t num_sampled;    // S
+  int64_t num_sequences;  // B
+  const int32_t* token_ids;
+  const int32_t* positions;
+  const int32_t* slots;
+  const int32_t* query_starts;
+  const int32_t* context_lens;
+  const int32_t* block_tables;
+  int64_t table_width;
+  const int32_t* sampled_rows;
+};
+
+struct AttentionProblem {
+  const float* q;
+  int64_t q_stride;
+  float* out;
+  int64_t out_stride;
+  KVLayer cache;
+  int64_t num_heads;
+  float scale;
+  int64_t window;  // 0: none
+  float softcap;   // 0: none
+  const Step* step;
+};
+
+// Rows [row_begin, row_end) of one sequence, all query heads of one kv head, positions of chunks
+// [chunk_begin, chunk_end). With `partial` the chunk's state goes there (chunk_end = chunk_begin + 1) and
+// `merge` finishes the work; without, the output is written.
+struct AttentionItem {
+  int32_t sequence;
+  int32_t kv_head;
+  int32_t row_begin, row_end;
+  int32_t chunk_begin, chunk_end;
+  float* partial;
+};
+
+// Floats of one row's online-softmax state: [accumulator, padded to 16][sum, 16 lanes][maximum, padded to 16].
+inline int64_t padded_head_dim(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
+inline int64_t attention_state_width(int64_t head_dim) { return padded_head_dim(head_dim) + 32; }
+
+// Floats of scratch that one thread needs for items of at most `num_rows` (rows x query heads of a kv head).
+inline int64_t attention_scratch_floats(int64_t head_dim, int64_t num_rows) {
+  return ATTENTION_TILE * (head_dim + padded_head_dim(head_dim)) +
+         num_rows * (ATTENTION_TILE + 2 * attention_state_width(head_dim));
+}
+
+struct AttentionKernels {
+  void (*attend)(const AttentionProblem& problem, const AttentionItem& item, float* scratch);
+
+  // Merges the states of `num_chunks` partial items that differ only in their chunk, chunk_stride floats apart from
+  // item.partial on, and writes the output.
+  void (*merge)(const AttentionProblem& problem, const AttentionItem& item, int64_t num_chunks, int64_t chunk_stride,
+                float* scratch);
+
+  // Writes rows [row_begin, row_end) of k and v to their slots.
+  void (*write)(const KVLayer& cache, const int32_t* slots, const float* k, int64_t k_stride, const float* v,
+                int64_t v_stride, int64_t row_begin, int64_t row_end);
+};
+
+}  // namespace vivace

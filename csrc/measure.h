@@ -1,0 +1,14 @@
+// Ceilings of this machine, measured.
+#pragma once
+
+#include "device.h"
+
+namespace vivace {
+
+// Bytes a second that all threads together read from huge pages beyond the caches. Throws std::bad_alloc.
+double measure_read_bandwidth(Device& device, size_t num_bytes, int repetitions);
+
+// Operations a second (a multiply-add counts two) of all threads together; 0 where there is no such unit.
+double measure_peak(Device& device, double (*loop)(int64_t iterations), int64_t iterations);
+
+}  // namespace vivace

@@ -1,0 +1,187 @@
+"""The reference backend: interprets a recorded program, one reference function an operation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from vivace.core.errors import EngineError
+from vivace.formats.dequantize import dequantize
+from vivace.formats.tensor import StoredTensor
+from vivace.ops import program as ir
+from vivace.ops import reference, reference_sampling
+from vivace.ops.backend import (
+    Float32Array,
+    Int32Array,
+    KVCache,
+    KVSpec,
+    SampleInputs,
+    StepInputs,
+    StepLimits,
+    TopLogprobs,
+)
+from vivace.ops.program import Program, Value, Weight
+
+FloatArray = NDArray[Any]
+
+
+class ReferenceKVCache:
+    """Keys and values of every layer, [num_layers, num_blocks, G, block_size, K] each, rounded to `spec.dtype`
+    when written but held in the backend's own precision. Unwritten slots are NaN, so that a read shows."""
+
+    def __init__(self, spec: KVSpec, num_blocks: int, dtype: DTypeLike) -> None:
+        self.spec = spec
+        self.num_blocks = num_blocks
+        shape = (spec.num_layers, num_blocks, spec.num_kv_heads, spec.block_size, spec.head_dim)
+        self.keys = np.full(shape, np.nan, dtype)
+        self.values = np.full(shape, np.nan, dtype)
+
+    def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
+        for source, destination in pairs:
+            self.keys[:, destination] = self.keys[:, source]
+            self.values[:, destination] = self.values[:, source]
+
+
+class ReferenceBackend:
+    """NumPy arrays of `dtype` (float32, or float64 for a truth to measure float32 against)."""
+
+    name = "reference"
+
+    def __init__(self, dtype: DTypeLike = np.float32) -> None:
+        self.dtype = np.dtype(dtype)
+
+    def pack(self, name: str, tensor: StoredTensor) -> Weight:
+        """The matrix, decoded. Layout `f32`."""
+        return self._weight(name, dequantize(tensor))
+
+    def vector(self, name: str, values: Float32Array) -> Weight:
+        return self._weight(name, values)
+
+    def _weight(self, name: str, values: FloatArray) -> Weight:
+        data = np.array(values, dtype=self.dtype)  # a copy: nothing stored is referenced afterwards
+        return Weight(name, data.shape, "f32", data.nbytes, data)
+
+    def kv_cache(self, spec: KVSpec, num_blocks: int) -> ReferenceKVCache:
+        return ReferenceKVCache(spec, num_blocks, self.dtype)
+
+    def compile(self, program: Program, kv_cache: KVCache, limits: StepLimits) -> ReferenceExecutable:
+        if program.output is None:
+            raise EngineError("the program has no output")
+        return ReferenceExecutable(program, cast(ReferenceKVCache, kv_cache), limits)
+
+    def sample(self, logits: Any, inputs: SampleInputs) -> Int32Array:
+        return reference_sampling.sample(logits, inputs)
+
+    def top_logprobs(self, logits: Any, tokens_S: Int32Array, k: int) -> TopLogprobs:
+        return reference_sampling.top_logprobs(logits, tokens_S, k)
+
+
+class ReferenceExecutable:
+    """A program and the cache that it reads and writes."""
+
+    def __init__(self, program: Program, kv_cache: ReferenceKVCache, limits: StepLimits) -> None:
+        self.program = program
+        self.kv_cache = kv_cache
+        self.limits = limits
+
+    def run(self, inputs: StepInputs) -> FloatArray:
+        """Logits [S, V], float32."""
+        if len(inputs.token_ids_T) > self.limits.max_tokens or len(inputs.sampled_rows_S) > self.limits.max_sampled:
+            raise EngineError(f"the step is larger than {self.limits}")
+        step = _Step(self.kv_cache, inputs)
+        for op in self.program.ops:
+            step.execute(op)
+        assert self.program.output is not None  # checked by compile
+        return step.read(self.program.output).astype(np.float32)
+
+
+class _Step:
+    """The buffers of one step."""
+
+    def __init__(self, kv_cache: ReferenceKVCache, inputs: StepInputs) -> None:
+        self.kv_cache = kv_cache
+        self.inputs = inputs
+        self.buffers: dict[int, FloatArray] = {}
+
+    def read(self, value: Value) -> FloatArray:
+        return self.buffers[value.buffer][:, value.offset : value.offset + value.width]
+
+    def execute(self, op: ir.Op) -> None:
+        if isinstance(op, ir.KVWrite):
+            self._write_kv(op)
+        else:
+            self.buffers[op.out.buffer] = self._result(op)
+
+    def _result(self, op: ir.Op) -> FloatArray:
+        match op:
+            case ir.Embedding(table, scale):
+                result = reference.embedding(_array(table), self.inputs.token_ids_T, scale)
+            case ir.RmsNorm(x, weight, eps, groups):
+                result = reference.rms_norm(self.read(x), _array(weight), eps, groups)
+            case ir.Linear(x, weights, biases):
+                arrays = [None if bias is None else _array(bias) for bias in biases]
+                result = reference.linear(self.read(x), [_array(weight) for weight in weights], arrays)
+            case ir.RopeTable(inv_freq, scale):
+                result = reference.rope_table(self.inputs.positions_T, _array(inv_freq), scale)
+            case ir.Rope(x, table, head_dim):
+                result = reference.rope(self.read(x), self.read(table), head_dim)
+            case ir.Attention():
+                result = self._attention(op)
+            case ir.GatedActivation(gate_up, activation):
+                result = reference.gated_activation(self.read(gate_up), activation)
+            case ir.Add(x, y):
+                result = reference.add(self.read(x), self.read(y))
+            case ir.Softcap(x, cap):
+                result = reference.softcap(self.read(x), cap)
+            case ir.Scale(x, factor):
+                result = reference.scale(self.read(x), factor)
+            case ir.GatherRows(x):
+                result = reference.gather_rows(self.read(x), self.inputs.sampled_rows_S)
+            case _:
+                raise EngineError(f"no reference for {op}")
+        return cast(FloatArray, result)
+
+    def _write_kv(self, op: ir.KVWrite) -> None:
+        round_to = ROUNDING[self.kv_cache.spec.dtype]
+        keys, values = self.kv_cache.keys[op.layer], self.kv_cache.values[op.layer]
+        k, v = round_to(self.read(op.k)), round_to(self.read(op.v))
+        reference.kv_write(k, v, keys, values, self.inputs.slots_T)
+
+    def _attention(self, op: ir.Attention) -> FloatArray:
+        result = reference.paged_attention(
+            self.read(op.q),
+            self.kv_cache.keys[op.layer],
+            self.kv_cache.values[op.layer],
+            self.inputs.query_starts_B1,
+            self.inputs.context_lens_B,
+            self.inputs.block_tables_BX,
+            scale=op.scale,
+            window=op.window,
+            softcap=op.softcap,
+        )
+        return cast(FloatArray, result)
+
+
+def _array(weight: Weight) -> FloatArray:
+    return cast(FloatArray, weight.data)
+
+
+def _round_bf16(x: FloatArray) -> FloatArray:
+    """The nearest bfloat16, ties to even, in x's dtype."""
+    bits = x.astype(np.float32).view(np.uint32)
+    rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    return (rounded & np.uint32(0xFFFF0000)).view(np.float32).astype(x.dtype)
+
+
+def _round_f16(x: FloatArray) -> FloatArray:
+    return x.astype(np.float16).astype(x.dtype)
+
+
+def _round_f32(x: FloatArray) -> FloatArray:
+    return x.astype(np.float32).astype(x.dtype)
+
+
+ROUNDING = {"f32": _round_f32, "bf16": _round_bf16, "f16": _round_f16}
