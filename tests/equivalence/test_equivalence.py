@@ -68,9 +68,9 @@ def prompts(count: int, *, low: int = 1, high: int = 90) -> list[list[int]]:
     return [[generator.randrange(331) for _ in range(generator.randint(low, high))] for _ in range(count)]
 
 
-def params(number: int) -> SamplingParams:
+def params(number: int, max_tokens: int = 12) -> SamplingParams:
     """Greedy, sampled and penalised requests in turn; each asks for log probabilities."""
-    common: dict[str, Any] = {"max_tokens": 12, "logprobs": 5, "ignore_eos": True}
+    common: dict[str, Any] = {"max_tokens": max_tokens, "logprobs": 5, "ignore_eos": True}
     if number % 3 == 0:
         return SamplingParams(temperature=0.0, **common)
     if number % 3 == 1:
@@ -82,13 +82,13 @@ def trace(output: RequestOutput) -> list[tuple[list[int], Any]]:
     return [(one.token_ids, one.logprobs) for one in output.outputs]
 
 
-def alone(options: dict[str, Any], requests: list[list[int]], **changes: Any) -> list[Any]:
+def alone(options: dict[str, Any], requests: list[list[int]], max_tokens: int = 12, **changes: Any) -> list[Any]:
     llm = LLM(**{**options, "enable_prefix_caching": False, **changes})
-    return [trace(llm.generate([prompt], params(i))[0]) for i, prompt in enumerate(requests)]
+    return [trace(llm.generate([prompt], params(i, max_tokens))[0]) for i, prompt in enumerate(requests)]
 
 
-def together(llm: LLM, requests: list[list[int]]) -> list[Any]:
-    outputs = llm.generate(requests, [params(i) for i in range(len(requests))])
+def together(llm: LLM, requests: list[list[int]], max_tokens: int = 12) -> list[Any]:
+    outputs = llm.generate(requests, [params(i, max_tokens) for i in range(len(requests))])
     llm.engine.scheduler.block_manager.check_integrity()
     return [trace(output) for output in outputs]
 
@@ -125,12 +125,12 @@ def test_prefix_hits_equal_computing(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.4])
 def test_preempted_equals_alone(options: dict[str, Any], share: float) -> None:
-    requests = prompts(8, low=40, high=60)
-    need = sum(-(-(len(prompt) + 12) // 16) for prompt in requests)
-    llm = LLM(**{**options, "num_kv_blocks": max(5, int(need * share))}, max_model_len=80)
-    assert together(llm, requests) == alone(options, requests, max_model_len=80)
-    if share >= 0.2:  # at 10% the pool holds one sequence at a time: nobody is admitted who must give way
-        assert llm.engine.stats.num_preemptions > 0
+    """The KV pool holds a share of what all requests need at once; at 10% it holds little more than the longest."""
+    requests = prompts(10, low=10, high=40)
+    need = sum(-(-(len(prompt) + 60) // 16) for prompt in requests)
+    llm = LLM(**{**options, "num_kv_blocks": max(7, int(need * share))}, max_model_len=112)
+    assert together(llm, requests, 60) == alone(options, requests, 60, max_model_len=112)
+    assert llm.engine.stats.num_preemptions > 0
 
 
 def test_threads_do_not_change_results(options: dict[str, Any]) -> None:

@@ -28,11 +28,12 @@ def write_gguf(
     case: Case,
     path: Path,
     matrix_type: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
+    window_pattern: int | list[bool] | None = None,
 ) -> None:
     """Matrices in `matrix_type`, vectors in F32."""
     architecture = ARCHITECTURES[case.model_type]
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
-    _write_metadata(writer, model.config)
+    _write_metadata(writer, model.config, window_pattern)
     names = gguf.get_tensor_name_map(architecture, model.config.num_hidden_layers)
     for name, values in model.state_dict().items():
         if name == "lm_head.weight" and model.config.tie_word_embeddings:
@@ -52,7 +53,9 @@ def write_gguf(
     writer.close()
 
 
-def _write_metadata(writer: gguf.GGUFWriter, config: transformers.PreTrainedConfig) -> None:
+def _write_metadata(
+    writer: gguf.GGUFWriter, config: transformers.PreTrainedConfig, window_pattern: int | list[bool] | None
+) -> None:
     rope = config.rope_parameters
     full = rope.get("full_attention", rope)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -76,6 +79,8 @@ def _write_metadata(writer: gguf.GGUFWriter, config: transformers.PreTrainedConf
         writer.add_rope_freq_base_swa(rope["sliding_attention"]["rope_theta"])
     if config.model_type not in ("llama", "qwen2", "qwen3") and getattr(config, "sliding_window", None):
         writer.add_sliding_window(config.sliding_window)
+        if window_pattern is not None:
+            writer.add_sliding_window_pattern(window_pattern)
     for key in ("attn_logit_softcapping", "final_logit_softcapping"):
         if getattr(config, key, None) is not None:
             getattr(writer, f"add_{key}")(getattr(config, key))

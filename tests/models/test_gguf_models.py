@@ -111,6 +111,14 @@ def test_spec_equals_that_of_the_hf_directory(case: Case, tmp_path: Path) -> Non
             assert getattr(from_gguf, name) == getattr(from_hf, name), name
 
 
+@pytest.mark.parametrize("pattern", [3, [True, True, False, True]])
+def test_windows_of_a_written_pattern(pattern: int | list[bool], tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    write_gguf(make_model(GEMMA2), GEMMA2, path, window_pattern=pattern)
+    with open_gguf(path) as checkpoint:
+        assert spec_from_gguf(checkpoint).layer_windows == (6, 6, None, 6)
+
+
 def test_half_split_order_of_a_partial_rotation() -> None:
     assert half_split_order(12, head_dim=6, rotary_dim=4).tolist() == [0, 2, 1, 3, 4, 5, 6, 8, 7, 9, 10, 11]
 

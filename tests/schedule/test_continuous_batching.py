@@ -230,6 +230,24 @@ def test_preempted_forks_are_computed_again_one_by_one() -> None:
         assert sequence.output_tokens() == outputs_alone(sequence, sequence.index)
 
 
+def test_a_victim_that_was_already_planned_leaves_no_trace_in_the_plan() -> None:
+    engine = make_engine(num_blocks=10, max_num_batched_tokens=24, max_chunk_tokens=10)
+    parent = make_sequence(counting(1, 18), n=2, priority=1, seed=1)
+    others = [make_sequence(counting(i, 8), seed=1) for i in (2, 3)]
+    engine.add(parent)
+    engine.step()
+    for sequence in others:
+        engine.add(sequence)
+    assert rows(engine.step()) == [(parent, 10, 8), (others[0], 0, 8), (others[1], 0, 8)]
+    plan = engine.step()  # the parent copies into the last block, then the others need one each
+    assert plan.preempted == [*engine.forks, parent]
+    assert rows(plan) == [(others[0], 8, 1), (others[1], 8, 1)]
+    assert (plan.block_copies, plan.table_resets, plan.num_tokens) == ([], [], 2)
+    engine.run(200)
+    for sequence in engine.finished:
+        assert sequence.output_tokens() == outputs_alone(sequence, sequence.index)
+
+
 def test_sequences_finished_during_a_step_are_left_alone() -> None:
     engine = make_engine()
     kept, gone = make_sequence(counting(1, 9)), make_sequence(counting(2, 9))

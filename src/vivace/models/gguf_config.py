@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import numpy as np
+
 from vivace.core.errors import ModelFileError
 from vivace.formats.dequantize import dequantize
 from vivace.models.config_fields import ConfigFields
@@ -169,7 +171,13 @@ def _layer_windows(fields: ConfigFields, family: Family, num_layers: int) -> tup
     if not fields.get(key):  # absent, or 0: off
         return (None,) * num_layers
     window = fields.count(key, LIMITS["max_position_embeddings"])
-    return sliding_windows(num_layers, window, family.sliding_pattern)
+    pattern = "attention.sliding_window_pattern"  # a period, or which layers have the window; rarely written
+    has_window = fields.get(pattern)
+    if isinstance(has_window, list | np.ndarray):
+        if len(has_window) != num_layers:
+            raise fields.error(pattern, f"has {len(has_window)} values for {num_layers} layers")
+        return tuple(window if flag else None for flag in has_window)
+    return sliding_windows(num_layers, window, fields.count(pattern, LIMITS["num_layers"], family.sliding_pattern))
 
 
 def _attention_scale(family: Family, num_layers: int, hidden_size: int, num_heads: int, head_dim: int) -> float:

@@ -33,10 +33,10 @@ ACTIVATIONS: dict[str, Activation] = {
 
 def read_hf_config(directory: str | PathLike[str]) -> ModelSpec:
     """The spec of a model directory. Raises ModelFileError naming the key at fault."""
-    return spec_from_hf_config(load_json(directory), model_file(directory, CONFIG_NAME))
+    return spec_from_hf_config(read_config_json(directory), model_file(directory, CONFIG_NAME))
 
 
-def load_json(directory: str | PathLike[str]) -> Mapping[str, Any]:
+def read_config_json(directory: str | PathLike[str]) -> Mapping[str, Any]:
     """config.json as an object. NaN and infinities are read, and refused where a number is wanted."""
     path = model_file(directory, CONFIG_NAME)
     try:
