@@ -81,7 +81,7 @@ def _flags_of(value_type: type, help_texts: dict[str, str]) -> list[Parameter]:
         default = field.default if field.default is not MISSING else None
         if kind in (list[str], list[int]):
             kind, default = kind | None, None
-        annotation = Annotated[kind, typer.Option(help=help_texts[field.name])]
+        annotation = Annotated[kind, typer.Option(help=help_texts[field.name])]  # type: ignore[valid-type]
         flags.append(Parameter(field.name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
     return flags
 
