@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -92,3 +97,22 @@ def test_a_pipe_is_answered_line_by_line_until_it_ends(vivace: Vivace, stories: 
     assert "no chat template" in done.stderr
     assert "/system TEXT" in done.stderr
     assert "unknown command /nonsense" in done.stderr
+
+
+def test_a_terminal_shows_the_rate_under_the_answer(stories: str) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "vivace", "chat", stories, "--temperature", "0", "--max-tokens", "20"]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+    os.close(theirs)
+    os.write(ours, b"Once upon a time\n/quit\n")
+    shown = b"".join(_until_closed(ours))
+    assert process.wait(timeout=60) == 0
+    assert b", there was a little girl named Lily." in shown
+    assert b"tokens/s" in shown
+
+
+def _until_closed(terminal: int) -> Iterator[bytes]:
+    with contextlib.suppress(OSError), open(terminal, "rb", buffering=0) as stream:
+        while piece := stream.read(4096):
+            yield piece

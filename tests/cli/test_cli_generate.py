@@ -21,6 +21,13 @@ def test_text_goes_to_stdout_and_figures_to_stderr(vivace: Vivace, stories: str)
     assert "tokens/s" in done.stderr
 
 
+def test_without_a_model_the_embedded_one_answers(vivace: Vivace) -> None:
+    done = vivace("generate", "--prompt", "The sea", "--seed", "1", "--max-tokens", "8", "--json")
+    record = json.loads(done.stdout)
+    assert len(record["token_ids"]) == 8 or record["finish_reason"] == "stop"
+    assert record["text"]
+
+
 def test_json_holds_text_ids_logprobs_and_timings(vivace: Vivace, stories: str) -> None:
     done = vivace("generate", stories, *GREEDY, "--max-tokens", "8", "--logprobs", "3", "--json")
     record = json.loads(done.stdout)
