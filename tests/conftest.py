@@ -1,4 +1,4 @@
-"""Fixtures that every folder of tests uses."""
+"""What every test may ask for."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Data beside the project (models, texts, vectors); tests that need it skip where it is absent."""
-    directory = Path(os.environ.get("VIVACE_SHARED", Path(__file__).parents[2] / "shared"))
+    """The data beside the repository (`../shared`, or what VIVACE_SHARED names)."""
+    beside = Path(__file__).parents[1] / ".." / "shared"
+    directory = Path(os.environ.get("VIVACE_SHARED", beside)).resolve()
     if not directory.is_dir():
-        pytest.skip("no ../shared beside the repository (set VIVACE_SHARED)")
+        pytest.skip(f"no data directory {directory}; set VIVACE_SHARED")
     return directory

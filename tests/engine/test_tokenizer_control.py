@@ -93,7 +93,9 @@ def test_split_finds_the_longest_leftmost_name(seed: int) -> None:
     expected = [part for part in re.split(f"({'|'.join(map(re.escape, by_length))})", text) if part]
     found = [names[part] if isinstance(part, int) else part for part in control.split(text)]
     assert found == expected
-    assert all(isinstance(part, int) == (name in names) for part, name in zip(control.split(text), found, strict=True))
+    assert all(
+        isinstance(part, int) == (name in names) for part, name in zip(control.split(text), found, strict=True)
+    )
 
 
 @pytest.mark.parametrize("seed", range(50))
