@@ -82,9 +82,11 @@ HOSTILE = [
     "{% set ns=namespace(a='x') %}{% for i in range(64) %}{% set ns.a=ns.a ~ ns.a %}{% endfor %}{{ns.a}}",
     "{% set ns=namespace(a='x') %}{% for i in range(64) %}{% set ns.a=ns.a + ns.a %}{% endfor %}{{ns.a}}",
     "{% set ns=namespace(a='x') %}{% for i in range(64) %}{% set ns.a=[ns.a, ns.a] %}{% endfor %}{{ns.a}}",
-    "{% set ns=namespace(a='x',b='x') %}{% for i in range(64) %}{% set ns.a=[ns.a, ns.a] %}{% set ns.b=[ns.b, ns.b] %}{% endfor %}{{ns.a==ns.b}}",
+    "{% set ns=namespace(a='x',b='x') %}{% for i in range(64) %}{% set ns.a=[ns.a, ns.a] %}"
+    "{% set ns.b=[ns.b, ns.b] %}{% endfor %}{{ns.a==ns.b}}",
     "{% set ns=namespace(a='x') %}{% for i in range(64) %}{% set ns.a=(ns.a, ns.a) %}{% endfor %}{{ {ns.a:1} }}",
-    "{% set ns=namespace(a='x') %}{% for i in range(64) %}{% set ns.a=dict(a=ns.a, b=ns.a) %}{% endfor %}{{ns.a|tojson}}",
+    "{% set ns=namespace(a='x') %}{% for i in range(64) %}"
+    "{% set ns.a=dict(a=ns.a, b=ns.a) %}{% endfor %}{{ns.a|tojson}}",
     "{% macro f(n) %}{{ f(n+1) }}{% endmacro %}{{ f(0) }}",
     "{% macro f(n) %}{% if n %}{% set a=f(n-1) %}{% set b=f(n-1) %}{% endif %}{% endmacro %}{{ f(100) }}",
     "{% for x in [1,2] recursive %}{{ loop([1,2]) }}{% endfor %}",

@@ -106,8 +106,8 @@ def _check_filter(budget: RenderBudget, name: str, args: tuple[Any, ...], kwargs
     value, options = args[0], (*args[1:], *kwargs.values())
     longest_option = max((len(option) for option in options if isinstance(option, str)), default=0)
     if name in ("join", "(concat)"):
-        parts = value if isinstance(value, list | tuple | dict | range) else ()
-        budget.charge(1, budget.size_of(value) + longest_option * len(parts))
+        num_parts = len(value) if isinstance(value, str | list | tuple | dict | range) else 0
+        budget.charge(1, budget.size_of(value) + longest_option * num_parts)
     elif name == "replace":
         budget.charge(1, budget.size_of(value) + longest_option * _occurrences(str(value), args[1:2]))
     elif name == "indent":
