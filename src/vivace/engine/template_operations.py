@@ -47,7 +47,7 @@ def filters() -> dict[str, Callable[..., Any]]:
 
 
 def tests() -> dict[str, Callable[..., Any]]:
-    return {name: metered(name, function) for name, function in TESTS.items()}
+    return {name: metered(name, function) for name, function in cast(dict[str, Callable[..., Any]], TESTS).items()}
 
 
 def metered(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
