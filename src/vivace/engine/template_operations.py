@@ -47,7 +47,7 @@ def filters() -> dict[str, Callable[..., Any]]:
 
 
 def tests() -> dict[str, Callable[..., Any]]:
-    return {name: metered(name, function) for name, function in TESTS.items()}
+    return {name: metered(name, function) for name, function in cast(dict[str, Callable[..., Any]], TESTS).items()}
 
 
 def metered(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -106,8 +106,8 @@ def _check_filter(budget: RenderBudget, name: str, args: tuple[Any, ...], kwargs
     value, options = args[0], (*args[1:], *kwargs.values())
     longest_option = max((len(option) for option in options if isinstance(option, str)), default=0)
     if name in ("join", "(concat)"):
-        parts = value if isinstance(value, list | tuple | dict | range) else ()
-        budget.charge(1, budget.size_of(value) + longest_option * len(parts))
+        num_parts = len(value) if isinstance(value, str | list | tuple | dict | range) else 0
+        budget.charge(1, budget.size_of(value) + longest_option * num_parts)
     elif name == "replace":
         budget.charge(1, budget.size_of(value) + longest_option * _occurrences(str(value), args[1:2]))
     elif name == "indent":

@@ -104,8 +104,8 @@ class _Entries:
         value = self._metadata.get(_PREFIX + key)
         if value is None or value in (-1, 2**32 - 1):  # both are written for "none"
             return None
-        if not 0 <= int(value) < count:
-            raise self.error(key, f"token id {value} is outside the vocabulary of {count}")
+        if isinstance(value, bool) or not hasattr(value, "__index__") or not 0 <= value < count:
+            raise self.error(key, f"token id {value!r} is outside the vocabulary of {count}")
         return int(value)
 
 
