@@ -1,4 +1,4 @@
-"""What a start pays for: `import vivace` nothing, a CPU answer no torch."""
+"""What a start pays for: `import vivace` nothing, a CPU answer neither torch nor rich."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_help_imports_no_engine() -> None:
     assert _modules_after(code) & {"numpy", "tokenizers", "torch"} == set()
 
 
-def test_an_answer_on_the_cpu_imports_no_torch(shared: Path) -> None:
+def test_an_answer_on_the_cpu_imports_neither_torch_nor_rich(shared: Path) -> None:
     model = shared / "weights" / "stories260K"
     code = f"""
 import sys
@@ -46,7 +46,7 @@ try:
 except SystemExit as left:
     assert left.code == 0, left.code
 """
-    assert _modules_after(code) & {"torch", "transformers", "safetensors", "gguf", "huggingface_hub"} == set()
+    assert _modules_after(code) & {"torch", "transformers", "safetensors", "gguf", "huggingface_hub", "rich"} == set()
 
 
 def test_public_names() -> None:

@@ -84,18 +84,25 @@ def measure(
     seed: int,
     clock: Callable[[], float],
     probe: Callable[[], Ceilings] | None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Measurement:
-    """Run a workload. `probe` measures the machine between repeats: its speed moves with its neighbours' load."""
-    vocab_size = loaded.spec.vocab_size
-    for index in range(warm_up):
-        run(loaded.engine, workload, workload.prompts(vocab_size, WARM_UP_SEED + seed + index), clock)
+    """Run a workload. `probe` measures the machine between repeats: its speed moves with its neighbours' load.
+
+    `progress(done, total)` counts runs.
+    """
     timelines: list[Timeline] = []
     ceilings: list[Ceilings] = []
-    for index in range(repeats):
-        if probe is not None:
+    for index in range(-warm_up, repeats):
+        if probe is not None and index >= 0:
             ceilings.append(probe())
-        prompts = workload.prompts(vocab_size, seed + index)
-        timelines.append(run(loaded.engine, workload, prompts, clock))
+        prompts = workload.prompts(
+            loaded.spec.vocab_size, seed + index if index >= 0 else WARM_UP_SEED + seed + index
+        )
+        line = run(loaded.engine, workload, prompts, clock)
+        if index >= 0:
+            timelines.append(line)
+        if progress is not None:
+            progress(warm_up + index + 1, warm_up + repeats)
     return Measurement(
         workload=workload,
         warm_up=warm_up,

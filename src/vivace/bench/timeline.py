@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -34,6 +35,8 @@ def run(engine: Engine, workload: Workload, prompts: list[list[int]], clock: Cal
     for request_id, prompt in zip(streams, prompts, strict=True):
         engine.add(request_id, prompt, params)
     while engine.num_unfinished:
+        if idle_s := engine.idle_s:  # a static batch that waits to fill up
+            time.sleep(idle_s)
         events = engine.step()
         now = clock()
         for event in events:

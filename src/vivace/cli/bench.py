@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from vivace.cli.options import ENGINE, takes
+from vivace.cli.screen import counter
 from vivace.cli.session import open_llm
 from vivace.core.config import EngineConfig
 from vivace.core.errors import ConfigError
@@ -40,7 +41,7 @@ def bench_latency(
 @takes(config=ENGINE)
 def bench_throughput(
     config: EngineConfig,
-    num_requests: Annotated[int, typer.Option(help="Requests that arrive together.", min=1)] = 64,
+    num_requests: Annotated[int, typer.Option(help="Requests that arrive together.", min=1)] = 16,
     prompt_len: PromptLen = 128,
     output_len: OutputLen = 64,
     warm_up: WarmUp = 1,
@@ -75,6 +76,7 @@ def _bench(
             seed=config.seed,
             clock=time.perf_counter,
             probe=ceiling_probe(llm.loaded.backend),
+            progress=counter("runs"),
         )
         for size in sizes
     ]

@@ -21,7 +21,6 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Examine the machine and how a model runs on it."""
-    from vivace.backends.cpu.backend import CpuBackend
     from vivace.cli import examination
 
     report: list[Section] = []
@@ -33,12 +32,12 @@ def doctor(
 
     tell(examination.machine_section())
     loaded = open_llm(config).loaded
-    if isinstance(loaded.backend, CpuBackend):
-        tell(examination.ceilings_section(loaded.backend))
+    measured = examination.measured_ceilings(loaded.backend)
+    tell(examination.ceilings_section(loaded.backend, measured))
     tell(examination.kernels_section(loaded.backend))
     tell(examination.operations_section(loaded))
     tell(examination.choices_section(loaded))
-    tell(examination.fit_section(loaded))
+    tell(examination.fit_section(loaded, measured))
     if as_json:
         print(json.dumps({section.title: _record(section) for section in report}))
 
@@ -47,7 +46,7 @@ def _print(section: Section) -> None:
     print(section.title)
     for row in section.rows:
         note = f"  ({row.note})" if row.note and row.value != "" else row.note
-        print(f"  {row.name:24}{row.value}{note}")
+        print(f"  {row.name:26}{row.value}{note}")
     print(flush=True)
 
 

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from vivace.cli.options import ENGINE, takes
+from vivace.cli.screen import counter
 from vivace.cli.session import open_llm
 from vivace.core.config import EngineConfig
 from vivace.core.errors import ConfigError
@@ -31,7 +32,7 @@ def evaluate(
     llm = open_llm(config)
     from vivace.evaluate.perplexity import perplexity
 
-    result = perplexity(llm, text, window=window, stride=stride, progress=_show if sys.stderr.isatty() else None)
+    result = perplexity(llm, text, window=window, stride=stride, progress=counter("windows"))
     if as_json:
         print(json.dumps({"model": config.model, "dataset": str(dataset), **asdict(result)}))
         return
@@ -51,7 +52,3 @@ def _read(dataset: Path) -> str:
         raise ConfigError(f"cannot read {dataset}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{dataset} is not UTF-8 text (byte {error.start})") from None
-
-
-def _show(done: int, total: int) -> None:
-    print(f"\r{done} of {total} windows", end="" if done < total else "\n", file=sys.stderr, flush=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vivace.backends.cpu.backend import CpuBackend
-from vivace.backends.cpu.detect import Machine, detect, measure
+from vivace.backends.cpu.detect import Ceilings, Machine, detect, measure
 from vivace.bench.cost import model_cost
 from vivace.engine.loader import LoadedEngine
 from vivace.models.decoder import build_decoder
@@ -36,7 +36,7 @@ LAYOUT_NOTES = {
         ("q8_0", "int4"),
     )
 }
-CAMEL_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
+CAMEL_HUMP = re.compile(r"(?<=[a-zA-Z])(?=[A-Z][a-z])")
 GIB = 2**30
 
 
@@ -71,9 +71,14 @@ def machine_section() -> Section:
     )
 
 
-def ceilings_section(backend: CpuBackend) -> Section:
-    """Measured now, with the backend's threads: takes about a second."""
-    measured = measure(backend.device)
+def measured_ceilings(backend: Backend) -> Ceilings | None:
+    """Measured now, with the backend's threads: takes about a second. None for a backend without measurements."""
+    return measure(backend.device) if isinstance(backend, CpuBackend) else None
+
+
+def ceilings_section(backend: Backend, measured: Ceilings | None) -> Section:
+    if measured is None or not isinstance(backend, CpuBackend):
+        return Section("ceilings", (Row("measured", "no", f"the {backend.name} backend measures nothing"),))
     peaks = {"f32": measured.f32_operations_per_s, "bf16": measured.bf16_operations_per_s}
     peaks["int8"] = measured.int8_operations_per_s
     return Section(
@@ -127,13 +132,14 @@ def choices_section(loaded: LoadedEngine) -> Section:
     return Section("choices", tuple(Row(one.name, one.value, one.reason) for one in loaded.choices))
 
 
-def fit_section(loaded: LoadedEngine) -> Section:
-    """What the model takes and how much context fits beside it."""
+def fit_section(loaded: LoadedEngine, measured: Ceilings | None) -> Section:
+    """What the model takes, how much context fits beside it, and how fast one stream could be at most."""
     config, kv_bytes = loaded.engine.config, loaded.kv_spec.bytes_per_token
     num_tokens = config.num_kv_blocks * config.block_size
     embedding: Weight = loaded.parameters.token_embedding
     tied = "shared with the output matrix" if loaded.spec.tied_embeddings else ""
     cost = model_cost(loaded.spec, loaded.parameters, loaded.kv_spec)
+    limit = () if measured is None else (_decode_limit(measured.read_bytes_per_s / cost.matrix_bytes),)
     return Section(
         "memory",
         (
@@ -142,8 +148,13 @@ def fit_section(loaded: LoadedEngine) -> Section:
             Row("kv_bytes_per_token", kv_bytes, config.kv_cache_dtype),
             Row("kv_cache", _mib(num_tokens * kv_bytes), "taken as it is written"),
             Row("kv_tokens", num_tokens, f"{num_tokens / config.max_model_len:.1f} full contexts"),
+            *limit,
         ),
     )
+
+
+def _decode_limit(tokens_per_s: float) -> Row:
+    return Row("decode_limit_tokens_per_s", round(tokens_per_s, 1), "one stream, weights read at the measured speed")
 
 
 def _gib(num_bytes: int) -> str:

@@ -1,4 +1,4 @@
-"""What a chat shows: the answer as it grows, and how fast it grows."""
+"""What commands show while they work: an answer as it grows, how fast it grows, how much is done."""
 
 from __future__ import annotations
 
@@ -36,6 +36,17 @@ class Rate:
         if self._num_tokens > 1:
             text += f", then {(self._num_tokens - 1) / max(self._clock() - self._first, 1e-9):.1f} tokens/s"
         return text
+
+
+def counter(noun: str) -> Callable[[int, int], None] | None:
+    """A line on stderr that counts `done of total`, drawn over; None where nobody watches."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(done: int, total: int) -> None:
+        print(f"\r{done} of {total} {noun}", end="" if done < total else "\n", file=sys.stderr, flush=True)
+
+    return show
 
 
 class PlainAnswer:
