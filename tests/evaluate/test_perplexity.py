@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from hypothesis import given, strategies
+from hypothesis import given, settings, strategies
 
 from vivace.core.errors import ConfigError
 from vivace.engine.llm import LLM
@@ -27,6 +27,7 @@ def llm(stories: Path) -> LLM:
     return LLM(str(stories), max_num_seqs=4, max_model_len=256)
 
 
+@settings(deadline=None)  # a busy machine is no error
 @given(strategies.data())
 def test_every_token_but_the_first_is_scored_once_with_context(data: strategies.DataObject) -> None:
     window = data.draw(strategies.integers(2, 40))
