@@ -45,7 +45,13 @@ VIVACE_INLINE void store(float* to, V16 value) { std::memcpy(to, &value, sizeof 
 
 VIVACE_INLINE V16 splat(float value) {
   V16 out;
-  VIVACE_EACH out.part[i] = FloatRegister{} + value;
+#if defined(__AVX512F__)
+  out.part[0] = _mm512_set1_ps(value);
+#elif defined(__AVX2__)
+  VIVACE_EACH out.part[i] = _mm256_set1_ps(value);
+#else
+  VIVACE_EACH out.part[i] = FloatRegister{value, value, value, value};
+#endif
   return out;
 }
 
