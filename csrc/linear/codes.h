@@ -32,6 +32,12 @@ VIVACE_INLINE int32_t load_int(const uint8_t* from) {
   return value;
 }
 
+VIVACE_INLINE float load_float(const uint8_t* from) {
+  float value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+
 VIVACE_INLINE V16 to_float(I16 value) {
   V16 out;
 #if defined(__AVX512F__)
