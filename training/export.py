@@ -112,6 +112,7 @@ def export(options: argparse.Namespace) -> Quality:
     partial.mkdir(parents=True)
     weights = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
+    (partial / "model.safetensors").chmod(0o644)  # safetensors makes it private, which a wheel would keep
     for name, content in (("config.json", llama_config(model)), ("generation_config.json", generation_config())):
         (partial / name).write_text(json.dumps(content, indent=2) + "\n")
     for name in TOKENIZER_FILES:

@@ -2,12 +2,14 @@
 
 Muon (Jordan et al., 2024) moves the matrices and AdamW the embedding and the norms, both on one cosine schedule with
 warm-up; the schedule runs over `--steps` or, with `--minutes`, over the time trained, whichever is further along.
-With `--steps` alone a run repeats bit for bit from its seed. Started again with the same `--run`, it goes on from its
-newest checkpoint. The folder also holds `loss.png` and, at the end, the checkpoint that training.export reads.
+With `--steps` alone a run repeats bit for bit from its seed. An interrupt or SIGTERM saves first; started again with
+the same `--run`, it goes on from the newest checkpoint. The folder also holds `loss.png` and, at the end, the
+checkpoint that training.export reads.
 """
 
 import argparse
 import math
+import signal
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -52,6 +54,7 @@ class Trainer:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.console = Console()
+        self.stopping = False
         self.shards = TokenShards(options.data, options.context, options.seed)
         torch.manual_seed(options.seed)
         newest = checkpoint.latest(options.run)
@@ -123,6 +126,10 @@ class Trainer:
             f"training loss {progress.train_curve[-1][2]:.3f}, held-out {progress.heldout_curve[-1][2]:.3f}"
         )
 
+    def stop(self, *_: object) -> None:
+        """Ends the run after this step; it can go on from the checkpoint that is then saved."""
+        self.stopping = True
+
     def run(self) -> Progress:
         bar = ProgressBar(
             BarColumn(),
@@ -133,12 +140,13 @@ class Trainer:
         average = self.progress.train_curve[-1][2] if self.progress.train_curve else None
         with bar:
             task = bar.add_task("starting", total=1.0)
-            while self.fraction() < 1.0:
+            while self.fraction() < 1.0 and not self.stopping:
                 loss = self.step()
                 average = loss if average is None else 0.95 * average + 0.05 * loss
                 speed = self.progress.tokens / self.progress.seconds
                 bar.update(task, completed=self.fraction(), description=f"loss {average:.3f}, {speed:.0f} tok/s")
-                if self.progress.step % self.options.milestone_steps == 0 or self.fraction() >= 1.0:
+                ended = self.stopping or self.fraction() >= 1.0
+                if ended or self.progress.step % self.options.milestone_steps == 0:
                     self.progress.train_curve.append((self.progress.step, self.progress.tokens, average))
                     self.milestone()
         return self.progress
@@ -205,4 +213,7 @@ if __name__ == "__main__":
     chosen = parse_options()
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
-    Trainer(chosen).run()
+    trainer = Trainer(chosen)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, trainer.stop)
+    trainer.run()

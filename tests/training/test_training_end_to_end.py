@@ -109,13 +109,18 @@ def test_the_same_seed_gives_identical_weights_and_another_does_not(data, traine
     assert not torch.equal(other["model.norm.weight"], trained[2]["model.norm.weight"])
 
 
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(data, trained, tmp_path):
+def test_an_interrupted_run_goes_on_to_where_an_uninterrupted_one_ends(data, trained, tmp_path, monkeypatch):
     options = ["--data", str(data), "--run", str(tmp_path), "--steps", "12", "--milestone-steps", "6", *SHAPE]
     first = train.Trainer(train.parse_options(options))
-    for _ in range(6):
-        first.step()
-    first.progress.train_curve.append((6, 6 * 4 * 32, 0.0))
-    first.milestone()
+    take_step = first.step
+
+    def step_until_interrupted() -> float:
+        if first.progress.step == 5:
+            first.stop()
+        return take_step()
+
+    monkeypatch.setattr(first, "step", step_until_interrupted)
+    first.run()
     resumed = train.Trainer(train.parse_options(options))
     assert resumed.progress.step == 6
     resumed.run()
