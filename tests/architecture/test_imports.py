@@ -16,7 +16,7 @@ LAZY = {
 OWNERS = {
     "typer": "cli/",
     "tokenizers": "engine/tokenizer/",
-    "jinja2": "engine/tokenizer/",
+    "jinja2": "engine/",
     "huggingface_hub": "engine/source.py",
     "vivace.backends.cpu._native": "backends/cpu/",
 }

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,14 +29,17 @@ HELP = """\
 /quit         leave (so does Ctrl-D); Ctrl-C stops an answer"""
 
 
-@takes(params=SAMPLING.with_defaults(max_tokens=None, temperature=0.7), config=ENGINE)
+TALK = SAMPLING.without("n", "logprobs", "prompt_logprobs").with_defaults(max_tokens=None, temperature=0.7)
+
+
+@takes(params=TALK, config=ENGINE)
 def chat(
     config: EngineConfig,
     params: SamplingParams,
     system: Annotated[str | None, typer.Option(help="The system prompt.")] = None,
 ) -> None:
     """Talk with a model."""
-    conversation = Conversation(open_llm(config), replace(params, n=1, logprobs=None, prompt_logprobs=None), system)
+    conversation = Conversation(open_llm(config), params, system)
     is_terminal = sys.stdin.isatty()
     if is_terminal:
         import readline  # noqa: F401 - gives input() its line editing and history

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,6 +27,16 @@ HUGE_PAGES = {
     "madvise": "weights and the KV cache ask for 2 MiB pages and get them",
     "never": "4 KiB pages only: reading weights costs up to a third more; allow madvise",
 }
+LAYOUT_NOTES = {
+    f"linear {layout}": f"; --quantization {smaller} would read fewer bytes"
+    for layout, smaller in (
+        ("f32", "int8 or int4"),
+        ("bf16", "int8 or int4"),
+        ("f16", "int8 or int4"),
+        ("q8_0", "int4"),
+    )
+}
+CAMEL_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 GIB = 2**30
 
 
@@ -105,10 +116,11 @@ def operations_section(loaded: LoadedEngine) -> Section:
         if isinstance(op, Linear):
             counts.update(f"linear {weight.layout}" for weight in op.weights)
         else:
-            counts[type(op).__name__.lower()] += 1
+            counts[CAMEL_HUMP.sub("_", type(op).__name__).lower()] += 1
     backend = loaded.backend
     kernel = f"{backend.name} {backend.isa}" if isinstance(backend, CpuBackend) else backend.name
-    return Section("operations", tuple(Row(name, count, kernel) for name, count in counts.items()))
+    rows = (Row(name, count, kernel + LAYOUT_NOTES.get(name, "")) for name, count in counts.items())
+    return Section("operations", tuple(rows))
 
 
 def choices_section(loaded: LoadedEngine) -> Section:

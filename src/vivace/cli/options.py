@@ -32,6 +32,10 @@ class OptionGroup:
         changed = (p.replace(default=defaults.get(p.name, p.default)) for p in self.parameters)
         return OptionGroup(tuple(changed), self.build)
 
+    def without(self, *names: str) -> OptionGroup:
+        """The group less some flags; the value keeps its own defaults there."""
+        return OptionGroup(tuple(p for p in self.parameters if p.name not in names), self.build)
+
 
 def takes(**groups: OptionGroup) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Replace each named parameter of a command by the flags of a group. Groups may share a flag (`--seed`)."""
@@ -81,7 +85,7 @@ def _flags_of(value_type: type, help_texts: dict[str, str]) -> list[Parameter]:
         default = field.default if field.default is not MISSING else None
         if kind in (list[str], list[int]):
             kind, default = kind | None, None
-        annotation = Annotated[kind, typer.Option(help=help_texts[field.name])]
+        annotation = Annotated[kind, typer.Option(help=help_texts[field.name])]  # type: ignore[valid-type]
         flags.append(Parameter(field.name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
     return flags
 
@@ -180,6 +184,4 @@ def _optional_seed(flags: list[Parameter]) -> tuple[Parameter, ...]:
 
 ENGINE = OptionGroup((MODEL, *_optional_seed(_flags_of(EngineConfig, ENGINE_HELP))), _engine_config)
 SAMPLING = OptionGroup(_optional_seed(_flags_of(SamplingParams, SAMPLING_HELP)), _sampling_params)
-MODEL_ONLY = OptionGroup(
-    tuple(flag for flag in ENGINE.parameters if flag.name in ("model", "tokenizer")), _engine_config
-)
+MODEL_ONLY = ENGINE.without(*(name for name in ENGINE_HELP if name != "tokenizer"))
