@@ -8,7 +8,7 @@
 
 namespace vivace {
 
-// One packed layout for each stored encoding. backends/cpu/packing.py maps the names to these numbers.
+// One packed layout for each stored encoding, in the order of LAYOUTS in backends/cpu/backend.py.
 enum class Layout : int { F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K };
 inline constexpr int NUM_LAYOUTS = 11;
 

@@ -32,6 +32,12 @@ VIVACE_INLINE int32_t load_int(const uint8_t* from) {
   return value;
 }
 
+VIVACE_INLINE float load_float(const uint8_t* from) {
+  float value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+
 VIVACE_INLINE V16 to_float(I16 value) {
   V16 out;
 #if defined(__AVX512F__)
@@ -70,12 +76,13 @@ VIVACE_INLINE Codes unpack_line(const uint8_t* chunk) {
   if constexpr (CODE_BITS == 8) {
     return load_line(chunk + (GROUP * GROUP_LINES + LINE) * LINE_BYTES);
   } else {
-    Codes codes = masked<15>(shifted<-4 * GROUP>(load_line(chunk + LINE * LINE_BYTES)));
-    if constexpr (CODE_BITS > 4) {
-      constexpr int EXTRA = CODE_BITS - 4;
+    constexpr int EXTRA = CODE_BITS - 4;
+    constexpr int PLANES = 2 * EXTRA;
+    Codes codes = masked<15>(shifted<-4 * GROUP>(load_line(chunk + (PLANES + LINE) * LINE_BYTES)));
+    if constexpr (EXTRA > 0) {
       constexpr int LINES_A_PLANE = 8 / EXTRA;
       constexpr int PLANE = GROUP * EXTRA + LINE / LINES_A_PLANE;
-      const uint8_t* plane = chunk + (GROUP_LINES + PLANE) * LINE_BYTES;
+      const uint8_t* plane = chunk + PLANE * LINE_BYTES;
       const Codes upper =
           masked<(EXTRA == 1 ? 0x10 : 0x30)>(shifted<4 - LINE % LINES_A_PLANE * EXTRA>(load_line(plane)));
       VIVACE_EACH codes.part[i] |= upper.part[i];

@@ -33,18 +33,12 @@ VIVACE_INLINE V16 load_weights(const uint8_t* pair) {
   return out;
 }
 
-VIVACE_INLINE float load_activation(const uint8_t* from) {
-  float value;
-  std::memcpy(&value, from, sizeof value);
-  return value;
-}
-
 template <Layout L, int R, int PARITY>
 VIVACE_INLINE void add_input(const uint8_t* pair, const uint8_t* x, V16 (&sums)[2][R]) {
   const V16 weights = load_weights<L, PARITY>(pair);
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
-    const V16 activation = splat(load_activation(x + (PARITY * R + r) * 4));
+    const V16 activation = splat(load_float(x + (PARITY * R + r) * 4));
     sums[PARITY][r] = multiply_add(weights, activation, sums[PARITY][r]);
   }
 }

@@ -2,16 +2,17 @@
 //
 // Dense:     F32 [K][16], F16 [K][16], BF16 [K/2][16][2].
 // Quantised: a row of super-blocks of 64 inputs (256 for the K types), each a multiple of 64 bytes, so that no line of
-//            codes crosses a cache line. A super-block holds one or four chunks of codes, then its scales.
+//            codes crosses a cache line. A super-block holds its scales, then one or four chunks of codes: in the order
+//            of use, because the processor fetches ahead of a stream that only moves forward.
 // Chunk:     64 inputs in two groups of 32. A line is 4 inputs x 16 outputs in 64 bytes, [16][4], the operand of one
 //            VPDPBUSD; a group is 8 lines. Codes are unsigned; the value is code - offset (or affine).
 //   8 bits   16 lines.
 //   4 bits   8 lines: line j of group 0 in the low nibbles, of group 1 in the high nibbles.
-//   5 bits   the nibbles, then one line a group: bit j of byte i is the fifth bit of byte i in line j.
-//   6 bits   the nibbles, then two lines a group: bits 2 (j % 4) and up of byte i in line j / 4 are the upper two bits.
+//   5 bits   one line a group, then the nibbles: bit j of byte i is the fifth bit of byte i in line j.
+//   6 bits   two lines a group, then the nibbles: bits 2 (j % 4) and up of byte i in line j / 4 are the upper two bits.
 // Scales:    64 inputs: f16 scale [2][16], then f16 minimum [2][16] if affine.
-//   Q4_K, Q5_K  u8 scale [8][16], u8 minimum [8][16], f16 d [16], f16 dmin [16].
-//   Q6_K        i8 scale [16][16], f16 d [16], 32 bytes of nothing.
+//   Q4_K, Q5_K  f16 d [16], f16 dmin [16], u8 scale [8][16], u8 minimum [8][16].
+//   Q6_K        f16 d [16], 32 bytes of nothing, i8 scale [16][16].
 //
 // Functions are static or inlined: files compiled for different instruction sets must not share one copy.
 #pragma once
@@ -39,12 +40,13 @@ struct BlockGeometry {
   [[gnu::always_inline]] constexpr bool is_k_type() const { return superblock_inputs == 256; }
   [[gnu::always_inline]] constexpr int chunks() const { return superblock_inputs / CHUNK_INPUTS; }
   [[gnu::always_inline]] constexpr int chunk_bytes() const { return CHUNK_INPUTS * 16 * code_bits / 8; }
-  [[gnu::always_inline]] constexpr int code_bytes() const { return chunks() * chunk_bytes(); }
   [[gnu::always_inline]] constexpr int scale_bytes() const { return is_k_type() ? 320 : affine ? 128 : 64; }
-  [[gnu::always_inline]] constexpr int superblock_bytes() const { return code_bytes() + scale_bytes(); }
-  // Offsets of the K types' second part of the scales, from the end of the codes.
-  [[gnu::always_inline]] constexpr int minimums_at() const { return is_k_type() ? 128 : 64; }
-  [[gnu::always_inline]] constexpr int factors_at() const { return 256; }
+  [[gnu::always_inline]] constexpr int superblock_bytes() const { return scale_bytes() + chunks() * chunk_bytes(); }
+  // Offsets within the scales of a super-block.
+  [[gnu::always_inline]] constexpr int scales_at() const { return is_k_type() ? 64 : 0; }
+  [[gnu::always_inline]] constexpr int minimums_at() const { return is_k_type() ? 192 : 64; }
+  // Offset of the nibbles in a chunk: behind the planes of upper bits.
+  [[gnu::always_inline]] constexpr int nibbles_at() const { return chunk_bytes() - GROUP_LINES * LINE_BYTES; }
 };
 
 static constexpr bool is_dense(Layout layout) {

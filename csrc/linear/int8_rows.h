@@ -10,12 +10,6 @@
 
 namespace vivace::VIVACE_ISA {
 
-VIVACE_INLINE float load_float(const uint8_t* from) {
-  float value;
-  std::memcpy(&value, from, sizeof value);
-  return value;
-}
-
 template <Layout L, int R>
 struct Int8Record {
   static constexpr int EXTRAS = GROUP_INPUTS / block_geometry(L).scale_inputs;

@@ -69,6 +69,17 @@ VIVACE_INLINE void add_group(const uint8_t* chunk, const Scales<L>& scales, int 
   }
 }
 
+// A tall tile is slow enough for weights to arrive late: at 8 rows of Q4_0 from memory, fetching ahead raised the rate
+// from 0.50 to 0.70 of the int8 peak. At one row it cost a quarter of the bandwidth, at four it was as often a loss.
+template <int R, int BYTES>
+VIVACE_INLINE void fetch_ahead(const uint8_t* weights) {
+  constexpr int DISTANCE = 2048;
+  if constexpr (R >= 6) {
+#pragma GCC unroll 32
+    for (int at = 0; at < BYTES; at += LINE_BYTES) __builtin_prefetch(weights + DISTANCE + at, 0, 3);
+  }
+}
+
 template <Layout L, int R>
 void integer_tile(const uint8_t* weights, int64_t columns, const uint8_t* x, const TileOutput& out) {
   constexpr BlockGeometry G = block_geometry(L);
@@ -78,9 +89,11 @@ void integer_tile(const uint8_t* weights, int64_t columns, const uint8_t* x, con
   for (int r = 0; r < R; ++r) sums[r] = zero();
   const int64_t count = num_superblocks(G, columns);
   for (int64_t i = 0; i < count; ++i) {
-    const Scales<L> scales(weights + G.code_bytes());
+    const Scales<L> scales(weights);
+    fetch_ahead<R, G.scale_bytes()>(weights);
     for (int chunk = 0; chunk < G.chunks(); ++chunk) {
-      const uint8_t* codes = weights + chunk * G.chunk_bytes();
+      const uint8_t* codes = weights + G.scale_bytes() + chunk * G.chunk_bytes();
+      fetch_ahead<R, G.chunk_bytes()>(codes);
       add_group<L, R, 0>(codes, scales, chunk * 2, x, sums);
       add_group<L, R, 1>(codes, scales, chunk * 2 + 1, x + Record::BYTES, sums);
       x += 2 * Record::BYTES;

@@ -31,20 +31,20 @@ void write_upper_bit_pairs(const Lines& lines, uint8_t* planes) {
 }
 
 // The chunk is zero before.
-template <int CODE_BITS>
+template <Layout L>
 void write_chunk(const Lines& lines, uint8_t* chunk) {
-  if constexpr (CODE_BITS == 8) {
+  constexpr BlockGeometry G = block_geometry(L);
+  if constexpr (G.code_bits == 8) {
     std::memcpy(chunk, lines, sizeof lines);
   } else {
     for (int j = 0; j < GROUP_LINES; ++j) {
       for (int i = 0; i < LINE_BYTES; ++i) {
-        chunk[j * LINE_BYTES + i] =
+        chunk[G.nibbles_at() + j * LINE_BYTES + i] =
             static_cast<uint8_t>((lines[j][i] & 15) | (lines[GROUP_LINES + j][i] & 15) << 4);
       }
     }
-    uint8_t* planes = chunk + GROUP_LINES * LINE_BYTES;
-    if constexpr (CODE_BITS == 5) write_fifth_bits(lines, planes);
-    if constexpr (CODE_BITS == 6) write_upper_bit_pairs(lines, planes);
+    if constexpr (G.code_bits == 5) write_fifth_bits(lines, chunk);
+    if constexpr (G.code_bits == 6) write_upper_bit_pairs(lines, chunk);
   }
 }
 
@@ -59,14 +59,14 @@ void pack_superblock(const uint8_t* stored, int64_t row_stride, int num_lanes, i
     for (int block = 0; block < num_stored; ++block) {
       const uint8_t* from = stored + lane * row_stride + block * G.stored_bytes;
       read_codes<L>(from, codes + block * G.stored_inputs);
-      copy_scales<L>(from, block, lane, packed + G.code_bytes());
+      copy_scales<L>(from, block, lane, packed);
     }
     for (int line = 0; line < G.superblock_inputs / 4; ++line) {
       std::memcpy(lines[line / 16][line % 16] + lane * 4, codes + line * 4, 4);
     }
   }
   for (int chunk = 0; chunk < G.chunks(); ++chunk) {
-    write_chunk<G.code_bits>(lines[chunk], packed + chunk * G.chunk_bytes());
+    write_chunk<L>(lines[chunk], packed + G.scale_bytes() + chunk * G.chunk_bytes());
   }
 }
 

@@ -11,13 +11,13 @@ struct Scales {
   static constexpr BlockGeometry G = block_geometry(L);
 
   VIVACE_INLINE explicit Scales(const uint8_t* from) : from_(from) {
-    if constexpr (G.is_k_type()) factor_ = load_halves(from + G.factors_at());
-    if constexpr (G.is_k_type() && G.affine) minimum_factor_ = zero() - load_halves(from + G.factors_at() + 32);
+    if constexpr (G.is_k_type()) factor_ = load_halves(from);
+    if constexpr (G.is_k_type() && G.affine) minimum_factor_ = zero() - load_halves(from + 32);
   }
 
   VIVACE_INLINE V16 scale(int group, int half) const {
-    if constexpr (L == Layout::Q6_K) return factor_ * load_bytes<int8_t>(from_ + (group * 2 + half) * 16);
-    if constexpr (G.is_k_type()) return factor_ * load_bytes<uint8_t>(from_ + group * 16);
+    if constexpr (L == Layout::Q6_K) return factor_ * load_bytes<int8_t>(from_ + G.scales_at() + (group * 2 + half) * 16);
+    if constexpr (G.is_k_type()) return factor_ * load_bytes<uint8_t>(from_ + G.scales_at() + group * 16);
     return load_halves(from_ + group * 32);
   }
 

@@ -73,21 +73,21 @@ template <Layout L>
 void copy_scales(const uint8_t* stored, int block, int lane, uint8_t* scales) {
   constexpr BlockGeometry G = block_geometry(L);
   if constexpr (L == Layout::Q6_K) {
-    for (int i = 0; i < 16; ++i) scales[i * 16 + lane] = stored[192 + i];
-    std::memcpy(scales + G.factors_at() + lane * 2, stored + 208, 2);
+    for (int i = 0; i < 16; ++i) scales[G.scales_at() + i * 16 + lane] = stored[192 + i];
+    std::memcpy(scales + lane * 2, stored + 208, 2);
   } else if constexpr (G.is_k_type()) {
     const uint8_t* packed = stored + 4;  // eight 6-bit scales and minimums in 12 bytes
     for (int i = 0; i < 8; ++i) {
       const int low = i % 4;
       const uint8_t upper = packed[8 + low];
       const bool first = i < 4;
-      scales[i * 16 + lane] =
+      scales[G.scales_at() + i * 16 + lane] =
           static_cast<uint8_t>(first ? packed[low] & 63 : (upper & 15) | packed[low] >> 6 << 4);
       scales[G.minimums_at() + i * 16 + lane] =
           static_cast<uint8_t>(first ? packed[low + 4] & 63 : upper >> 4 | packed[low + 4] >> 6 << 4);
     }
-    std::memcpy(scales + G.factors_at() + lane * 2, stored, 2);
-    std::memcpy(scales + G.factors_at() + 32 + lane * 2, stored + 2, 2);
+    std::memcpy(scales + lane * 2, stored, 2);
+    std::memcpy(scales + 32 + lane * 2, stored + 2, 2);
   } else {
     std::memcpy(scales + block * 32 + lane * 2, stored, 2);
     if constexpr (G.affine) std::memcpy(scales + G.minimums_at() + block * 32 + lane * 2, stored + 2, 2);

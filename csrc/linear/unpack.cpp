@@ -9,19 +9,19 @@ namespace vivace {
 namespace {
 
 // The code of input k (0..63) of a chunk in one lane.
-template <int CODE_BITS>
+template <Layout L>
 int chunk_code(const uint8_t* chunk, int k, int lane) {
+  constexpr BlockGeometry G = block_geometry(L);
   const int group = k / GROUP_INPUTS;
   const int line = k % GROUP_INPUTS / 4;
   const int byte = lane * 4 + k % 4;
-  if constexpr (CODE_BITS == 8) {
+  if constexpr (G.code_bits == 8) {
     return chunk[(group * GROUP_LINES + line) * LINE_BYTES + byte];
   } else {
-    int code = chunk[line * LINE_BYTES + byte] >> group * 4 & 15;
-    const uint8_t* planes = chunk + GROUP_LINES * LINE_BYTES;
-    if constexpr (CODE_BITS == 5) code |= (planes[group * LINE_BYTES + byte] >> line & 1) << 4;
-    if constexpr (CODE_BITS == 6) {
-      code |= (planes[(group * 2 + line / 4) * LINE_BYTES + byte] >> line % 4 * 2 & 3) << 4;
+    int code = chunk[G.nibbles_at() + line * LINE_BYTES + byte] >> group * 4 & 15;
+    if constexpr (G.code_bits == 5) code |= (chunk[group * LINE_BYTES + byte] >> line & 1) << 4;
+    if constexpr (G.code_bits == 6) {
+      code |= (chunk[(group * 2 + line / 4) * LINE_BYTES + byte] >> line % 4 * 2 & 3) << 4;
     }
     return code;
   }
@@ -38,10 +38,10 @@ ScaleAndMinimum read_scale(const uint8_t* scales, int group, int lane) {
   constexpr BlockGeometry G = block_geometry(L);
   const auto half_at = [&](int at) { return float_from_half(load_u16(scales + at + lane * 2)); };
   if constexpr (L == Layout::Q6_K) {
-    return {half_at(G.factors_at()) * static_cast<float>(static_cast<int8_t>(scales[group * 16 + lane])), 0.0f};
+    return {half_at(0) * static_cast<float>(static_cast<int8_t>(scales[G.scales_at() + group * 16 + lane])), 0.0f};
   } else if constexpr (G.is_k_type()) {
-    return {half_at(G.factors_at()) * static_cast<float>(scales[group * 16 + lane]),
-            half_at(G.factors_at() + 32) * static_cast<float>(scales[G.minimums_at() + group * 16 + lane])};
+    return {half_at(0) * static_cast<float>(scales[G.scales_at() + group * 16 + lane]),
+            half_at(32) * static_cast<float>(scales[G.minimums_at() + group * 16 + lane])};
   } else if constexpr (G.affine) {
     return {half_at(group * 32), half_at(G.minimums_at() + group * 32)};
   } else {
@@ -55,10 +55,10 @@ void unpack_lane(const uint8_t* block, int64_t columns, int lane, float scale, f
   for (int64_t k = 0; k < columns; k += G.scale_inputs) {
     const int inside = static_cast<int>(k % G.superblock_inputs);
     const uint8_t* superblock = block + k / G.superblock_inputs * G.superblock_bytes();
-    const uint8_t* chunk = superblock + inside / CHUNK_INPUTS * G.chunk_bytes();
-    const auto [factor, minimum] = read_scale<L>(superblock + G.code_bytes(), inside / G.scale_inputs, lane);
+    const uint8_t* chunk = superblock + G.scale_bytes() + inside / CHUNK_INPUTS * G.chunk_bytes();
+    const auto [factor, minimum] = read_scale<L>(superblock, inside / G.scale_inputs, lane);
     for (int i = 0; i < G.scale_inputs; ++i) {
-      const int code = chunk_code<G.code_bits>(chunk, inside % CHUNK_INPUTS + i, lane) - G.offset;
+      const int code = chunk_code<L>(chunk, inside % CHUNK_INPUTS + i, lane) - G.offset;
       float value = factor * static_cast<float>(code);
       if constexpr (G.affine) value = G.is_k_type() ? value - minimum : value + minimum;
       out[k + i] = value * scale;

@@ -1,0 +1,15 @@
+# Fails if an object of isa/ defines a symbol outside its own namespace: an inline function of another header would be
+# compiled with that file's instructions, and the linker could keep that copy for every processor.
+foreach(object IN LISTS OBJECTS)
+  if(NOT object MATCHES "isa/([a-z0-9_]+)\\.cpp")
+    continue()
+  endif()
+  set(isa ${CMAKE_MATCH_1})
+  execute_process(COMMAND ${NM} -C --defined-only ${object} OUTPUT_VARIABLE symbols COMMAND_ERROR_IS_FATAL ANY)
+  string(REGEX MATCHALL "[^\n]* [TWVuDBR] [^\n]*" global "${symbols}")
+  foreach(symbol IN LISTS global)
+    if(NOT symbol MATCHES "vivace::${isa}::")
+      message(FATAL_ERROR "${object} defines a symbol outside vivace::${isa}: ${symbol}")
+    endif()
+  endforeach()
+endforeach()

@@ -1,0 +1,141 @@
+// Runs a layer's worth of operations over a paged cache, against attention in double precision.
+#include "program.h"
+
+#include <cmath>
+#include <memory>
+#include <stdexcept>
+#include <vector>
+
+#include "dispatch.h"
+#include "tests/check.h"
+#include "tests/random.h"
+
+namespace vivace {
+namespace {
+
+constexpr int64_t HEADS = 6, KV_HEADS = 2, BLOCK_SIZE = 5, MAX_TOKENS = 700;
+
+struct Case {
+  int64_t head_dim;
+  KVDtype dtype;
+  int64_t window;
+  int64_t num_tokens;
+};
+
+// A program whose embedding row t is [q | k | v] of token t; its output is the attention's.
+struct Fixture {
+  Fixture(const KernelTable& kernels, int num_threads, const Case& c)
+      : width((HEADS + 2 * KV_HEADS) * c.head_dim),
+        rows(tests::random_floats(c.num_tokens * width, 3)),
+        device(std::make_shared<Device>(num_threads, kernels)),
+        cache(std::make_shared<KVCache>(c.dtype, 1, KV_HEADS, c.head_dim, BLOCK_SIZE, num_blocks(c))),
+        program(device, cache, MAX_TOKENS, 4, MAX_TOKENS * (width + HEADS * c.head_dim)) {
+    const auto table = pack_matrix(*device, Layout::F32, reinterpret_cast<const uint8_t*>(rows.data()), width * 4,
+                                   c.num_tokens, width);
+    const int64_t q = HEADS * c.head_dim, kv = KV_HEADS * c.head_dim;
+    program.append(EmbeddingOp{table, 1.0f, {0, width, width, false}});
+    program.append(KVWriteOp{{q, width, kv, false}, {q + kv, width, kv, false}, 0});
+    const Place out{MAX_TOKENS * width, q, q, false};
+    program.append(AttentionOp{{0, width, q, false}, 0, HEADS, 0.125f, c.window, 0.0f, out});
+    program.set_output(out);
+    for (int32_t i = 0; i < num_blocks(c); ++i) table_of_blocks.push_back(static_cast<int32_t>(num_blocks(c)) - 1 - i);
+  }
+
+  static int64_t num_blocks(const Case& c) { return (c.num_tokens + BLOCK_SIZE - 1) / BLOCK_SIZE; }
+
+  void run(int64_t begin, int64_t end) {
+    std::vector<int32_t> positions, slots;
+    for (int64_t position = begin; position < end; ++position) {
+      positions.push_back(static_cast<int32_t>(position));
+      slots.push_back(static_cast<int32_t>(table_of_blocks[static_cast<size_t>(position / BLOCK_SIZE)] * BLOCK_SIZE +
+                                           position % BLOCK_SIZE));
+    }
+    const std::vector<int32_t> starts{0, static_cast<int32_t>(end - begin)};
+    const auto context = static_cast<int32_t>(end);
+    program.run({.num_tokens = end - begin,
+                 .num_sampled = 0,
+                 .num_sequences = 1,
+                 .token_ids = positions.data(),
+                 .positions = positions.data(),
+                 .slots = slots.data(),
+                 .query_starts = starts.data(),
+                 .context_lens = &context,
+                 .block_tables = table_of_blocks.data(),
+                 .table_width = static_cast<int64_t>(table_of_blocks.size()),
+                 .sampled_rows = nullptr});
+  }
+
+  const float* out(int64_t row) const { return program.output_data() + row * program.output().stride; }
+
+  int64_t width;
+  std::vector<float> rows;
+  std::shared_ptr<Device> device;
+  std::shared_ptr<KVCache> cache;
+  Program program;
+  std::vector<int32_t> table_of_blocks;
+};
+
+// One output element of token `position`, head 4, in double.
+double expected(const Fixture& fixture, const Case& c, int64_t position, int64_t d) {
+  const int64_t head = 4, kv_head = head / (HEADS / KV_HEADS);
+  const auto at = [&](int64_t token, int64_t column) {
+    return static_cast<double>(fixture.rows[static_cast<size_t>(token * fixture.width + column)]);
+  };
+  const int64_t first = c.window && position >= c.window ? position - c.window + 1 : 0;
+  double total = 0.0, sum = 0.0;
+  for (int64_t key = first; key <= position; ++key) {
+    double score = 0.0;
+    for (int64_t i = 0; i < c.head_dim; ++i) {
+      score += at(position, head * c.head_dim + i) * at(key, (HEADS + kv_head) * c.head_dim + i);
+    }
+    const double weight = std::exp(score * 0.125);
+    total += weight;
+    sum += weight * at(key, (HEADS + KV_HEADS + kv_head) * c.head_dim + d);
+  }
+  return sum / total;
+}
+
+}  // namespace
+
+VIVACE_TEST(attention_agrees_with_double_precision_in_any_chunking) {
+  for (const KernelTable* kernels : supported_kernels()) {
+    for (const Case& c : {Case{64, KVDtype::F32, 0, 600}, Case{40, KVDtype::BF16, 33, 90},
+                          Case{8, KVDtype::F16, 0, 70}, Case{24, KVDtype::F32, 0, 1}}) {
+      Fixture whole(*kernels, 1, c), chunked(*kernels, 3, c);
+      whole.run(0, c.num_tokens);
+      for (int64_t begin = 0, end; begin < c.num_tokens; begin = end) {
+        end = begin + 1 + begin % 71;
+        if (end > c.num_tokens) end = c.num_tokens;
+        chunked.run(begin, end);
+        for (int64_t row = begin; row < end; ++row) {
+          for (int64_t i = 0; i < HEADS * c.head_dim; ++i) CHECK(chunked.out(row - begin)[i] == whole.out(row)[i]);
+        }
+      }
+      const double tolerance = c.dtype == KVDtype::F32 ? 1e-5 : c.dtype == KVDtype::F16 ? 4e-3 : 3e-2;
+      for (int64_t d = 0; d < c.head_dim; ++d) {
+        const double actual = static_cast<double>(whole.out(c.num_tokens - 1)[4 * c.head_dim + d]);
+        CHECK(std::abs(actual - expected(whole, c, c.num_tokens - 1, d)) < tolerance);
+      }
+    }
+  }
+}
+
+VIVACE_TEST(programs_refuse_what_lies_outside) {
+  const Case c{8, KVDtype::F32, 0, 20};
+  Fixture fixture(*supported_kernels().back(), 2, c);
+  const auto refuses = [](auto&& action) {
+    try {
+      action();
+    } catch (const std::invalid_argument&) {
+      return true;
+    }
+    return false;
+  };
+  CHECK(refuses([&] { fixture.run(0, 21); }));
+  CHECK(refuses([&] { fixture.program.append(ScaleOp{{0, 8, 8, false}, 1.0f, {1 << 30, 8, 8, false}}); }));
+  CHECK(refuses([&] { fixture.program.append(ScaleOp{{0, INT64_MAX / 2, 8, false}, 1.0f, {0, 8, 8, false}}); }));
+  CHECK(refuses([&] { fixture.program.append(KVWriteOp{{0, 8, 8, false}, {0, 8, 8, false}, 0}); }));
+  CHECK(refuses([&] { fixture.cache->copy_blocks({{0, 4}}); }));
+}
+
+}  // namespace vivace
