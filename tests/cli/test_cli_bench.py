@@ -14,7 +14,7 @@ SMALL = ("--prompt-len", "24", "--output-len", "4", "--warm-up", "0", "--repeats
 def test_latency_of_two_batch_sizes(vivace: Vivace, stories: str) -> None:
     done = vivace("bench", "latency", stories, *SMALL, "--batch-size", "1", "--batch-size", "3", "--json")
     record = json.loads(done.stdout)
-    assert [result["num_requests"] for result in record["results"]] == [1, 3]
+    assert [result["batch_size"] for result in record["results"]] == [1, 3]
     for result in (record, *record["results"]):
         assert all(result[name] > 0 for name in FIGURES)
         assert (result["prompt_len"], result["output_len"], result["repeats"]) == (24, 4, 2)

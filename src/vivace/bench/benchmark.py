@@ -64,6 +64,7 @@ class Measurement:
         } | self.latencies_ms
         return {
             **asdict(self.workload),
+            "batch_size": self.workload.num_requests,
             "warm_up": self.warm_up,
             "repeats": len(self.rates),
             **{name: one.median if one else None for name, one in spreads.items()},
