@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from vivace.backends.cpu.backend import CpuBackend
 from vivace.backends.reference.backend import ReferenceBackend
 from vivace.models.decoder import build_decoder
 from vivace.models.parameters import Parameters
@@ -15,7 +16,7 @@ from vivace.ops.backend import Backend, KVSpec, StepInputs, StepLimits
 
 BLOCK_SIZE = 4
 NUM_BLOCKS = 64
-BACKENDS = {"reference": ReferenceBackend}
+BACKENDS = {"reference": ReferenceBackend, "cpu": CpuBackend}
 
 
 def int32(values: Any) -> np.ndarray:
