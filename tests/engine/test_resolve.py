@@ -1,0 +1,60 @@
+"""Every "auto" becomes a value with a reason, and what cannot be met is refused with its numbers."""
+
+from __future__ import annotations
+
+import pytest
+
+from vivace.core.config import EngineConfig
+from vivace.core.errors import ConfigError
+from vivace.engine.resolve import resolve
+from vivace.models.presets import preset_spec
+
+GIB = 2**30
+SPEC = preset_spec("llama-3.2-1b")
+TOKEN_BYTES = 2 * 16 * 8 * 64 * 2  # K and V, 16 layers, 8 heads of 64, two bytes
+
+
+def test_a_pool_for_all_sequences_when_it_fits() -> None:
+    config = EngineConfig(max_num_seqs=4, max_model_len=1024)
+    resolved = resolve(config, SPEC, weights_are_f32=False, available_bytes=64 * GIB)
+    assert (resolved.num_kv_blocks, resolved.kv_cache_dtype) == (4 * 64, "bf16")
+    assert {choice.name for choice in resolved.choices} >= {"kv_cache_dtype", "max_model_len", "num_kv_blocks"}
+    assert all(choice.reason for choice in resolved.choices)
+
+
+def test_a_small_machine_lowers_the_pool_and_then_the_context() -> None:
+    resolved = resolve(EngineConfig(), SPEC, weights_are_f32=False, available_bytes=GIB)
+    assert resolved.num_kv_blocks * 16 * TOKEN_BYTES <= 0.4 * GIB
+    assert resolved.max_model_len == resolved.num_kv_blocks * 16 < SPEC.max_position_embeddings
+    lowered = [choice for choice in resolved.choices if choice.name == "max_model_len"]
+    assert lowered[-1].value == resolved.max_model_len
+
+
+def test_exact_bytes_and_blocks_are_kept() -> None:
+    by_bytes = EngineConfig(kv_cache_memory_bytes=100 * 16 * TOKEN_BYTES + 1, max_model_len=512)
+    assert resolve(by_bytes, SPEC, weights_are_f32=False, available_bytes=GIB).num_kv_blocks == 100
+    by_blocks = EngineConfig(num_kv_blocks=33, max_model_len=512)
+    assert resolve(by_blocks, SPEC, weights_are_f32=False, available_bytes=GIB).num_kv_blocks == 33
+
+
+def test_f32_weights_keep_an_f32_cache() -> None:
+    config = EngineConfig(max_model_len=64)
+    assert resolve(config, SPEC, weights_are_f32=True, available_bytes=GIB).kv_cache_dtype == "f32"
+
+
+def test_without_chunks_a_whole_prompt_fits_a_step() -> None:
+    config = EngineConfig(max_model_len=4096, max_num_seqs=1, enable_chunked_prefill=False)
+    assert resolve(config, SPEC, weights_are_f32=False, available_bytes=64 * GIB).max_num_batched_tokens == 4096
+
+
+def test_what_cannot_be_met_is_refused() -> None:
+    with pytest.raises(ConfigError, match="exceeds the model's context window of 131072"):
+        resolve(EngineConfig(max_model_len=10**6), SPEC, weights_are_f32=False, available_bytes=GIB)
+    with pytest.raises(ConfigError, match="holds no block"):
+        resolve(EngineConfig(kv_cache_memory_bytes=10), SPEC, weights_are_f32=False, available_bytes=GIB)
+    with pytest.raises(ConfigError, match="no room for one KV block"):
+        resolve(EngineConfig(), SPEC, weights_are_f32=False, available_bytes=1000)
+    with pytest.raises(ConfigError, match="must be a positive integer"):
+        EngineConfig(max_num_seqs=0)
+    with pytest.raises(ConfigError, match="kv_cache_dtype must be one of"):
+        EngineConfig(kv_cache_dtype="int3")  # type: ignore[arg-type]
