@@ -4,7 +4,7 @@
 
 Random weights of a real shape: speed only. Each round runs every contender once, in turn, after one round to warm up:
 prefill of 512 tokens (time to the first token) and 32 more tokens of one stream, then 32 tokens of 16 streams with
-prompts of 128. Between contenders the machine is measured: a plain read of a huge-page buffer and the arithmetic peaks.
+prompts of 128. In between the machine is measured: a plain read of a huge-page buffer and the arithmetic peaks.
 Prints a Markdown table: medians, (minimum - maximum), and the median of the per-round ratios to the baseline.
 """
 
