@@ -8,6 +8,7 @@ from source_tree import imports
 # Folders and files that may import inside functions, and why.
 LAZY = {
     "cli/": "a command pays only for what it runs: --help and a wrong flag import no engine",
+    "engine/llm.py": "60 ms of jinja2 that plain prompts do not pay",
     "engine/backend.py": "only the backend that was asked for is imported",
     "engine/source.py": "huggingface_hub costs 60 ms that local models do not pay",
 }
