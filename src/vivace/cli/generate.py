@@ -104,8 +104,8 @@ def _timings(timings: RequestTimings, num_tokens: int, load_seconds: float) -> d
         return None if moment is None else 1e3 * (moment - timings.arrival)
 
     tpot = None
-    if num_tokens > 1 and timings.first_token is not None and timings.last_token is not None:
-        tpot = 1e3 * (timings.last_token - timings.first_token) / (num_tokens - 1)
+    if num_tokens > 1 and timings.first_token is not None and timings.finished is not None:
+        tpot = 1e3 * (timings.finished - timings.first_token) / (num_tokens - 1)
     return {
         "load_ms": 1e3 * load_seconds,
         "queue_ms": since_arrival(timings.admitted),

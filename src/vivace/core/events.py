@@ -19,15 +19,18 @@ class TokenLogprobs:
     top_logprobs: tuple[float, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TokenEvent:
-    """Sequence `index` of a request got one token; with `finish`, it was the last (or no token: token is None)."""
+    """Sequence `index` of a request got one token; with `finish`, it was the last (or no token: token is None).
+
+    Not frozen: a frozen dataclass takes 1 µs longer to make, 0.25 ms a step at 256 sequences.
+    """
 
     request_id: str
     index: int
     token: int | None
     logprobs: TokenLogprobs | None
-    finish: FinishReason | None
+    finish: FinishReason | None = None
     stop_reason: int | str | None = None
 
 
@@ -38,7 +41,6 @@ class RequestTimings:
     arrival: float
     admitted: float | None = None
     first_token: float | None = None
-    last_token: float | None = None
     finished: float | None = None
 
 

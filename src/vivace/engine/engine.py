@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, repeat
 
 from vivace.core.config import ResolvedConfig
 from vivace.core.errors import ContextLengthError, RequestError
@@ -147,11 +147,14 @@ class Engine:
         """One unit of work. Returns the events since the last call; empty when there is nothing to do yet."""
         plan = self._scheduler.plan()
         if plan:
-            self._prepare_forks(plan)
+            scored_only = self._prepare(plan)
             result = self._runner.run(plan)
             self._scheduler.commit(plan)
             self._admit_forks(plan)
-            self._emit(plan, result)
+            self._emit(result)
+            for sequence in scored_only:
+                self._end(sequence, None, None, "length", None)
+            self.stats.count_step(plan)
         return self.drain_events()
 
     def _check(self, request_id: str, prompt: Items[int], params: SamplingParams) -> None:
@@ -172,19 +175,25 @@ class Engine:
             if ids and max(ids) >= self._limits.vocab_size:
                 raise RequestError(f"{name} has a token id outside [0, {self._limits.vocab_size})", param=name)
 
-    def _prepare_forks(self, plan: StepPlan) -> None:
-        now = self._clock()
+    def _prepare(self, plan: StepPlan) -> list[Sequence]:
+        """Note admissions and create the forks of prompts that this step completes.
+
+        Returns the sequences that end with their prompt: scoring only (max_tokens = 0), no token is wanted.
+        """
+        for sequence in plan.table_resets:  # the admitted ones are among them
+            timings = self._requests[sequence.request_id].timings
+            timings.admitted = timings.admitted or self._clock()
+        scored_only = []
         for item in plan.scheduled:
             sequence = item.sequence
-            if sequence.num_output == 0:
-                timings = self._requests[sequence.request_id].timings
-                timings.admitted = timings.admitted or now
-            if not item.samples:
+            if item.start >= sequence.num_prompt or not item.samples:  # a decode row, or an inner chunk
                 continue
-            if sequence.num_tokens >= sequence.max_len:  # scoring only (max_tokens = 0): no token is wanted
+            if len(sequence.tokens) >= sequence.max_len:
                 item.samples = False
-            elif sequence.num_forks and sequence.num_output == 0:
+                scored_only.append(sequence)
+            elif sequence.num_forks:
                 item.forks = [_continuation(sequence, index) for index in range(1, sequence.num_forks + 1)]
+        return scored_only
 
     def _admit_forks(self, plan: StepPlan) -> None:
         for item in plan.scheduled:
@@ -192,36 +201,31 @@ class Engine:
                 self._scheduler.fork(item.sequence, child)
                 self._requests[child.request_id].sequences.append(child)
 
-    def _emit(self, plan: StepPlan, result: StepResult) -> None:
-        now = self._clock()
+    def _emit(self, result: StepResult) -> None:
         for scored in result.prompt_logprobs:
             kept = self._requests[scored.sequence.request_id].prompt_logprobs
             if kept is not None:
                 kept[scored.start : scored.start + len(scored.logprobs)] = scored.logprobs
-        for sampled in result.sampled:
-            self._append(sampled.sequence, sampled.token, sampled.logprobs, now)
-        for item in plan.scheduled:
-            sequence = item.sequence
-            if not item.samples and sequence.num_pending == 0 and sequence.state is SequenceState.RUNNING:
-                self._end(sequence, None, None, "length", None)
-        self.stats.count_step(plan)
+        self.stats.num_generation_tokens += len(result.tokens)
+        logprobs: Iterable[TokenLogprobs | None] = repeat(None) if result.logprobs is None else result.logprobs
+        for sequence, token, entry in zip(result.sequences, result.tokens, logprobs, strict=False):
+            self._append(sequence, token, entry)
 
-    def _append(self, sequence: Sequence, token: int, logprobs: TokenLogprobs | None, now: float) -> None:
-        timings = self._requests[sequence.request_id].timings
-        timings.last_token = now
-        if timings.first_token is None:
-            timings.first_token = now
+    def _append(self, sequence: Sequence, token: int, logprobs: TokenLogprobs | None) -> None:
+        tokens = sequence.tokens
+        if len(tokens) == sequence.num_prompt:
+            timings = self._requests[sequence.request_id].timings
+            timings.first_token = timings.first_token or self._clock()
         if token < 0:
             self._end(sequence, None, None, "error", "the model's logits are not finite")
             return
-        sequence.tokens.append(token)
-        self.stats.num_generation_tokens += 1
+        tokens.append(token)
         if token in sequence.stop_ids and sequence.num_output > sequence.params.min_tokens:
             self._end(sequence, token, logprobs, "stop", token)
-        elif len(sequence.tokens) >= sequence.max_len:
+        elif len(tokens) >= sequence.max_len:
             self._end(sequence, token, logprobs, "length", None)
         else:
-            self._events.append(TokenEvent(sequence.request_id, sequence.index, token, logprobs, None))
+            self._events.append(TokenEvent(sequence.request_id, sequence.index, token, logprobs))
 
     def _end(
         self,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from vivace.core.sequence import Sequence
 from vivace.core.step import StepPlan
 from vivace.ops.backend import Int32Array, StepInputs
 
@@ -29,15 +28,16 @@ class BatchBuilder:
         """Pack `plan`. `sampled_rows` are the rows of the step whose logits are wanted."""
         for sequence in plan.table_resets:
             self._num_copied[sequence.row] = 0
-        rows, starts, counts = [], [], []
+        rows = []
         for item in plan.scheduled:
-            self._update_table(item.sequence)
-            rows.append(item.sequence.row)
-            starts.append(item.start)
-            counts.append(item.num_new)
+            sequence = item.sequence
+            row = sequence.row
+            rows.append(row)
+            if self._num_copied[row] != len(sequence.block_ids):
+                self._extend_table(row, sequence.block_ids)
         rows_B = np.array(rows, np.intp)
-        starts_B = np.array(starts, np.int32)
-        counts_B = np.array(counts, np.int32)
+        starts_B = np.array([item.start for item in plan.scheduled], np.int32)
+        counts_B = np.array([item.num_new for item in plan.scheduled], np.int32)
         context_lens_B = starts_B + counts_B
         query_starts_B1 = np.zeros(len(rows) + 1, np.int32)
         np.cumsum(counts_B, out=query_starts_B1[1:])
@@ -55,12 +55,10 @@ class BatchBuilder:
             sampled_rows_S=np.array(sampled_rows, np.int32),
         )
 
-    def _update_table(self, sequence: Sequence) -> None:
-        row, wanted = sequence.row, len(sequence.block_ids)
+    def _extend_table(self, row: int, block_ids: list[int]) -> None:
         copied = self._num_copied[row]
-        if copied != wanted:
-            self._tables[row, copied:wanted] = sequence.block_ids[copied:]
-            self._num_copied[row] = wanted
+        self._tables[row, copied : len(block_ids)] = block_ids[copied:]
+        self._num_copied[row] = len(block_ids)
 
     @staticmethod
     def _positions(

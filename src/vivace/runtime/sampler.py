@@ -36,6 +36,7 @@ class _Columns:
     draws: bool  # at least one row is not greedy
     has_penalties: bool
     has_bias: bool
+    max_logprobs: int | None  # the most that any row asks for
 
 
 class SamplerInputs:
@@ -44,6 +45,11 @@ class SamplerInputs:
     def __init__(self) -> None:
         self._members: list[Sequence] = []
         self._columns = _columns([])
+
+    @property
+    def max_logprobs(self) -> int | None:
+        """The most log probabilities that a row of the last build asks for; None when none does."""
+        return self._columns.max_logprobs
 
     def build(self, sequences: list[Sequence]) -> SampleInputs:
         """One row for each sequence, in order; a sequence that forks appears once for each continuation."""
@@ -86,6 +92,7 @@ def _columns(sequences: list[Sequence]) -> _Columns:
         draws=any(not p.is_greedy for p in params),
         has_penalties=any(p.has_penalties for p in params),
         has_bias=any(p.logit_bias or p.min_tokens for p in params),
+        max_logprobs=max((p.logprobs for p in params if p.logprobs is not None), default=None),
     )
 
 
