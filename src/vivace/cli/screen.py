@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol
@@ -38,13 +39,18 @@ class Rate:
         return text
 
 
-def counter(noun: str) -> Callable[[int, int], None] | None:
-    """A line on stderr that counts `done of total`, drawn over; None where nobody watches."""
+def counter(noun: str, after_s: float = 0.0) -> Callable[[int, int], None] | None:
+    """A line on stderr that counts `done of total`, drawn over; None where nobody watches.
+
+    Work that is over within `after_s` seconds shows nothing.
+    """
     if not sys.stderr.isatty():
         return None
+    started = time.monotonic()
 
     def show(done: int, total: int) -> None:
-        print(f"\r{done} of {total} {noun}", end="" if done < total else "\n", file=sys.stderr, flush=True)
+        if time.monotonic() - started >= after_s:
+            print(f"\r{done} of {total} {noun}", end="" if done < total else "\n", file=sys.stderr, flush=True)
 
     return show
 

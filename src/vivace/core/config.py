@@ -66,6 +66,8 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ConfigError(f"{name} must be a positive integer, not {value!r}")
+        if not self.static_batch_timeout_ms >= 0:
+            raise ConfigError(f"static_batch_timeout_ms must be 0 or more, not {self.static_batch_timeout_ms!r}")
         if self.config is not None and self.load_format != "dummy":
             raise ConfigError("config gives a shape for random weights: use it with load_format='dummy'")
         if self.load_format == "dummy" and self.config is None and self.model is None:

@@ -16,6 +16,7 @@ from vivace.engine.loader import LoadedEngine, load_engine
 from vivace.engine.output import OutputProcessor, TextDelta
 from vivace.engine.progress import TokenProgress
 from vivace.engine.tokenizer import Tokenizer
+from vivace.models.parameters import Progress
 
 Prompt = str | Items[int]
 Message = Mapping[str, Any]
@@ -28,9 +29,10 @@ class LLM:
     `EngineConfig`. Raises `ConfigError` for a wrong option and `ModelFileError` for a broken model.
     """
 
-    def __init__(self, model: str | None = None, **options: Any) -> None:
+    def __init__(self, model: str | None = None, *, load_progress: Progress | None = None, **options: Any) -> None:
+        """`load_progress(done, total)` counts parameters while they are packed."""
         config = EngineConfig.from_options({"model": model, **options})
-        self.loaded: LoadedEngine = load_engine(config)
+        self.loaded: LoadedEngine = load_engine(config, load_progress)
         self.engine = self.loaded.engine
         self._outputs = OutputProcessor(self.engine, self.loaded.tokenizer)
         self._ids = count()
