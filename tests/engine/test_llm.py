@@ -118,6 +118,15 @@ def test_repeated_prompt_hits_the_prefix_cache(llm: LLM) -> None:
     assert llm.generate([prompt], GREEDY)[0].num_cached_tokens == 64
 
 
+def test_requests_that_arrive_together_compute_a_shared_prefix_once(llm: LLM) -> None:
+    prefix = list(range(200, 296))  # six blocks of 16
+    prompts = [prefix + [1000 + number] * 8 for number in range(8)]
+    before = llm.engine.stats.num_computed_tokens
+    outputs = llm.generate(prompts, SamplingParams(temperature=0.0, max_tokens=1))
+    assert llm.engine.stats.num_computed_tokens - before == len(prefix) + 8 * 8
+    assert [output.num_cached_tokens for output in outputs] == [0] + [96] * 7
+
+
 def test_stream_pieces_make_the_text(llm: LLM) -> None:
     deltas = list(llm.stream("In the beginning", GREEDY))
     assert "".join(delta.text for delta in deltas) == llm.generate("In the beginning", GREEDY)[0].outputs[0].text
