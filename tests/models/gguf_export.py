@@ -4,6 +4,7 @@ package's own map, q and k rows of the llama architecture permuted, Gemma's norm
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -29,11 +30,14 @@ def write_gguf(
     path: Path,
     matrix_type: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
     window_pattern: int | list[bool] | None = None,
+    add_vocabulary: Callable[[gguf.GGUFWriter], None] | None = None,
 ) -> None:
     """Matrices in `matrix_type`, vectors in F32."""
     architecture = ARCHITECTURES[case.model_type]
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
     _write_metadata(writer, model.config, window_pattern)
+    if add_vocabulary is not None:
+        add_vocabulary(writer)
     names = gguf.get_tensor_name_map(architecture, model.config.num_hidden_layers)
     for name, values in model.state_dict().items():
         if name == "lm_head.weight" and model.config.tie_word_embeddings:
