@@ -127,6 +127,21 @@ def test_followers_of_an_aborted_owner_go_on_by_themselves(num_steps: int) -> No
     assert first.output_tokens() == outputs_alone(first, 0)
 
 
+def test_a_follower_aborted_while_it_waits_for_its_prefix_never_starts() -> None:
+    engine = make_engine(max_num_batched_tokens=8)
+    owner, gone, kept = (make_sequence([*counting(1, 32), i]) for i in range(3))
+    for sequence in (owner, gone, kept):
+        engine.add(sequence)
+    assert rows(engine.step()) == [(owner, 0, 8)]
+    assert engine.scheduler.num_waiting == 2
+    engine.abort(gone)
+    assert engine.scheduler.num_waiting == 1
+    engine.run(60)
+    assert engine.started == [owner, kept]
+    assert kept.output_tokens() == outputs_alone(kept, 0)
+    assert engine.manager.num_used == 0
+
+
 def test_followers_of_a_preempted_owner_go_on() -> None:
     engine = make_engine(num_blocks=12, max_num_batched_tokens=8, max_chunk_tokens=4)
     oldest = make_sequence(counting(1, 7), max_tokens=34, seed=1)
