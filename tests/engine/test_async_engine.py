@@ -43,6 +43,20 @@ def test_streams_equal_offline_generation() -> None:
     assert [text for text, _ in served] == [one.outputs[0].text for one in expected]
 
 
+def test_continuations_that_end_in_the_same_step_all_arrive() -> None:
+    params = SamplingParams(n=3, temperature=1.0, seed=4, max_tokens=5, ignore_eos=True)
+
+    async def serve() -> tuple[str, RequestOutput]:
+        async with AsyncEngine(load_engine(CONFIG)) as engine:
+            served = await collect(engine.generate("The sea", params))
+            await collect(engine.generate("The sea", GREEDY))  # the engine lives on
+            return served
+
+    _, final = asyncio.run(serve())
+    expected = LLM(max_num_seqs=8, max_model_len=128).generate("The sea", params)[0]
+    assert final.outputs == expected.outputs
+
+
 def test_wrong_request_raises_in_its_own_stream_only() -> None:
     async def serve() -> tuple[str, RequestOutput]:
         async with AsyncEngine(load_engine(CONFIG)) as engine:

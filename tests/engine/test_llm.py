@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from vivace.core.errors import ConfigError, ContextLengthError, RequestError
 from vivace.core.sampling import SamplingParams
 from vivace.engine.llm import LLM
+from vivace.resources import embedded_model_path
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
 
@@ -52,6 +55,23 @@ def test_stop_string_cuts_the_text_exactly(llm: LLM) -> None:
     assert llm.generate("Once upon a time", kept)[0].outputs[0].text == text[: text.index(stop)] + stop
 
 
+def test_stop_string_in_the_last_token_is_the_reason(llm: LLM) -> None:
+    text = llm.generate("Once upon a time", GREEDY)[0].outputs[0].text
+    params = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True, stop=(text[-2:],))
+    first = llm.generate("Once upon a time", params)[0].outputs[0]
+    assert text[: text.index(text[-2:])] == first.text
+    assert first.finish_reason == "stop"
+    exact = SamplingParams(temperature=0.0, max_tokens=len(first.token_ids), ignore_eos=True, stop=(text[-2:],))
+    assert llm.generate("Once upon a time", exact)[0].outputs[0] == first
+
+
+def test_stop_strings_wait_for_min_tokens(llm: LLM) -> None:
+    text = llm.generate("Once upon a time", GREEDY)[0].outputs[0].text
+    params = SamplingParams(temperature=0.0, max_tokens=12, min_tokens=12, ignore_eos=True, stop=(text[2:4],))
+    output = llm.generate("Once upon a time", params)[0].outputs[0]
+    assert (output.text, output.finish_reason) == (text, "length")
+
+
 def test_stop_token_ends_the_sequence_but_not_before_min_tokens(llm: LLM) -> None:
     tokens = llm.generate("Once upon a time", GREEDY)[0].outputs[0].token_ids
     stop_token = tokens[3]
@@ -90,6 +110,12 @@ def test_n_continuations_differ_and_repeat(llm: LLM) -> None:
     assert len({tuple(output.token_ids) for output in outputs}) == 3
     assert outputs == llm.generate("The sea", params)[0].outputs
     assert llm.generate("The sea", SamplingParams(n=2, max_tokens=0))[0].outputs[1].finish_reason == "length"
+
+
+def test_progress_counts_every_answer(llm: LLM, capsys: pytest.CaptureFixture[str]) -> None:
+    params = SamplingParams(n=3, temperature=1.0, seed=5, max_tokens=4, ignore_eos=True)
+    llm.generate(["The sea", "The land"], params, use_progress=True)
+    assert "6 of 6 answers" in capsys.readouterr().err
 
 
 def test_scoring_a_prompt_without_output(llm: LLM) -> None:
@@ -157,6 +183,21 @@ def test_wrong_requests_are_refused_and_harm_nobody(llm: LLM) -> None:
     with pytest.raises(RequestError, match="2 sampling parameters for 3 prompts"):
         llm.generate(["a", "b", "c"], [GREEDY, GREEDY])
     assert llm.engine.num_unfinished == 0
+
+
+def test_a_shape_comes_from_a_file_of_any_name_or_a_directory_without_weights(tmp_path: Path) -> None:
+    config = (embedded_model_path() / "config.json").read_text()
+    file = tmp_path / "shape.json"
+    file.write_text(config)
+    (tmp_path / "config.json").write_text("{}")  # not the file that was named
+    options = {"load_format": "dummy", "max_num_seqs": 1, "max_model_len": 64}
+    assert LLM(config=str(file), **options).loaded.spec.hidden_size == 256
+    directory = tmp_path / "model"
+    directory.mkdir()
+    (directory / "config.json").write_text(config)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (directory / name).write_bytes((embedded_model_path() / name).read_bytes())
+    assert len(LLM(str(directory), **options).generate("The sea", GREEDY)[0].outputs[0].token_ids) == 12
 
 
 def test_unknown_option_names_the_nearest() -> None:

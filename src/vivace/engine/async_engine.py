@@ -139,12 +139,13 @@ class AsyncEngine:
             return not self._closing
 
     def _step(self) -> None:
-        for delta in self._outputs.process(self._engine.step()):
-            stream = self._streams[delta.request_id]
-            stream.put(delta)
-            if self._outputs.output(delta.request_id).finished:
-                del self._streams[delta.request_id]
-                stream.put(self._outputs.take(delta.request_id))
+        deltas = self._outputs.process(self._engine.step())
+        for delta in deltas:
+            self._streams[delta.request_id].put(delta)
+        # Only now: several continuations of a request may end in the same step.
+        for request_id in dict.fromkeys(delta.request_id for delta in deltas if delta.finished):
+            if self._outputs.output(request_id).finished:
+                self._streams.pop(request_id).put(self._outputs.take(request_id))
 
 
 class _Stream:

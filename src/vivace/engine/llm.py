@@ -61,9 +61,9 @@ class LLM:
         try:
             for prompt, one in zip(listed, each, strict=True):
                 ids.append(self.submit(prompt, one, priority=priority))
-            with TokenProgress(len(ids), enabled=use_progress) as progress:
+            with TokenProgress(sum(one.n for one in each), enabled=use_progress) as progress:
                 for delta in self._drain():
-                    progress.update(delta, request_finished=self._outputs.output(delta.request_id).finished)
+                    progress.update(delta)
         except BaseException:
             self._discard(ids)
             raise

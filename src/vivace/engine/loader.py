@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vivace.core.config import Choice, EngineConfig, ResolvedConfig
-from vivace.core.errors import ConfigError, RequestError
+from vivace.core.errors import RequestError
 from vivace.engine.backend import make_backend
 from vivace.engine.engine import Engine, ModelLimits
 from vivace.engine.memory import available_memory_bytes
@@ -18,7 +18,7 @@ from vivace.engine.tokenizer import Tokenizer, load_tokenizer, tokenizer_from_gg
 from vivace.formats.checkpoint import Checkpoint, open_checkpoint
 from vivace.models.decoder import build_decoder
 from vivace.models.gguf_config import spec_from_gguf
-from vivace.models.hf_config import read_hf_config
+from vivace.models.hf_config import read_config_file, read_hf_config
 from vivace.models.parameters import Parameters, Progress, dummy_parameters, load_parameters
 from vivace.models.presets import preset_spec
 from vivace.models.spec import ModelSpec
@@ -67,7 +67,7 @@ def load_engine(config: EngineConfig, progress: Progress | None = None) -> Loade
     else:
         source = locate(config.model)
         with open_checkpoint(source.path) as checkpoint:
-            spec = _spec(source, checkpoint)
+            spec = spec_from_gguf(checkpoint) if source.kind == "gguf" else read_hf_config(source.path)
             tokenizer = _tokenizer(config, source, checkpoint)
             quantization = None if config.quantization == "auto" else config.quantization
             parameters = load_parameters(spec, checkpoint, backend, quantization, progress)
@@ -128,10 +128,6 @@ def make_scheduler(config: ResolvedConfig, clock: Callable[[], float] = time.mon
     )
 
 
-def _spec(source: ModelSource, checkpoint: Checkpoint) -> ModelSpec:
-    return spec_from_gguf(checkpoint) if source.kind == "gguf" else read_hf_config(source.path)
-
-
 def _tokenizer(config: EngineConfig, source: ModelSource, checkpoint: Checkpoint) -> Tokenizer:
     if config.tokenizer is not None:
         return load_model_tokenizer(config)
@@ -141,10 +137,12 @@ def _tokenizer(config: EngineConfig, source: ModelSource, checkpoint: Checkpoint
 def _dummy_model(config: EngineConfig) -> tuple[ModelSpec, Tokenizer | None]:
     tokenizer = load_model_tokenizer(config) if config.tokenizer or config.model else None
     if config.config is None:
-        return read_hf_config(locate(config.model).path), tokenizer
+        source = locate(config.model)
+        if source.kind == "directory":  # config.json alone is enough: no weights are read
+            return read_hf_config(source.path), tokenizer
+        with open_checkpoint(source.path) as checkpoint:
+            return spec_from_gguf(checkpoint), tokenizer
     path = Path(config.config)
-    if path.suffix == ".json" or path.is_dir():
-        if not path.exists():
-            raise ConfigError(f"there is no {path}")
-        return read_hf_config(path if path.is_dir() else path.parent), tokenizer
-    return preset_spec(config.config), tokenizer
+    if path.is_dir():
+        return read_hf_config(path), tokenizer
+    return read_config_file(path) if path.suffix == ".json" else preset_spec(config.config), tokenizer

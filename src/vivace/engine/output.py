@@ -43,7 +43,11 @@ class OutputProcessor:
         for index in range(params.n if self._tokenizer else 0):
             assert self._tokenizer is not None
             self._detokenizers[request_id, index] = Detokenizer(
-                self._tokenizer, params.stop, params.include_stop_str_in_output, params.skip_special_tokens
+                self._tokenizer,
+                params.stop,
+                params.include_stop_str_in_output,
+                params.skip_special_tokens,
+                min_tokens=params.min_tokens,
             )
 
     def output(self, request_id: str) -> RequestOutput:
@@ -73,11 +77,11 @@ class OutputProcessor:
             self._add_token(output, event)
         text = self._new_text(event)
         output.text += text
-        if event.finish is not None:
-            output.finish_reason, output.stop_reason = event.finish, event.stop_reason
-        elif (stop := self._stop_string(event)) is not None:
+        if (stop := self._stop_string(event)) is not None:  # also where the same token was the last for its length
             output.finish_reason, output.stop_reason = "stop", stop
             self._engine.stop(event.request_id, event.index, stop)
+        elif event.finish is not None:
+            output.finish_reason, output.stop_reason = event.finish, event.stop_reason
         if output.finish_reason is not None:
             self._close(request)
         ids = () if event.token is None else (event.token,)

@@ -12,13 +12,13 @@ SECONDS_BETWEEN_DRAWINGS = 0.1
 
 
 class TokenProgress:
-    """Counts finished requests and shows output tokens a second, in one line that is drawn over.
+    """Counts finished answers (`n` of each request) and shows output tokens a second, in one line that is drawn over.
 
     Written by hand: rich's bar would cost 0.1 s of import on the way to every first token.
     """
 
-    def __init__(self, num_requests: int, *, enabled: bool) -> None:
-        self._num_requests = num_requests
+    def __init__(self, num_answers: int, *, enabled: bool) -> None:
+        self._num_answers = num_answers
         self._enabled = enabled
         self._num_finished = 0
         self._num_tokens = 0
@@ -35,14 +35,14 @@ class TokenProgress:
             self._draw(time.monotonic())
             print(file=sys.stderr)
 
-    def update(self, delta: TextDelta, *, request_finished: bool) -> None:
+    def update(self, delta: TextDelta) -> None:
         self._num_tokens += len(delta.token_ids)
-        self._num_finished += request_finished
+        self._num_finished += delta.finished
         if self._enabled and (now := time.monotonic()) - self._drawn >= SECONDS_BETWEEN_DRAWINGS:
             self._draw(now)
 
     def _draw(self, now: float) -> None:
         self._drawn = now
         rate = self._num_tokens / max(now - self._started, 1e-9)
-        line = f"\rgenerating: {self._num_finished} of {self._num_requests} requests, {rate:.1f} tokens/s "
+        line = f"\rgenerating: {self._num_finished} of {self._num_answers} answers, {rate:.1f} tokens/s "
         print(line, end="", file=sys.stderr, flush=True)

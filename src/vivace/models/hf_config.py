@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from vivace.core.errors import ModelFileError
@@ -33,12 +34,16 @@ ACTIVATIONS: dict[str, Activation] = {
 
 def read_hf_config(directory: str | PathLike[str]) -> ModelSpec:
     """The spec of a model directory. Raises ModelFileError naming the key at fault."""
-    return spec_from_hf_config(read_config_json(directory), model_file(directory, CONFIG_NAME))
+    return read_config_file(model_file(directory, CONFIG_NAME))
 
 
-def read_config_json(directory: str | PathLike[str]) -> Mapping[str, Any]:
-    """config.json as an object. NaN and infinities are read, and refused where a number is wanted."""
-    path = model_file(directory, CONFIG_NAME)
+def read_config_file(path: Path) -> ModelSpec:
+    """The spec in a file of config.json's form, whatever its name. Raises ModelFileError naming the key at fault."""
+    return spec_from_hf_config(read_config_json(path), path)
+
+
+def read_config_json(path: Path) -> Mapping[str, Any]:
+    """A config.json as an object. NaN and infinities are read, and refused where a number is wanted."""
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise ModelFileError(path, f"larger than {MAX_CONFIG_BYTES} bytes")
