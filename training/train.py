@@ -1,14 +1,12 @@
 """Trains a Llama on prepared token shards, on the CPU or one GPU.
 
 Muon (Jordan et al., 2024) moves the matrices and AdamW the embedding and the norms, both on one cosine schedule with
-warm-up; the schedule runs over `--steps` or, with `--minutes`, over the time trained, whichever is further along.
-With `--steps` alone a run repeats bit for bit from its seed. An interrupt or SIGTERM saves first; started again with
+warm-up (training.schedule), over `--steps` or, with `--minutes`, over the time trained. With `--steps` alone a run repeats bit for bit from its seed. An interrupt or SIGTERM saves first; started again with
 the same `--run`, it goes on from the newest checkpoint. The folder also holds `loss.png` and, at the end, the
 checkpoint that training.export reads.
 """
 
 import argparse
-import math
 import signal
 import time
 from collections.abc import Callable
@@ -26,19 +24,11 @@ from torch import Tensor
 from training import checkpoint
 from training.checkpoint import Progress
 from training.model import Llama, LlamaShape
+from training.schedule import Schedule, StepClock
 from training.tokens import TokenShards, heldout_windows
 
 matplotlib.use("Agg")
-FINAL_LEARNING_RATE = 0.02  # of the peak
 HELDOUT_WINDOWS = 48
-
-
-def learning_rate_factor(fraction: float, warmup: float) -> float:
-    """Of the peak, at a fraction of the schedule: linear warm-up, then a cosine down to FINAL_LEARNING_RATE."""
-    if fraction < warmup:
-        return max(fraction, 1e-3) / warmup
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, (fraction - warmup) / (1 - warmup))))
-    return FINAL_LEARNING_RATE + (1 - FINAL_LEARNING_RATE) * cosine
 
 
 def build_optimizers(model: Llama, learning_rate: float, weight_decay: float) -> list[torch.optim.Optimizer]:
@@ -55,7 +45,8 @@ class Trainer:
         self.options = options
         self.console = Console()
         self.stopping = False
-        self.shards = TokenShards(options.data, options.context, options.seed)
+        contexts = {options.context, options.final_context or options.context}
+        self.shards = {context: TokenShards(options.data, context, options.seed) for context in contexts}
         torch.manual_seed(options.seed)
         newest = checkpoint.latest(options.run)
         if newest:
@@ -63,29 +54,23 @@ class Trainer:
             self.console.print(f"going on from {newest}")
         else:
             self.model, self.progress = Llama(shape_of(options)), Progress()
+        self.schedule, self.clock = Schedule(options, self.progress), StepClock()
         self.model.to(options.device)
         self.optimizers = build_optimizers(self.model, options.learning_rate, options.weight_decay)
         if newest:
             checkpoint.load_optimizers(newest, self.optimizers)
         self.loss: Callable[..., Tensor] = torch.compile(self.model.loss) if options.compile else self.model.loss
 
-    def fraction(self) -> float:
-        """How much of the schedule is behind us: 1 is the end."""
-        steps, minutes = self.options.steps, self.options.minutes
-        by_steps = self.progress.step / steps if steps else 0.0
-        by_time = self.progress.seconds / (60 * minutes) if minutes else 0.0
-        return max(by_steps, by_time)
-
     def precision(self) -> AbstractContextManager[None]:
         return torch.autocast(self.options.device, torch.bfloat16, enabled=self.options.bf16)
 
     def step(self) -> float:
         """One optimizer step on one batch; returns its loss in nats a token."""
-        started = time.perf_counter()
-        factor = learning_rate_factor(self.fraction(), self.options.warmup)
-        rows = self.shards.batch(self.progress.step, self.options.batch).to(self.options.device)
+        started, schedule = time.perf_counter(), self.schedule
+        shards = self.shards[schedule.context]
+        rows = shards.batch(self.progress.tokens, schedule.num_windows).to(self.options.device)
         total = 0.0
-        for part in rows.split(self.options.micro_batch):
+        for part in rows.split(schedule.micro_batch):
             with self.precision():
                 loss = self.loss(part) * (len(part) / len(rows))
             loss.backward()
@@ -93,12 +78,12 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = self.options.learning_rate * factor
+                group["lr"] = schedule.learning_rate
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
         self.progress.tokens += rows[:, 1:].numel()
-        self.progress.seconds += time.perf_counter() - started
+        self.progress.seconds += self.clock.charge(time.perf_counter() - started)
         return total
 
     @torch.no_grad()
@@ -116,9 +101,8 @@ class Trainer:
 
     def milestone(self) -> None:
         """Measures, saves and draws."""
-        started, progress = time.perf_counter(), self.progress
+        progress = self.progress
         progress.heldout_curve.append((progress.step, progress.tokens, self.heldout_loss()))
-        progress.seconds += time.perf_counter() - started
         checkpoint.save(self.options.run, self.model, self.optimizers, progress)
         draw_curves(progress, self.options.run / "loss.png")
         self.console.print(
@@ -140,12 +124,12 @@ class Trainer:
         average = self.progress.train_curve[-1][2] if self.progress.train_curve else None
         with bar:
             task = bar.add_task("starting", total=1.0)
-            while self.fraction() < 1.0 and not self.stopping:
+            while self.schedule.fraction < 1.0 and not self.stopping:
                 loss = self.step()
                 average = loss if average is None else 0.95 * average + 0.05 * loss
-                speed = self.progress.tokens / self.progress.seconds
-                bar.update(task, completed=self.fraction(), description=f"loss {average:.3f}, {speed:.0f} tok/s")
-                ended = self.stopping or self.fraction() >= 1.0
+                speed = self.progress.tokens / max(self.progress.seconds, 1e-9)
+                bar.update(task, completed=self.schedule.fraction, description=f"loss {average:.3f}, {speed:.0f} tok/s")
+                ended = self.stopping or self.schedule.fraction >= 1.0
                 if ended or self.progress.step % self.options.milestone_steps == 0:
                     self.progress.train_curve.append((self.progress.step, self.progress.tokens, average))
                     self.milestone()
@@ -190,7 +174,10 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     shape.add_argument("--kv-heads", type=int, default=4)
     shape.add_argument("--max-length", type=int, default=1024, help="positions that the model declares")
     parser.add_argument("--context", type=int, default=512, help="tokens of a training window")
+    parser.add_argument("--final-context", type=int, help="tokens of a window at the end of the schedule")
+    parser.add_argument("--final-fraction", type=float, default=0.15, help="of the schedule, at --final-context")
     parser.add_argument("--batch", type=int, default=8, help="windows of a step")
+    parser.add_argument("--final-batch", type=int, help="windows of the last step; the number grows up to it")
     parser.add_argument("--micro-batch", type=int, default=8, help="windows of one forward pass")
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--weight-decay", type=float, default=0.1)
@@ -204,8 +191,8 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not options.steps and not options.minutes:
         parser.error("say when to end: --steps, --minutes or both")
-    if options.context > options.max_length:
-        parser.error("--context must not exceed --max-length")
+    if max(options.context, options.final_context or 0) > options.max_length:
+        parser.error("--context and --final-context must not exceed --max-length")
     return options
 
 
