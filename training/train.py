@@ -8,6 +8,7 @@ checkpoint that training.export reads.
 
 import argparse
 import signal
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -26,6 +27,7 @@ from training.checkpoint import Progress
 from training.model import Llama, LlamaShape
 from training.schedule import Schedule, StepClock
 from training.tokens import TokenShards, heldout_windows
+from training.workers import Workers
 
 matplotlib.use("Agg")
 HELDOUT_WINDOWS = 48
@@ -41,10 +43,11 @@ def build_optimizers(model: Llama, learning_rate: float, weight_decay: float) ->
 
 
 class Trainer:
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, workers: Workers | None = None) -> None:
         self.options = options
-        self.console = Console()
-        self.stopping = False
+        self.workers = workers or Workers(1, 0, None, [])
+        self.console = Console(quiet=self.workers.rank > 0)
+        self.stopping, self.seconds_of_last_step = False, 0.0
         contexts = {options.context, options.final_context or options.context}
         self.shards = {context: TokenShards(options.data, context, options.seed) for context in contexts}
         torch.manual_seed(options.seed)
@@ -59,6 +62,7 @@ class Trainer:
         self.optimizers = build_optimizers(self.model, options.learning_rate, options.weight_decay)
         if newest:
             checkpoint.load_optimizers(newest, self.optimizers)
+        self.workers.wait()  # rank 0 removes old checkpoints: all read before it goes on
         self.loss: Callable[..., Tensor] = torch.compile(self.model.loss) if options.compile else self.model.loss
 
     def precision(self) -> AbstractContextManager[None]:
@@ -70,11 +74,15 @@ class Trainer:
         shards = self.shards[schedule.context]
         rows = shards.batch(self.progress.tokens, schedule.num_windows).to(self.options.device)
         total = 0.0
-        for part in rows.split(schedule.micro_batch):
+        for part in self.workers.share(rows).split(schedule.micro_batch):
             with self.precision():
                 loss = self.loss(part) * (len(part) / len(rows))
             loss.backward()
             total += loss.item()
+        first = self.workers.rank == 0  # the one whose clock counts
+        facts = [total, self.seconds_of_last_step if first else 0.0, float(self.stopping)]
+        total, seconds, stopping = self.workers.sum_gradients(list(self.model.parameters()), facts)
+        self.stopping = stopping > 0
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -83,7 +91,8 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
         self.progress.tokens += rows[:, 1:].numel()
-        self.progress.seconds += self.clock.charge(time.perf_counter() - started)
+        self.progress.seconds += seconds
+        self.seconds_of_last_step = self.clock.charge(time.perf_counter() - started)
         return total
 
     @torch.no_grad()
@@ -100,7 +109,7 @@ class Trainer:
         return total / count
 
     def milestone(self) -> None:
-        """Measures, saves and draws."""
+        """Measures, saves and draws; the other processes wait."""
         progress = self.progress
         progress.heldout_curve.append((progress.step, progress.tokens, self.heldout_loss()))
         checkpoint.save(self.options.run, self.model, self.optimizers, progress)
@@ -132,7 +141,9 @@ class Trainer:
                 ended = self.stopping or self.schedule.fraction >= 1.0
                 if ended or self.progress.step % self.options.milestone_steps == 0:
                     self.progress.train_curve.append((self.progress.step, self.progress.tokens, average))
-                    self.milestone()
+                    if self.workers.rank == 0:
+                        self.milestone()
+                    self.workers.wait()
         return self.progress
 
 
@@ -186,7 +197,10 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     parser.add_argument("--compile", action="store_true", help="torch.compile the loss")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--threads", type=int, help="CPU threads of a process")
+    parser.add_argument("--processes", type=int, default=1, help="processes that share a step's windows")
+    parser.add_argument("--rank", type=int, default=0, help="set by the first process for the others")
+    parser.add_argument("--meeting", type=Path, help="set by the first process for the others")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     if not options.steps and not options.minutes:
@@ -200,7 +214,9 @@ if __name__ == "__main__":
     chosen = parse_options()
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
-    trainer = Trainer(chosen)
+    crew = Workers(chosen.processes, chosen.rank, chosen.meeting, sys.argv[1:])
+    trainer = Trainer(chosen, crew)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, trainer.stop)
     trainer.run()
+    crew.close()
