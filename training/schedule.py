@@ -59,13 +59,14 @@ class Schedule:
 
     @property
     def num_windows(self) -> int:
-        """Windows of a step, a multiple of `micro_batch`: from `--batch` to `--final-batch`, linearly.
+        """Windows of a step, whole micro-batches for each process, from `--batch` to `--final-batch`, linearly.
 
         Few tokens want many updates early and steady ones late. A longer context has fewer windows, as many tokens.
         """
         first, last = self.options.batch, self.options.final_batch or self.options.batch
         tokens = (first + (last - first) * min(1.0, self.fraction)) * self.options.context
-        return max(1, round(tokens / (self.micro_batch * self.context))) * self.micro_batch
+        multiple = self.micro_batch * self.options.processes
+        return max(1, round(tokens / (multiple * self.context))) * multiple
 
     @property
     def micro_batch(self) -> int:

@@ -1,7 +1,8 @@
 """Trains a Llama on prepared token shards, on the CPU or one GPU.
 
 Muon (Jordan et al., 2024) moves the matrices and AdamW the embedding and the norms, both on one cosine schedule with
-warm-up (training.schedule), over `--steps` or, with `--minutes`, over the time trained. With `--steps` alone a run repeats bit for bit from its seed. An interrupt or SIGTERM saves first; started again with
+warm-up (training.schedule), over `--steps` or, with `--minutes`, over the time trained. With `--steps`
+alone a run repeats bit for bit from its seed. An interrupt or SIGTERM saves first; started again with
 the same `--run`, it goes on from the newest checkpoint. The folder also holds `loss.png` and, at the end, the
 checkpoint that training.export reads.
 """
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from training import checkpoint
 from training.checkpoint import Progress
+from training.distillation import DistillationLoss
 from training.model import Llama, LlamaShape
 from training.schedule import Schedule, StepClock
 from training.tokens import TokenShards, heldout_windows
@@ -47,7 +49,8 @@ class Trainer:
         self.options = options
         self.workers = workers or Workers(1, 0, None, [])
         self.console = Console(quiet=self.workers.rank > 0)
-        self.stopping, self.seconds_of_last_step = False, 0.0
+        self.asked_to_stop = self.stopping = False  # the second is what all processes agreed on in a step
+        self.seconds_of_last_step = 0.0
         contexts = {options.context, options.final_context or options.context}
         self.shards = {context: TokenShards(options.data, context, options.seed) for context in contexts}
         torch.manual_seed(options.seed)
@@ -63,7 +66,18 @@ class Trainer:
         if newest:
             checkpoint.load_optimizers(newest, self.optimizers)
         self.workers.wait()  # rank 0 removes old checkpoints: all read before it goes on
-        self.loss: Callable[..., Tensor] = torch.compile(self.model.loss) if options.compile else self.model.loss
+        loss = self._loss_of_run()
+        self.loss: Callable[[Tensor], Tensor] = torch.compile(loss) if options.compile else loss
+
+    def _loss_of_run(self) -> Callable[[Tensor], Tensor]:
+        """Against the text, or against a teacher's distribution."""
+        if self.options.teacher is None:
+            return self.model.loss
+        newest = checkpoint.latest(self.options.teacher)
+        if newest is None:
+            raise FileNotFoundError(f"no checkpoint in {self.options.teacher}: train the teacher first")
+        teacher, _ = checkpoint.load_model(newest)
+        return DistillationLoss(self.model, teacher.to(self.options.device)).of
 
     def precision(self) -> AbstractContextManager[None]:
         return torch.autocast(self.options.device, torch.bfloat16, enabled=self.options.bf16)
@@ -80,7 +94,7 @@ class Trainer:
             loss.backward()
             total += loss.item()
         first = self.workers.rank == 0  # the one whose clock counts
-        facts = [total, self.seconds_of_last_step if first else 0.0, float(self.stopping)]
+        facts = [total, self.seconds_of_last_step if first else 0.0, float(self.asked_to_stop)]
         total, seconds, stopping = self.workers.sum_gradients(list(self.model.parameters()), facts)
         self.stopping = stopping > 0
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -121,7 +135,7 @@ class Trainer:
 
     def stop(self, *_: object) -> None:
         """Ends the run after this step; it can go on from the checkpoint that is then saved."""
-        self.stopping = True
+        self.asked_to_stop = True
 
     def run(self) -> Progress:
         bar = ProgressBar(
@@ -137,7 +151,9 @@ class Trainer:
                 loss = self.step()
                 average = loss if average is None else 0.95 * average + 0.05 * loss
                 speed = self.progress.tokens / max(self.progress.seconds, 1e-9)
-                bar.update(task, completed=self.schedule.fraction, description=f"loss {average:.3f}, {speed:.0f} tok/s")
+                bar.update(
+                    task, completed=self.schedule.fraction, description=f"loss {average:.3f}, {speed:.0f} tok/s"
+                )
                 ended = self.stopping or self.schedule.fraction >= 1.0
                 if ended or self.progress.step % self.options.milestone_steps == 0:
                     self.progress.train_curve.append((self.progress.step, self.progress.tokens, average))
@@ -174,6 +190,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m training.train", description="Train a small Llama.")
     parser.add_argument("--data", type=Path, required=True, help="folder that training.prepare wrote")
     parser.add_argument("--run", type=Path, required=True, help="folder of checkpoints; an existing run goes on")
+    parser.add_argument("--teacher", type=Path, help="folder of another run, whose distribution is learnt instead")
     parser.add_argument("--steps", type=int, help="optimizer steps in all")
     parser.add_argument("--minutes", type=float, help="minutes of training in all")
     shape = parser.add_argument_group("shape")

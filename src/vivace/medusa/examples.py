@@ -102,9 +102,7 @@ class ExampleMaker:
             for index in indices
         ]
         outputs = self.llm.generate(prompts, params)
-        return [
-            [*prompt, *output.outputs[0].token_ids] for prompt, output in zip(prompts, outputs, strict=True)
-        ]
+        return [[*prompt, *output.outputs[0].token_ids] for prompt, output in zip(prompts, outputs, strict=True)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

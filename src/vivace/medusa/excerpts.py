@@ -34,7 +34,9 @@ class Excerpts:
                 return ids[:length]
             num_bytes *= 2
         names = ", ".join(map(str, self.paths))
-        raise ConfigError(f"no {length} tokens of text in one piece found in {names}: give more, or shorter sequences")
+        raise ConfigError(
+            f"no {length} tokens of text in one piece found in {names}: give more, or shorter sequences"
+        )
 
     def _text(self, which: int, start: int, num_bytes: int) -> str:
         """From the first word that begins behind `start`."""

@@ -38,7 +38,9 @@ class FrozenHead:
         """Summed cross entropy in nats, and its gradient [B, D] with respect to the hidden states."""
         rows = np.arange(len(labels_B))
         logits_BV = self.logits(hidden_BD)
-        slope_BV = None if self.softcap is None else 1 - np.square(logits_BV / np.float32(self.softcap))
+        slope_BV: Float | None = None
+        if self.softcap is not None:
+            slope_BV = np.float32(1) - np.square(logits_BV / np.float32(self.softcap))
         logits_BV -= logits_BV.max(axis=1, keepdims=True)
         chosen_B = logits_BV[rows, labels_B]
         np.exp(logits_BV, out=logits_BV)
@@ -48,7 +50,8 @@ class FrozenHead:
         logits_BV[rows, labels_B] -= 1  # d loss / d logits: probabilities less the truth
         if slope_BV is not None:
             logits_BV *= slope_BV
-        return loss, logits_BV @ self.table_VD
+        gradient_BD: Float = logits_BV @ self.table_VD
+        return loss, gradient_BD
 
 
 def head_output(x_BD: Float, weight_DD: Float, bias_D: Float) -> tuple[Float, Float]:
@@ -76,7 +79,7 @@ def head_gradient(
         part, d_output_BD[rows] = frozen.loss(output_BD[rows], labels_B[rows])
         loss += part
     gate_BD = sigmoid(z_BD)
-    d_z_BD = d_output_BD * (gate_BD * (1 + z_BD * (1 - gate_BD))) / np.float32(num_examples)
+    d_z_BD: Float = d_output_BD * (gate_BD * (1 + z_BD * (1 - gate_BD))) / np.float32(num_examples)
     return loss / num_examples, d_z_BD.T @ x_BD, d_z_BD.sum(axis=0)
 
 

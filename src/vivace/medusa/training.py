@@ -63,14 +63,21 @@ class MedusaReport:
 
 
 def train_medusa(
-    llm: LLM, model: str | None, data: list[Path], output: Path, options: MedusaOptions, progress: Progress | None = None
+    llm: LLM,
+    model: str | None,
+    data: list[Path],
+    output: Path,
+    options: MedusaOptions,
+    progress: Progress | None = None,
 ) -> MedusaReport:
     """Trains heads for `model`, which `llm` runs, and writes them to the folder `output`.
 
     Raises `ConfigError` for texts or options that cannot work, and where `output` holds something else.
     """
     if options.sequence_len > llm.engine.config.max_model_len:
-        raise ConfigError(f"sequence_len {options.sequence_len} exceeds the context of {llm.engine.config.max_model_len}")
+        raise ConfigError(
+            f"sequence_len {options.sequence_len} exceeds the context of {llm.engine.config.max_model_len}"
+        )
     excerpts = Excerpts(data, llm.tokenizer, options.seed)
     frozen, fingerprint = _frozen_head(llm, model)
     asked = {"options": asdict(options), "model": fingerprint, "data": {str(p): p.stat().st_size for p in data}}
@@ -161,7 +168,9 @@ class _Trainer:
 
     def _learning_rate(self) -> float:
         warm = min(1.0, self.step / WARMUP_STEPS)
-        return self.options.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * self.step / (self.options.steps + 1)))
+        return (
+            self.options.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * self.step / (self.options.steps + 1)))
+        )
 
     def _save(self) -> None:
         tensors = {f"parameter.{index}": value for index, value in enumerate(self.parameters)}
@@ -178,7 +187,9 @@ class _Trainer:
                     target[...] = dequantize(file.tensors[f"{kind}.{index}"])
             self.step, self.loss = int(file.metadata["step"]), float.fromhex(file.metadata["loss"])
         except (KeyError, ValueError) as error:
-            raise ModelFileError(self.state, f"no state of this training ({error}): delete it to start over") from None
+            raise ModelFileError(
+                self.state, f"no state of this training ({error}): delete it to start over"
+            ) from None
 
 
 def _measure(trainer: _Trainer, heldout: Examples) -> MedusaReport:

@@ -25,10 +25,10 @@ def build_tree(accuracy_KR: Sequence[Sequence[float]], num_paths: int) -> Tree:
     """Up to `num_paths` paths, greedily by the probability that a path is accepted.
 
     `accuracy_KR[k][r]` is how often head k's guess of rank r is the true token. Heads are taken to err independently,
-    so a path's probability is the product over its guesses; it never exceeds its parent's, which makes greedy optimal.
+    so a path's probability is the product over its guesses; it never exceeds its parent's, so that greedy is optimal.
     """
     heap: list[tuple[float, TreePath]] = []
-    orders = [sorted(range(len(row)), key=lambda rank, row=row: (-row[rank], rank)) for row in accuracy_KR]
+    orders = [_ranks_by_accuracy(row) for row in accuracy_KR]
 
     def offer(parent: TreePath, parent_value: float, place: int) -> None:
         """The guess of this place (by accuracy) behind a path."""
@@ -49,3 +49,7 @@ def build_tree(accuracy_KR: Sequence[Sequence[float]], num_paths: int) -> Tree:
         offer(parent, found.get(parent, 1.0), place + 1)
         offer(path, -negative, 0)
     return Tree(tuple(found), tuple(found.values()))
+
+
+def _ranks_by_accuracy(accuracy_R: Sequence[float]) -> list[int]:
+    return sorted(range(len(accuracy_R)), key=lambda rank: (-accuracy_R[rank], rank))
