@@ -32,7 +32,7 @@ from training.tokens import TokenShards, heldout_windows
 from training.workers import Workers
 
 matplotlib.use("Agg")
-HELDOUT_WINDOWS = 48
+HELDOUT_WINDOWS = 24
 
 
 def build_optimizers(model: Llama, learning_rate: float, weight_decay: float) -> list[torch.optim.Optimizer]:

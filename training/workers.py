@@ -26,7 +26,9 @@ class Workers:
         if meeting is None:
             meeting = Path(tempfile.mkdtemp()) / "meeting"
             command = [sys.executable, "-m", "training.train", *arguments, "--meeting", str(meeting)]
-            self.peers = [subprocess.Popen([*command, "--rank", str(peer)]) for peer in range(1, size)]
+            self.peers = [  # in sessions of their own: an interrupt from the terminal is the first one's to pass on
+                subprocess.Popen([*command, "--rank", str(peer)], start_new_session=True) for peer in range(1, size)
+            ]
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all processes are on this machine
         torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
 

@@ -35,7 +35,8 @@ def tiny(tmp_path_factory) -> Path:
     torch.manual_seed(11)
     config = transformers.Qwen2Config(
         vocab_size=12, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=True, bos_token_id=None, eos_token_id=11,
+        num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=True, bos_token_id=None,
+        eos_token_id=11,
     )  # fmt: skip
     transformers.Qwen2ForCausalLM(config).save_pretrained(directory)
     vocabulary = {piece: token_id for token_id, piece in enumerate("abcdh;Ġ.!?e")} | {"<|endoftext|>": 11}
@@ -102,7 +103,7 @@ def test_reported_accuracy_is_that_of_the_written_heads(tiny: Path, text: Path, 
     manifest = json.loads((tmp_path / "heads" / "medusa.json").read_text())
     assert manifest["accuracy"][0][0] == pytest.approx(report.accuracy_KR[0][0], abs=1e-6)
     hits = [[], []]
-    for prompt_at in range(0, 60):
+    for prompt_at in range(60):
         prompt = llm.tokenizer.encode(TEXT[prompt_at : prompt_at + 4])
         from_model = llm.generate([prompt], params=greedy(20))[0].outputs[0].token_ids
         tokens = [*prompt, *from_model]
@@ -133,7 +134,7 @@ def test_a_killed_training_goes_on_to_the_same_bytes(
     train_medusa(llm, str(tiny), [text], tmp_path / "whole", SMALL)
     monkeypatch.setattr(training, "SAVE_EVERY_S", -1.0)  # after every step
 
-    def progress(stage: str, done: int, total: int) -> None:
+    def progress(stage: str, done: int, _: int) -> None:
         if (kill_at, stage, done) in (("second file of examples", "examples", 32), ("step 5", "steps", 5)):
             raise KilledError
 
@@ -190,7 +191,7 @@ def test_a_state_of_something_else_is_refused(tiny: Path, text: Path, tmp_path: 
     llm = LLM(str(tiny))
     monkeypatch.setattr(training, "SAVE_EVERY_S", -1.0)
 
-    def progress(stage: str, done: int, total: int) -> None:
+    def progress(stage: str, done: int, _: int) -> None:
         if (stage, done) == ("steps", 2):
             raise KilledError
 

@@ -36,7 +36,7 @@ class MedusaOptions:
             raise ConfigError("num_sequences must be at least 2: one is kept to measure on")
         if self.prompt_len + self.num_heads + 1 > self.sequence_len:
             raise ConfigError(
-                f"sequence_len {self.sequence_len} leaves nothing to learn for {self.num_heads} heads, after a prompt "
+                f"sequence_len {self.sequence_len} leaves nothing to learn for {self.num_heads} heads after a prompt "
                 f"of {self.prompt_len} tokens"
             )
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):

@@ -81,6 +81,7 @@ def train_medusa(
     excerpts = Excerpts(data, llm.tokenizer, options.seed)
     frozen, fingerprint = _frozen_head(llm, model)
     asked = {"options": asdict(options), "model": fingerprint, "data": {str(p): p.stat().st_size for p in data}}
+    excerpts.tokens(0, options.prompt_len)  # texts that cannot serve leave no folder behind
     _claim(output, asked)
     run_id = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
     maker = ExampleMaker(llm, excerpts, options, output, run_id)
@@ -116,7 +117,10 @@ def _claim(output: Path, asked: dict[str, Any]) -> None:
     text = json.dumps(asked, sort_keys=True, indent=1) + "\n"
     if run.exists():
         if run.read_text() != text:
-            raise ConfigError(f"{output} holds an unfinished training of other options or another model: see {run}")
+            raise ConfigError(
+                f"{output} holds an unfinished training of other options, texts or model (see {run}): "
+                "delete it or name another folder"
+            )
         return
     if (output / MANIFEST_NAME).exists() or any(output.iterdir()):
         raise ConfigError(f"{output} is not empty: name a new folder")
