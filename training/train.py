@@ -60,6 +60,8 @@ class Trainer:
             self.console.print(f"going on from {newest}")
         else:
             self.model, self.progress = Llama(shape_of(options)), Progress()
+        self.progress.final_context = options.final_context or options.context
+        self.progress.final_fraction = options.final_fraction if options.final_context else 1.0
         self.schedule, self.clock = Schedule(options, self.progress), StepClock()
         self.model.to(options.device)
         self.optimizers = build_optimizers(self.model, options.learning_rate, options.weight_decay)

@@ -14,6 +14,8 @@ import torch
 import torch.distributed
 from torch import Tensor
 
+PATIENCE_S = 20.0  # with a process that has nothing left to do
+
 
 class Workers:
     """This process and its peers. Rank 0 is the one that was started; it starts the others."""
@@ -54,7 +56,12 @@ class Workers:
             torch.distributed.barrier()
 
     def close(self) -> None:
+        """The others leave first: a connection that is closed while they still read from it can hold them up."""
+        for peer in self.peers:
+            try:
+                peer.wait(PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                peer.kill()
+                peer.wait()
         if self.size > 1:
             torch.distributed.destroy_process_group()
-        for peer in self.peers:
-            peer.wait()
