@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from decoder_run import prompt_logits
 from tiny_checkpoints import CASES, CASES_BY_NAME, VOCAB_SIZE, Case, make_model, prompt_tokens, save
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from vivace.backends.cpu.backend import CpuBackend
 from vivace.core.errors import ConfigError, UnsupportedError
