@@ -24,6 +24,6 @@ python -m training.export --data "$work/data" --run "$work/draft-run" --target "
     --output "$work/embedded-draft" --gguf q8_0
 
 [ -e "$work/embedded-medusa/medusa.json" ] || python -m vivace train-medusa "$work/embedded" \
-    --data "$work/data/prompts.txt" --output "$work/embedded-medusa" --num-sequences 384 --learning-rate 3e-3
+    --data "$work/data/prompts.txt" --output "$work/embedded-medusa" --num-sequences 384
 python -m training.medusa_card "$work/embedded-medusa"
 echo "to ship them: cp -r $work/embedded $work/embedded-draft $work/embedded-medusa src/vivace/resources/"

@@ -68,8 +68,8 @@ class Trainer:
         if newest:
             checkpoint.load_optimizers(newest, self.optimizers)
         self.workers.wait()  # rank 0 removes old checkpoints: all read before it goes on
-        loss = self._loss_of_run()
-        self.loss: Callable[[Tensor], Tensor] = torch.compile(loss) if options.compile else loss
+        self.plain_loss = self._loss_of_run()
+        self.compiled_loss = torch.compile(self.plain_loss) if options.compile else self.plain_loss
 
     def _loss_of_run(self) -> Callable[[Tensor], Tensor]:
         """Against the text, or against a teacher's distribution."""
@@ -80,6 +80,11 @@ class Trainer:
             raise FileNotFoundError(f"no checkpoint in {self.options.teacher}: train the teacher first")
         teacher, _ = checkpoint.load_model(newest)
         return DistillationLoss(self.model, teacher.to(self.options.device)).of
+
+    def loss(self, tokens_BT: Tensor) -> Tensor:
+        """Compiled for the main context alone: for the short end of a schedule that takes longer than it saves."""
+        main = tokens_BT.shape[1] == self.options.context + 1
+        return self.compiled_loss(tokens_BT) if main else self.plain_loss(tokens_BT)
 
     def precision(self) -> AbstractContextManager[None]:
         return torch.autocast(self.options.device, torch.bfloat16, enabled=self.options.bf16)

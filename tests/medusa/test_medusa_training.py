@@ -24,7 +24,9 @@ from vivace.medusa.training import train_medusa
 from vivace.models.medusa import read_medusa
 from vivace.quantize.gguf_export import export_gguf
 
-SMALL = MedusaOptions(num_heads=2, num_sequences=40, sequence_len=24, prompt_len=4, steps=8, batch=32, tree_size=12)
+SMALL = MedusaOptions(
+    num_heads=2, num_sequences=40, sequence_len=24, prompt_len=4, steps=8, batch=32, tree_size=12, temperatures=(0.0,)
+)
 TEXT = "a bad cab had a dad; " * 40
 
 
@@ -180,7 +182,7 @@ def test_texts_that_cannot_serve_are_refused(tiny: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     "field", [{"num_heads": 0}, {"num_heads": 17}, {"num_sequences": 1}, {"sequence_len": 5}, {"learning_rate": 0.0},
-              {"learning_rate": float("nan")}, {"temperature": -1.0}, {"steps": 0}, {"seed": -1}, {"tree_size": 2000}]
+              {"learning_rate": float("nan")}, {"temperatures": (-1.0,)}, {"steps": 0}, {"seed": -1}, {"tree_size": 2000}]
 )  # fmt: skip
 def test_options_that_cannot_work_are_refused(field: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(field))):

@@ -38,10 +38,14 @@ def train_medusa(
     self_distill: Annotated[
         bool, typer.Option(help="Learn from the model's own continuations, or from the text itself.")
     ] = True,
-    temperature: Annotated[float, typer.Option(help="Of the continuations; 0: always the likeliest token.")] = 0.0,
+    temperature: Annotated[
+        list[float] | None, typer.Option(help="Of the continuations, which take turns; default: 0 and 0.7.")
+    ] = None,
     steps: Annotated[int, typer.Option(help="Steps of training.")] = 600,
     batch: Annotated[int, typer.Option(help="Positions of a step.")] = 512,
-    learning_rate: Annotated[float, typer.Option(help="The highest; it falls as a cosine.")] = 1e-3,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="The highest, falling as a cosine; default: by the model's width.")
+    ] = None,
     tree_size: Annotated[int, typer.Option(help="Guesses in the tree that is written.")] = 63,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -54,7 +58,7 @@ def train_medusa(
         sequence_len=sequence_len,
         prompt_len=prompt_len,
         self_distill=self_distill,
-        temperature=temperature,
+        temperatures=tuple(temperature or (0.0, 0.7)),
         steps=steps,
         batch=batch,
         learning_rate=learning_rate,

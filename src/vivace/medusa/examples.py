@@ -95,7 +95,7 @@ class ExampleMaker:
         params = [
             SamplingParams(
                 max_tokens=options.sequence_len - options.prompt_len,
-                temperature=options.temperature,
+                temperature=options.temperatures[index % len(options.temperatures)],
                 ignore_eos=True,
                 seed=options.seed + index,
             )

@@ -172,9 +172,8 @@ class _Trainer:
 
     def _learning_rate(self) -> float:
         warm = min(1.0, self.step / WARMUP_STEPS)
-        return (
-            self.options.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * self.step / (self.options.steps + 1)))
-        )
+        cosine = 0.5 * (1 + math.cos(math.pi * self.step / (self.options.steps + 1)))
+        return self.options.peak_learning_rate(self.frozen.table_VD.shape[1]) * warm * cosine
 
     def _save(self) -> None:
         tensors = {f"parameter.{index}": value for index, value in enumerate(self.parameters)}
