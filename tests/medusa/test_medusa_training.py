@@ -182,7 +182,8 @@ def test_texts_that_cannot_serve_are_refused(tiny: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     "field", [{"num_heads": 0}, {"num_heads": 17}, {"num_sequences": 1}, {"sequence_len": 5}, {"learning_rate": 0.0},
-              {"learning_rate": float("nan")}, {"temperatures": (-1.0,)}, {"steps": 0}, {"seed": -1}, {"tree_size": 2000}]
+              {"learning_rate": float("nan")}, {"temperatures": (-1.0,)}, {"temperatures": ()},
+              {"steps": 0}, {"seed": -1}, {"tree_size": 2000}]
 )  # fmt: skip
 def test_options_that_cannot_work_are_refused(field: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(field))):
