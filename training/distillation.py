@@ -29,6 +29,17 @@ class DistillationLoss:
         return cross_entropy(logits.flatten(0, 1), targets.flatten(0, 1))
 
 
+@torch.no_grad()
+def inherit_embeddings(student: Llama, teacher: Llama) -> None:
+    """Starts the student from the teacher's table, in its principal directions and as small as a new one: what words
+    have to do with each other need not be learnt again."""
+    table_VC = teacher.model.embed_tokens.weight
+    _, _, directions = torch.linalg.svd(table_VC, full_matrices=False)
+    table = student.model.embed_tokens.weight
+    projected = table_VC @ directions[: student.shape.hidden_size].T
+    table.copy_(projected * (table.std().cpu() / projected.std()))
+
+
 @dataclass(frozen=True)
 class Acceptance:
     """Of a draft, one token ahead on real text: the share of its samples that the target keeps, and of its best

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from training import checkpoint
 from training.checkpoint import Progress
-from training.distillation import DistillationLoss
+from training.distillation import DistillationLoss, inherit_embeddings
 from training.model import Llama, LlamaShape
 from training.schedule import Schedule, StepClock
 from training.tokens import TokenShards, heldout_windows
@@ -79,6 +79,8 @@ class Trainer:
         if newest is None:
             raise FileNotFoundError(f"no checkpoint in {self.options.teacher}: train the teacher first")
         teacher, _ = checkpoint.load_model(newest)
+        if self.progress.step == 0:
+            inherit_embeddings(self.model, teacher)
         return DistillationLoss(self.model, teacher.to(self.options.device)).of
 
     def loss(self, tokens_BT: Tensor) -> Tensor:

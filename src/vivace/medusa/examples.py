@@ -59,9 +59,8 @@ class HiddenStates:
 class ExampleMaker:
     """Makes the files of a run, those that are missing."""
 
-    def __init__(self, llm: LLM, excerpts: Excerpts, options: MedusaOptions, directory: Path, run_id: str) -> None:
-        self.llm, self.excerpts, self.options = llm, excerpts, options
-        self.directory, self.run_id = directory, run_id
+    def __init__(self, llm: LLM, excerpts: Excerpts, options: MedusaOptions, directory: Path) -> None:
+        self.llm, self.excerpts, self.options, self.directory = llm, excerpts, options, directory
         self._hidden = HiddenStates(llm, options.sequence_len)
 
     def make(self, progress: Progress | None = None) -> list[Path]:
@@ -85,7 +84,7 @@ class ExampleMaker:
             "tokens": encode(np.array(sequences, np.float32), "f32"),  # ids are below 2^21: exact
             "hidden": encode(hidden_SPD.reshape(-1, hidden_SPD.shape[2]), "bf16"),
         }
-        write_safetensors(path, tensors, {"run": self.run_id})
+        write_safetensors(path, tensors)
 
     def _sequences(self, indices: range) -> list[list[int]]:
         options = self.options

@@ -11,6 +11,7 @@ from vivace.engine.tokenizer import Tokenizer
 
 BYTES_OF_TOKEN = 8  # more than a token of common vocabularies has; an excerpt that is short is drawn again, longer
 MAX_DRAWS = 8
+MAX_WORD_BYTES = 64
 
 
 class Excerpts:
@@ -39,7 +40,7 @@ class Excerpts:
         )
 
     def _text(self, which: int, start: int, num_bytes: int) -> str:
-        """From the first word that begins behind `start`."""
+        """From the first word, or where words have no blanks the first character, that begins behind `start`."""
         path = self.paths[which]
         try:
             with path.open("rb") as file:
@@ -48,7 +49,7 @@ class Excerpts:
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}") from None
         if start:
-            data = data[next((at for at, byte in enumerate(data) if byte in b" \n"), 0) :]
+            data = data[_first_word(data) :]
         ends = range(len(data), max(-1, len(data) - 4), -1)  # the last character may be cut
         end = next((end for end in ends if _is_utf8(data[:end])), None)
         if end is None:
@@ -65,6 +66,13 @@ def _size(path: Path) -> int:
 
 def _refuse(path: Path) -> int:
     raise ConfigError(f"cannot read {path}: no such file" if not path.exists() else f"{path} is no file")
+
+
+def _first_word(data: bytes) -> int:
+    blank = next((at for at, byte in enumerate(data[:MAX_WORD_BYTES]) if byte in b" \n"), None)
+    if blank is not None:
+        return blank
+    return next((at for at, byte in enumerate(data[:4]) if byte & 0xC0 != 0x80), 0)  # no continuation of a character
 
 
 def _is_utf8(data: bytes) -> bool:

@@ -6,7 +6,6 @@ In the output folder: `run.json` (what was asked), `examples-*.safetensors`, `st
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
@@ -83,8 +82,7 @@ def train_medusa(
     asked = {"options": asdict(options), "model": fingerprint, "data": {str(p): p.stat().st_size for p in data}}
     excerpts.tokens(0, options.prompt_len)  # texts that cannot serve leave no folder behind
     _claim(output, asked)
-    run_id = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-    maker = ExampleMaker(llm, excerpts, options, output, run_id)
+    maker = ExampleMaker(llm, excerpts, options, output)
     paths = maker.make(None if progress is None else lambda done, total: progress("examples", done, total))
     training, heldout = read_examples(paths, options)
     trainer = _Trainer(training, frozen, options, output / STATE_NAME)

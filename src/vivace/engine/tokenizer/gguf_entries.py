@@ -80,10 +80,17 @@ def _byte_level(tokenizer: Tokenizer) -> Candidates:
         return []
     pieces = _with_control(_vocabulary(tokenizer), tokenizer)
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    names = {patterns: name for name, patterns in reversed(PATTERNS.items())}.values()
-    if model.get("ignore_merges"):
-        names = dict.fromkeys(sorted(WHOLE_WORDS_FIRST)).keys()  # type: ignore[assignment]
-    return [(pieces, {"model": "gpt2", "pre": name, "merges": merges}) for name in reversed(list(names))]
+    names = _names_of_cuts(whole_words_first=bool(model.get("ignore_merges")))
+    return [(pieces, {"model": "gpt2", "pre": name, "merges": merges}) for name in names]
+
+
+def _names_of_cuts(*, whole_words_first: bool) -> list[str]:
+    """One name for each way of cutting words, of those that share it the first."""
+    first: dict[tuple[str, ...], str] = {}
+    for name, patterns in PATTERNS.items():
+        if (name in WHOLE_WORDS_FIRST) == whole_words_first:
+            first.setdefault(patterns, name)
+    return list(first.values())
 
 
 def _vocabulary(tokenizer: Tokenizer) -> list[Piece]:
