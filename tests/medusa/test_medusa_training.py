@@ -17,7 +17,7 @@ from vivace.core.sampling import SamplingParams
 from vivace.engine.llm import LLM
 from vivace.formats.checkpoint import open_checkpoint
 from vivace.formats.dequantize import dequantize
-from vivace.medusa import training
+from vivace.medusa import trainer
 from vivace.medusa.examples import HiddenStates
 from vivace.medusa.options import MedusaOptions
 from vivace.medusa.training import train_medusa
@@ -134,7 +134,7 @@ def test_a_killed_training_goes_on_to_the_same_bytes(
 ) -> None:
     llm = LLM(str(tiny))
     train_medusa(llm, str(tiny), [text], tmp_path / "whole", SMALL)
-    monkeypatch.setattr(training, "SAVE_EVERY_S", -1.0)  # after every step
+    monkeypatch.setattr(trainer, "SAVE_EVERY_S", -1.0)  # after every step
 
     def progress(stage: str, done: int, _: int) -> None:
         if (kill_at, stage, done) in (("second file of examples", "examples", 32), ("step 5", "steps", 5)):
@@ -192,7 +192,7 @@ def test_options_that_cannot_work_are_refused(field: dict) -> None:
 
 def test_a_state_of_something_else_is_refused(tiny: Path, text: Path, tmp_path: Path, monkeypatch) -> None:
     llm = LLM(str(tiny))
-    monkeypatch.setattr(training, "SAVE_EVERY_S", -1.0)
+    monkeypatch.setattr(trainer, "SAVE_EVERY_S", -1.0)
 
     def progress(stage: str, done: int, _: int) -> None:
         if (stage, done) == ("steps", 2):
