@@ -33,7 +33,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
 )
 TOKENS_PER_SHARD = 32 << 20
-HELDOUT_CHARS = 20_000  # of each held-out document, in heldout.txt: books would drown the articles
+HELDOUT_CHARS = 6_000  # of each held-out document, in heldout.txt: books would drown the articles
 HELDOUT_TEXT, PROMPTS_TEXT = "heldout.txt", "prompts.txt"
 PROMPTS_BYTES = 4_000_000
 ENCODE_BATCH = 512
