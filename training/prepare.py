@@ -166,10 +166,9 @@ def write_heldout_text(documents: list[str], path: Path) -> None:
     """An excerpt of each document, as plain text: what `vivace evaluate` and the card's figures are measured on."""
     excerpts = []
     for document in documents:
-        start = 0
-        if len(document) > HELDOUT_CHARS:  # from the middle: books open with lists and letters
-            middle = len(document) // 2
-            start = document.find("\n\n", middle, len(document) - HELDOUT_CHARS) + 2
+        start = max(0, len(document) - HELDOUT_CHARS) // 2  # books open with lists and letters
+        if start:
+            start = max(start, document.find("\n\n", start, start + HELDOUT_CHARS) + 2)
         excerpts.append(document[start : start + HELDOUT_CHARS].strip())
     path.write_text("\n\n".join(excerpts) + "\n", encoding="utf-8", newline="\n")
 
