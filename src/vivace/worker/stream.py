@@ -37,7 +37,6 @@ class TokenStream:
         self.emitted: list[list[int] | None] = [[] for _ in range(job.params.n)]  # None: that continuation has ended
         self.num_unfinished = job.params.n  # continuations
         self._owner = owner
-        self._loop = asyncio.get_running_loop()
         self._scores: list[TokenLogprobs | None] = []
         self._batches: deque[list[TokenEvent]] = deque()
         self._error: VivaceError | None = None
@@ -53,7 +52,7 @@ class TokenStream:
                 raise self._error
             if not self.num_unfinished:
                 raise StopAsyncIteration
-            self._waiter = waiter = self._loop.create_future()
+            self._waiter = waiter = asyncio.get_running_loop().create_future()
             try:
                 await waiter
             finally:
