@@ -21,9 +21,7 @@ class DrainRate:
     two in which an overload begins (the engine is full then, nothing is lost), never too little.
     """
 
-    def __init__(
-        self, limits: AdmissionLimits, state: Callable[[], EngineState], clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, limits: AdmissionLimits, state: Callable[[], EngineState], clock: Callable[[], float]) -> None:
         self._state = state
         self._clock = clock
         self._prompt_s = limits.initial_prompt_s
