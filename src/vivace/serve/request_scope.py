@@ -6,18 +6,16 @@ import logging
 import re
 import secrets
 import time
-from contextvars import ContextVar
 from typing import Any
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vivace.serve.errors import error_response
+from vivace.serve.logs import current_request_id
 
 logger = logging.getLogger("vivace.serve")
 access_logger = logging.getLogger("vivace.access")
-
-current_request_id: ContextVar[str | None] = ContextVar("current_request_id", default=None)
 
 CLIENT_GONE = 499  # nginx's number, for the log only: nobody is there to read an answer
 _HARMLESS_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
