@@ -187,7 +187,7 @@ class ResponseObject(Struct, kw_only=True):
     background: bool = False
     store: bool = False
     previous_response_id: None = None
-    reasoning: dict[str, None] = {"effort": None, "summary": None}
+    reasoning: None = None
     service_tier: str = "default"
     truncation: str = "disabled"
 
