@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vivace.serve.errors import error_response
+from vivace.serve.lifecycle import OPEN_PATHS
 from vivace.serve.logs import current_request_id
 
 logger = logging.getLogger("vivace.serve")
@@ -80,9 +81,10 @@ class _Exchange:
 
     def record(self) -> None:
         """One line in the access log."""
-        if not access_logger.isEnabledFor(logging.INFO):
-            return
         scope, state = self._scope, self._scope["state"]
+        level = logging.DEBUG if scope["path"] in OPEN_PATHS else logging.INFO  # probes come every second
+        if not access_logger.isEnabledFor(level):
+            return
         line: dict[str, Any] = {
             "method": scope["method"],
             "path": scope["path"],
@@ -97,7 +99,7 @@ class _Exchange:
             line["client"] = scope["client"][0]
         if self._client_id is not None:
             line["client_request_id"] = self._client_id.decode()
-        access_logger.info("request", extra={"fields": {**line, **state["log"]}})
+        access_logger.log(level, "request", extra={"fields": {**line, **state["log"]}})
 
 
 def _client_id(scope: Scope) -> bytes | None:
