@@ -1,0 +1,53 @@
+"""Every route as a client sees it: what it takes, what it answers. The OpenAPI document is made from this table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from vivace.serve.wire.embeddings import EmbeddingRequest, EmbeddingResponse
+from vivace.serve.wire.status import Health, Readiness
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One method of one path. `request` and `response` are types that msgspec knows.
+
+    `event` is what each event of a stream holds, for routes that can stream. `text_type` is the media type of an
+    answer that is no JSON. `failures` are answers of other statuses that are not our usual error.
+    """
+
+    method: Literal["GET", "POST"]
+    path: str
+    name: str
+    summary: str
+    request: Any = None
+    response: Any = None
+    event: Any = None
+    text_type: str | None = None
+    is_open: bool = False  # answered without a key
+    failures: Mapping[int, Any] = field(default_factory=dict)
+
+
+OPERATIONS = (
+    Operation(
+        "POST",
+        "/v1/embeddings",
+        "create_embeddings",
+        "One vector for every input.",
+        request=EmbeddingRequest,
+        response=EmbeddingResponse,
+    ),
+    Operation("GET", "/health", "health", "Whether the process lives.", response=Health, is_open=True),
+    Operation(
+        "GET",
+        "/ready",
+        "ready",
+        "Whether requests are served.",
+        response=Readiness,
+        is_open=True,
+        failures={503: Readiness},
+    ),
+    Operation("GET", "/openapi.json", "openapi", "This document.", response=dict[str, Any]),
+)
