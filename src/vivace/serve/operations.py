@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from vivace.serve.wire.chat import ChatChunk, ChatCompletion, ChatRequest
+from vivace.serve.wire.completions import Completion, CompletionRequest
 from vivace.serve.wire.embeddings import EmbeddingRequest, EmbeddingResponse
+from vivace.serve.wire.models import ModelList
 from vivace.serve.wire.status import Health, Readiness
+from vivace.serve.wire.tokenize import Detokenized, DetokenizeRequest, Tokenized, TokenizeRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +37,34 @@ class Operation:
 OPERATIONS = (
     Operation(
         "POST",
+        "/v1/completions",
+        "create_completion",
+        "Go on with a text.",
+        request=CompletionRequest,
+        response=Completion,
+        event=Completion,
+    ),
+    Operation(
+        "POST",
+        "/v1/chat/completions",
+        "create_chat_completion",
+        "Answer a conversation.",
+        request=ChatRequest,
+        response=ChatCompletion,
+        event=ChatChunk,
+    ),
+    Operation(
+        "POST",
         "/v1/embeddings",
         "create_embeddings",
         "One vector for every input.",
         request=EmbeddingRequest,
         response=EmbeddingResponse,
     ),
+    Operation("GET", "/v1/models", "list_models", "What is served.", response=ModelList),
+    Operation("POST", "/tokenize", "tokenize", "Token ids of a text or conversation.", TokenizeRequest, Tokenized),
+    Operation("POST", "/detokenize", "detokenize", "Text of token ids.", DetokenizeRequest, Detokenized),
+    Operation("GET", "/metrics", "metrics", "Numbers for Prometheus.", text_type="text/plain"),
     Operation("GET", "/health", "health", "Whether the process lives.", response=Health, is_open=True),
     Operation(
         "GET",
