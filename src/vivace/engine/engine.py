@@ -59,7 +59,7 @@ class Engine:
     ) -> None:
         self._runner = runner
         self._scheduler = scheduler
-        self._limits = limits
+        self.limits = limits
         self._clock = clock
         self._arrivals = count()
         self._requests: dict[str, RequestRecord] = {}
@@ -76,10 +76,13 @@ class Engine:
         *,
         priority: int = 0,
         cache_salt: bytes = b"",
+        emitted: Items[Items[int] | None] | None = None,
         pooling: Pooling | None = None,
     ) -> None:
         """Queue a request of prompt token ids. Raises `RequestError` when it can never be served.
 
+        `emitted` continues a request that another engine has begun: for each continuation its tokens so far, None
+        where it has ended. With the same seed, what follows is equal to the bit.
         With `pooling` no token is generated (`params` must say max_tokens=0): the request ends with one event, "stop"
         without a token, and its record holds the `embedding`.
         """
@@ -100,20 +103,24 @@ class Engine:
             priority=priority,
             cache_salt=cache_salt,
             max_len=len(prompt) + max_new,
-            stop_ids=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._limits.eos_ids),
+            stop_ids=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self.limits.eos_ids),
             use_prefix_cache=params.prompt_logprobs is None and pooling != "mean",
             pooling=pooling,
             num_forks=params.n - 1,
         )
-        self._scheduler.add(sequence)
-        request = RequestRecord(RequestTimings(arrival=self._clock()), [sequence], params.n)
+        sequences = [sequence] if emitted is None else self._continued(sequence, emitted)
+        for one in sequences:
+            self._scheduler.add(one)
+        num_unfinished = sum(1 + one.num_forks for one in sequences)
+        request = RequestRecord(RequestTimings(arrival=self._clock()), sequences, num_unfinished)
         if params.prompt_logprobs is not None:
             request.prompt_logprobs = [None] * len(prompt)
         if pooling is not None:
             request.pooled = PooledStates(pooling)
         self._requests[request_id] = request
         self._num_unfinished += 1
-        self.stats.num_prompt_tokens += len(prompt)
+        if emitted is None:
+            self.stats.num_prompt_tokens += len(prompt)
 
     def abort(self, request_id: str) -> None:
         """End every continuation of a request now; its blocks are free when this returns. Unknown ids are ignored."""
@@ -175,8 +182,8 @@ class Engine:
             raise RequestError(f"request id {request_id!r} is already running", param="request_id")
         if not prompt:
             raise RequestError("the prompt is empty: at least one token is needed", param="prompt")
-        if min(prompt) < 0 or max(prompt) >= self._limits.vocab_size:
-            raise RequestError(f"prompt token ids must be in [0, {self._limits.vocab_size})", param="prompt")
+        if min(prompt) < 0 or max(prompt) >= self.limits.vocab_size:
+            raise RequestError(f"prompt token ids must be in [0, {self.limits.vocab_size})", param="prompt")
         wanted = len(prompt) + (1 if params.max_tokens != 0 else 0)
         if wanted > self.config.max_model_len:
             raise ContextLengthError(
@@ -185,8 +192,29 @@ class Engine:
                 param="prompt",
             )
         for name, ids in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
-            if ids and max(ids) >= self._limits.vocab_size:
-                raise RequestError(f"{name} has a token id outside [0, {self._limits.vocab_size})", param=name)
+            if ids and max(ids) >= self.limits.vocab_size:
+                raise RequestError(f"{name} has a token id outside [0, {self.limits.vocab_size})", param=name)
+
+    def _continued(self, sequence: Sequence, emitted: Items[Items[int] | None]) -> list[Sequence]:
+        """The unfinished continuations with their tokens; the whole request where it has no token yet."""
+        unfinished = {index: tokens for index, tokens in enumerate(emitted) if tokens is not None}
+        if len(emitted) != sequence.params.n or not unfinished:
+            raise RequestError(
+                f"emitted must list n = {sequence.params.n} continuations, at least one of them not None",
+                param="emitted",
+            )
+        for tokens in unfinished.values():
+            if tokens and (min(tokens) < 0 or max(tokens) >= self.limits.vocab_size):
+                raise RequestError(f"emitted token ids must be in [0, {self.limits.vocab_size})", param="emitted")
+            if tokens and sequence.num_prompt + len(tokens) >= sequence.max_len:
+                raise RequestError("a continuation in emitted has all its tokens: it has ended", param="emitted")
+        if len(unfinished) == len(emitted) and not any(unfinished.values()):
+            return [sequence]
+        sequence.num_forks = 0
+        continued = [_continuation(sequence, index) for index in unfinished]
+        for one, tokens in zip(continued, unfinished.values(), strict=True):
+            one.tokens.extend(tokens)
+        return continued
 
     def _prepare(self, plan: StepPlan) -> list[Sequence]:
         """Note admissions and create the forks of prompts that this step completes.
