@@ -42,7 +42,6 @@ class EmbeddingRequest(Request):
     pooling: Literal["mean", "last"] | None = None
     normalize: bool | None = None
     priority: Priority | None = None
-    cache_salt: Name | None = None
     timeout: Timeout | None = None
 
 
