@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -20,6 +21,7 @@ from vivace.worker.messages import Command, Configure, Failed, Loading, Ready, R
 from vivace.worker.refusal import error_from_data
 
 REAP_INTERVAL_S = 0.005
+logger = logging.getLogger(__name__)
 
 
 def worker_command() -> tuple[str, ...]:
@@ -64,7 +66,11 @@ class EngineChild(asyncio.Protocol):
                 ours.close()
                 raise EngineError(f"the engine's process could not be started: {error}") from error
         ours.setblocking(False)
-        await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=ours)
+        try:
+            await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=ours)
+        except BaseException:
+            ours.close()
+            raise
 
     async def loaded_or_lost(self) -> None:
         waiters: list[asyncio.Future[Any]] = [self.ready, self.lost]
@@ -84,6 +90,11 @@ class EngineChild(asyncio.Protocol):
             self._process.kill()
         if self._transport is not None:
             self._transport.abort()
+
+    def fail(self, error: EngineError) -> None:
+        """End the process for this reason."""
+        self._failure = error
+        self.kill()
 
     async def end(self) -> VivaceError:
         """Make sure that the process is gone; returns why it ended."""
@@ -108,8 +119,10 @@ class EngineChild(asyncio.Protocol):
             for report in self._decoder.feed(data):
                 self._take(report)
         except EngineError as error:
-            self._failure = error
-            self.kill()
+            self.fail(error)
+        except Exception as error:  # a report that contradicts itself, or a bug of ours: start over
+            logger.exception("a report of the engine could not be taken")
+            self.fail(EngineError(f"a report of the engine could not be taken: {error!r}"))
 
     def connection_lost(self, _: Exception | None) -> None:
         if not self.lost.done():

@@ -53,6 +53,10 @@ class Journal:
         return iter(list(self._entries.values()))
 
     @property
+    def num_held(self) -> int:
+        return len(self._held)
+
+    @property
     def num_present(self) -> int:
         return len(self._entries) - len(self._held)
 

@@ -89,6 +89,8 @@ def _progress(channel: SocketChannel) -> Callable[[int, int], None]:
         if done == total or now - told >= SECONDS_BETWEEN_PROGRESS:
             told = now
             channel.send(Loading(done, total))
+        if channel.is_closed:
+            raise EngineError("the front is gone: nobody waits for this model")
 
     return tell
 

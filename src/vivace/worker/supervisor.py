@@ -11,6 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import msgspec
+
 from vivace.core.config import EngineConfig
 from vivace.core.errors import ConfigError, EngineError, ModelFileError, RequestError, VivaceError
 from vivace.core.events import TokenEvent
@@ -68,7 +70,8 @@ class EngineClient:
         self._base = EngineGauges()  # totals of the engines that died
         self._current = EngineGauges()
         self._num_crashes = 0  # in a row, without a token and without a guilty one
-        self._ready_at: float | None = None  # None once a token has come, too
+        self._has_worked = False  # this engine brought an event
+        self._ready_at: float | None = None  # None while it loads
 
     @property
     def info(self) -> EngineInfo:
@@ -79,8 +82,9 @@ class EngineClient:
 
     @property
     def gauges(self) -> EngineGauges:
-        """As of the engine's last step; totals go on over restarts."""
-        return added(self._base, self._current)
+        """As of the engine's last step; totals go on over restarts. Requests held here count as waiting."""
+        gauges = added(self._base, self._current)
+        return msgspec.structs.replace(gauges, num_waiting=gauges.num_waiting + self._journal.num_held)
 
     @property
     def engine_pid(self) -> int | None:
@@ -216,7 +220,7 @@ class EngineClient:
         for request_id, events in batches.items():
             entry = self._journal.find(request_id)
             if entry is not None:
-                self._ready_at = None
+                self._has_worked = True
                 entry.stream.deliver(events)
                 self._settle(entry, {event.index for event in events})
 
@@ -262,8 +266,7 @@ class EngineClient:
             await asyncio.wait([child.lost], timeout=timeout_s / 4)
             is_silent = time.monotonic() - child.last_heard > timeout_s
             if is_silent and self._journal.num_present and not child.lost.done():
-                logger.error("the engine has work but gave no sign of life for %.0f s", timeout_s)
-                child.kill()
+                child.fail(EngineError(f"it had work but gave no sign of life for {timeout_s:g} s"))
 
     async def _restart(self) -> None:
         self.state = "restarting"
@@ -288,9 +291,10 @@ class EngineClient:
     def _bury(self, error: VivaceError) -> None:
         """Blame, count, and keep the totals."""
         guilty = self._journal.crash()
-        had_calm = self._ready_at is None or time.monotonic() - self._ready_at > self._policy.crash_window_s
+        uptime_s = 0.0 if self._ready_at is None else time.monotonic() - self._ready_at
+        had_calm = self._has_worked or uptime_s > self._policy.crash_window_s
         self._num_crashes = 0 if guilty is not None else 1 if had_calm else self._num_crashes + 1
-        self._ready_at = time.monotonic()
+        self._has_worked, self._ready_at = False, None
         self._base, self._current = carried_over(self.gauges), EngineGauges()
         logger.error("the engine died (%s); restarting it with %d requests", error, len(self._journal))
         if guilty is not None:

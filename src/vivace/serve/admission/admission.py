@@ -64,7 +64,7 @@ class Admission:
         state: Callable[[], EngineState] | None = None,
     ) -> None:
         self.limits = limits
-        self.num_refused: Counter[Refusal] = Counter()
+        self.num_refused: Counter[str] = Counter()  # by reason
         self._clock = clock
         self._counted = CountedWork(num_free_blocks=limits.engine.num_kv_blocks)
         self._state = state or self._counted.snapshot

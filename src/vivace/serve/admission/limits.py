@@ -7,8 +7,10 @@ from typing import Protocol
 
 from vivace.core.errors import ConfigError
 
-# Weight bytes x tokens a second in large batches: a 1B model with int4 weights (0.75 GB) computes 400 prompt tokens and
-# generates 320 at best on two cores (its arithmetic peak).
+DEFAULT_QUEUED_TOKENS = 1 << 20  # 8 MB of token ids
+
+# Weight bytes x tokens a second in large batches: a 1B model with int4 weights (0.75 GB) computes 400 prompt tokens
+# and generates 320 at best on two cores (its arithmetic peak).
 PROMPT_BYTES_PER_S = 3e11
 GENERATION_BYTES_PER_S = 2.4e11
 
@@ -58,7 +60,7 @@ class AdmissionLimits:
 
     engine: EngineCapacity
     max_queued_requests: int = 1024
-    max_queued_tokens: int = 1 << 20
+    max_queued_tokens: int | None = None  # of prompts; None: a million
     max_worst_case_pools: float = 64.0
     max_queue_s: float = 10.0
     aging_s: float = 2.5
@@ -78,6 +80,10 @@ class AdmissionLimits:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} must be more than 0, not {value!r}")
+
+    @property
+    def queued_tokens_bound(self) -> int:
+        return self.max_queued_tokens or DEFAULT_QUEUED_TOKENS
 
     @property
     def initial_prompt_s(self) -> float:

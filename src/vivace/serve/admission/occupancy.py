@@ -23,7 +23,7 @@ class Occupancy:
 
     def __init__(self, limits: AdmissionLimits) -> None:
         self._max_requests = limits.max_queued_requests
-        self._max_tokens = limits.max_queued_tokens
+        self._max_tokens = limits.queued_tokens_bound
         self._max_blocks = limits.max_worst_case_pools * limits.engine.num_kv_blocks
         self.waiting = Demand()
         self.admitted = Demand()
