@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from vivace.core.errors import DeadlineError, EngineError, OverloadedError, RequestError, UnavailableError
@@ -39,9 +39,10 @@ class EmbeddingOrder:
 class EmbeddingBatch:
     """Embeds a list of inputs; `keep(number, vector)` gets each one's vector when it is there, in any order.
 
-    The first inputs are let in together, from their bytes alone, or none is. Each later one is let in when one before
-    it has ended, so that 2,048 inputs neither fill the queue nor hold the engine. Where one of those finds no room,
-    the request goes on with fewer at once, and is refused only when it has none left.
+    The first input is let in at once, from its bytes alone, or the request is refused; as many more as find room come
+    with it. The others follow when one before them has ended, so that 2,048 inputs neither fill the queue nor hold
+    the engine. Where one of those finds no room, the request goes on with fewer at once, and is refused only when
+    none of its inputs is under way.
     """
 
     def __init__(
@@ -71,20 +72,24 @@ class EmbeddingBatch:
         deadline = self._order.deadline
         delay_s = None if deadline is None else max(0.0, deadline - time.monotonic())
         with ExitStack() as tickets:
-            first = [(number, tickets.enter_context(self._enter(number))) for number in self._first_numbers()]
+            first = self._first_tickets(tickets)
             self._num_workers = len(first)
             try:
                 async with asyncio.timeout(delay_s), asyncio.TaskGroup() as workers:
-                    for number, ticket in first:
+                    for number, ticket in enumerate(first):
                         workers.create_task(self._work(number, ticket))
             except TimeoutError:
                 raise DeadlineError("the request took longer than its timeout allows; it was ended") from None
             except BaseExceptionGroup as errors:
                 raise errors.exceptions[0] from None
 
-    def _first_numbers(self) -> list[int]:
-        count = min(MAX_AT_ONCE, self._engine.info.max_num_seqs, len(self._left))
-        return [self._left.popleft() for _ in range(count)]
+    def _first_tickets(self, exits: ExitStack) -> list[Ticket]:
+        tickets = [exits.enter_context(self._enter(self._left.popleft()))]
+        with suppress(OverloadedError):
+            while self._left and len(tickets) < MAX_AT_ONCE:
+                tickets.append(exits.enter_context(self._enter(self._left[0])))
+                self._left.popleft()
+        return tickets
 
     async def _work(self, number: int, ticket: Ticket) -> None:
         """One input after the other."""
