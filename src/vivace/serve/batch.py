@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 
-from vivace.serve.generation import Generation, Piece
+from vivace.serve.generation import Generation, Piece, Prepared
 from vivace.serve.wire.usage import PromptTokensDetails, Timings, Usage
 
 
@@ -32,15 +32,15 @@ class Batch:
     ) -> None:
         self._exits.__exit__(kind, error, trace)
 
-    async def start(self, encoders: Sequence[Callable[[], Awaitable[list[int]]]]) -> None:
+    async def start(self, preparations: Sequence[Callable[[], Awaitable[Prepared]]]) -> None:
         """Bring every prompt to the engine. The first one's error ends them all."""
-        if len(encoders) == 1:
-            await self.generations[0].start(encoders[0])
+        if len(preparations) == 1:
+            await self.generations[0].start(preparations[0])
             return
         try:
             async with asyncio.TaskGroup() as group:
-                for generation, encode in zip(self.generations, encoders, strict=True):
-                    group.create_task(generation.start(encode))
+                for generation, prepare in zip(self.generations, preparations, strict=True):
+                    group.create_task(generation.start(prepare))
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
 

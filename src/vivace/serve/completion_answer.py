@@ -8,7 +8,7 @@ from typing import Literal
 from vivace.core.events import FinishReason
 from vivace.serve.batch import Batch
 from vivace.serve.generation import Piece
-from vivace.serve.logprob_shapes import LegacyRow, LogprobShapes
+from vivace.serve.logprob_shapes import LegacyRow
 from vivace.serve.service import Service
 from vivace.serve.wire.completions import Completion, CompletionChoice, CompletionRequest, LegacyLogprobs
 
@@ -30,7 +30,7 @@ class CompletionAnswer:
         self._name = name
         self._model = service.model_name
         self._created = service.now()
-        self._shapes = LogprobShapes(service.tokenizer)
+        self._shapes = service.logprobs
         self._rows: dict[int, LegacyRow] = {}  # by choice, once it has begun
 
     def chunk(self, pieces: list[Piece]) -> list[Completion]:

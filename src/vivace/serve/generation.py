@@ -15,6 +15,7 @@ from vivace.core.sampling import SamplingParams
 from vivace.engine.continuation import Continuation
 from vivace.engine.tokenizer import Tokenizer
 from vivace.serve.admission import Ticket
+from vivace.serve.metrics import RequestMetrics
 from vivace.worker.job import Job
 from vivace.worker.supervisor import EngineClient
 from vivace.worker.stream import TokenStream
@@ -30,6 +31,14 @@ class Order:
     priority: int = 0
     cache_salt: bytes = b""
     deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A prompt as ids. `params` are the order's, with what only the prompt's rendering could tell."""
+
+    token_ids: list[int]
+    params: SamplingParams
 
 
 @dataclass(slots=True)
@@ -52,19 +61,28 @@ class Generation:
     """
 
     def __init__(
-        self, engine: EngineClient, tokenizer: Tokenizer | None, ticket: Ticket, job_id: str, order: Order
+        self,
+        engine: EngineClient,
+        tokenizer: Tokenizer | None,
+        ticket: Ticket,
+        metrics: RequestMetrics,
+        job_id: str,
+        order: Order,
     ) -> None:
         self.prompt: list[int] = []
         self.num_output_tokens = 0
         self._engine = engine
         self._ticket = ticket
+        self._metrics = metrics
         self._job_id = job_id
         self._order = order
-        self._continuations = [Continuation(tokenizer, order.params) for _ in range(order.params.n)]
+        self._tokenizer = tokenizer
+        self._continuations: list[Continuation] = []  # until it is prepared
         self._stream: TokenStream | None = None
         self._first: list[Piece] = []
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._is_late = False
+        self._has_begun = False
 
     def __enter__(self) -> Generation:
         return self
@@ -76,7 +94,9 @@ class Generation:
             self._deadline_timer.cancel()
         if self._stream is not None and not self.is_finished:
             self._stream.abort()
-        self._ticket.release(finished=self.is_finished and kind is None)
+        has_ended = self.is_finished and kind is None
+        self._ticket.release(finished=has_ended)
+        self._metrics.finished(self._ending(kind) if not has_ended else str(self._continuations[0].finish_reason))
 
     @property
     def entered(self) -> float:
@@ -85,7 +105,7 @@ class Generation:
 
     @property
     def is_finished(self) -> bool:
-        return all(one.finish_reason is not None for one in self._continuations)
+        return bool(self._continuations) and all(one.finish_reason is not None for one in self._continuations)
 
     @property
     def prompt_logprobs(self) -> list[TokenLogprobs | None]:
@@ -102,16 +122,19 @@ class Generation:
         assert self._stream is not None
         return self._stream.timings
 
-    async def start(self, encode: Callable[[], Awaitable[list[int]]]) -> None:
+    async def start(self, prepare: Callable[[], Awaitable[Prepared]]) -> None:
         """Returns when the engine works on it: with its first tokens, or after `REFUSAL_WAIT_S` without a refusal.
 
         Raises `RequestError` (also of the engine's), `TemplateError`, `OverloadedError` and `DeadlineError`.
         """
         deadline = self._order.deadline
-        self.prompt = await self._until(deadline, encode())
+        prepared = await self._until(deadline, prepare())
+        params, self.prompt = prepared.params, prepared.token_ids
+        self._continuations = [Continuation(self._tokenizer, params) for _ in range(params.n)]
         self._ticket.measured(len(self.prompt), self._max_new_tokens())
         await self._ticket.turn(deadline)
-        job = Job(self._job_id, self.prompt, self._order.params, self._order.priority, self._order.cache_salt)
+        self._metrics.turn()
+        job = Job(self._job_id, self.prompt, params, self._order.priority, self._order.cache_salt)
         self._stream = self._engine.submit(job)
         if deadline is not None:
             delay_s = max(0.0, deadline - time.monotonic())
@@ -134,7 +157,7 @@ class Generation:
         wanted = self._order.params.max_tokens
         return max(0, room if wanted is None else min(wanted, room))
 
-    async def _until(self, deadline: float | None, work: Awaitable[list[int]]) -> list[int]:
+    async def _until(self, deadline: float | None, work: Awaitable[Prepared]) -> Prepared:
         if deadline is None:
             return await work
         try:
@@ -155,18 +178,32 @@ class Generation:
 
     def _pieces(self, events: list[TokenEvent]) -> list[Piece]:
         pieces: dict[int, Piece] = {}
-        num_tokens = self.num_output_tokens
+        num_before = self.num_output_tokens
         for event in events:
             if self._continuations[event.index].finish_reason is None:
                 piece = pieces.get(event.index)
                 if piece is None:
                     piece = pieces[event.index] = Piece(event.index)
                 self._extend(piece, event)
-        if not num_tokens:
-            self._ticket.first_token(self.num_cached_tokens)
-        if self.num_output_tokens > num_tokens:
-            self._ticket.tokens(self.num_output_tokens - num_tokens)
+        self._count(num_before)
         return [piece for piece in pieces.values() if piece.text or piece.logprobs or piece.finish_reason]
+
+    def _count(self, num_before: int) -> None:
+        """Tell the door and the metrics what came."""
+        if not self._has_begun:
+            self._has_begun = True
+            self._ticket.first_token(self.num_cached_tokens)
+            self._metrics.first_token(len(self.prompt))
+        num_new = self.num_output_tokens - num_before
+        if num_new:
+            self._ticket.tokens(num_new)
+            self._metrics.tokens(num_new)
+
+    @staticmethod
+    def _ending(kind: type[BaseException] | None) -> str:
+        """Of a request that did not finish: its client left or its time was over, or something failed."""
+        is_abort = kind is None or issubclass(kind, DeadlineError | asyncio.CancelledError | GeneratorExit)
+        return "abort" if is_abort else "error"
 
     def _extend(self, piece: Piece, event: TokenEvent) -> None:
         if event.finish == "abort":

@@ -12,6 +12,8 @@ from vivace.serve.batch import Batch
 from vivace.serve.caller import Caller
 from vivace.serve.errors import HttpError
 from vivace.serve.generation import Generation, Order
+from vivace.serve.logprob_shapes import LogprobShapes
+from vivace.serve.metrics import ServerMetrics
 from vivace.serve.prompt_encoder import PromptEncoder
 from vivace.worker.supervisor import EngineClient
 
@@ -24,6 +26,7 @@ class Service:
         engine: EngineClient,
         tokenizer: Tokenizer | None,
         admission: Admission,
+        metrics: ServerMetrics,
         model_names: Sequence[str],
         *,
         request_timeout_s: float | None = None,
@@ -31,9 +34,11 @@ class Service:
         self.engine = engine
         self.tokenizer = tokenizer
         self.admission = admission
+        self.metrics = metrics
         self.model_names = tuple(model_names)
         self.request_timeout_s = request_timeout_s
         self.encoder = PromptEncoder(tokenizer, engine.info.max_model_len)
+        self.logprobs = LogprobShapes(tokenizer)
         self.created = self.now()
 
     @property
@@ -66,7 +71,14 @@ class Service:
             ]
             tickets.pop_all()
         generations = [
-            Generation(self.engine, self.tokenizer, ticket, f"{caller.request_id}-{number}", order)
+            Generation(
+                self.engine,
+                self.tokenizer,
+                ticket,
+                self.metrics.begin(caller.arrival),
+                f"{caller.request_id}-{number}",
+                order,
+            )
             for number, ticket in enumerate(entered)
         ]
         return Batch(generations, params.n)

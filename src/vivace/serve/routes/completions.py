@@ -16,7 +16,7 @@ from vivace.serve.body import read_body
 from vivace.serve.caller import Caller
 from vivace.serve.completion_answer import CompletionAnswer
 from vivace.serve.disconnect import run_until_disconnected
-from vivace.serve.generation import Order
+from vivace.serve.generation import Order, Prepared
 from vivace.serve.json_answer import json_answer
 from vivace.serve.sampling_order import make_order, sampling_params
 from vivace.serve.service import Service
@@ -45,7 +45,7 @@ async def _whole(
     service: Service, caller: Caller, body: CompletionRequest, prompts: list[Prompt], order: Order
 ) -> Completion:
     with service.open(caller, order, [_num_bytes(prompt) for prompt in prompts]) as batch:
-        await batch.start(_encoders(service, body, prompts))
+        await batch.start(_preparations(service, body, prompts, order))
         answer = CompletionAnswer(service, body, batch, prompts, caller.answer_id("cmpl"))
         return answer.whole(await batch.collect())
 
@@ -54,7 +54,7 @@ async def _stream(
     service: Service, caller: Caller, body: CompletionRequest, prompts: list[Prompt], order: Order
 ) -> AsyncGenerator[bytes, None]:
     with service.open(caller, order, [_num_bytes(prompt) for prompt in prompts]) as batch:
-        await batch.start(_encoders(service, body, prompts))
+        await batch.start(_preparations(service, body, prompts, order))
         answer = CompletionAnswer(service, body, batch, prompts, caller.answer_id("cmpl"))
         async for pieces in batch:
             yield b"".join(map(data_event, answer.chunk(pieces)))
@@ -62,17 +62,17 @@ async def _stream(
         yield DONE if last is None else data_event(last) + DONE
 
 
-def _encoders(
-    service: Service, body: CompletionRequest, prompts: Sequence[Prompt]
-) -> list[Callable[[], Awaitable[list[int]]]]:
+def _preparations(
+    service: Service, body: CompletionRequest, prompts: Sequence[Prompt], order: Order
+) -> list[Callable[[], Awaitable[Prepared]]]:
     add_special = body.add_special_tokens is not False
-    return [partial(_encode, service, prompt, add_special) for prompt in prompts]
+    return [partial(_prepare, service, prompt, add_special, order.params) for prompt in prompts]
 
 
-async def _encode(service: Service, prompt: Prompt, add_special: bool) -> list[int]:
+async def _prepare(service: Service, prompt: Prompt, add_special: bool, params: SamplingParams) -> Prepared:
     if isinstance(prompt, str):
-        return await service.encoder.encode(prompt, add_special=add_special)
-    return prompt
+        return Prepared(await service.encoder.encode(prompt, add_special=add_special), params)
+    return Prepared(prompt, params)
 
 
 def _params(body: CompletionRequest) -> SamplingParams:

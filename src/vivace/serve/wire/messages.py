@@ -101,3 +101,8 @@ def _template_message(message: Message) -> dict[str, Any]:
                 for call in message.tool_calls
             ]
     return plain
+
+
+def num_chars(messages: list[Message]) -> int:
+    """About how long the conversation is as text."""
+    return sum(len(text_of(message.content)) + 16 for message in messages)
