@@ -15,7 +15,7 @@ NewTokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 TemplateScalar = str | int | float | bool | None
 
 
-class ChatRequest(SamplingFields):
+class ChatRequest(SamplingFields, kw_only=True):
     messages: Messages
     max_tokens: NewTokens | None = None
     max_completion_tokens: NewTokens | None = None

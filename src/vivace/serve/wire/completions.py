@@ -12,7 +12,7 @@ from vivace.serve.wire.usage import Timings, Usage
 MAX_PROMPTS = 128
 
 
-class CompletionRequest(SamplingFields):
+class CompletionRequest(SamplingFields, kw_only=True):
     prompt: str | Annotated[list[str | int | list[int]], Meta(min_length=1)]
     max_tokens: Count | None = None
     echo: bool | None = None
