@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -42,9 +43,18 @@ HEADERS: Json = {
 }
 
 
-def build_document(operations: Sequence[Operation], *, models: Sequence[str], secured: bool) -> Json:
-    """The document as JSON values. `models` are the names that this server answers to; `secured`: keys are needed."""
-    schemas = _Schemas(operations)
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What the document says of this server: bounds that no type knows."""
+
+    names: tuple[str, ...]
+    vocab_size: int
+    hidden_size: int
+
+
+def build_document(operations: Sequence[Operation], model: ServedModel, *, secured: bool) -> Json:
+    """The document as JSON values. `secured`: keys are needed."""
+    schemas = _Schemas(operations, model)
     paths: dict[str, Json] = {}
     for operation in operations:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, schemas, secured)
@@ -52,7 +62,7 @@ def build_document(operations: Sequence[Operation], *, models: Sequence[str], se
         "openapi": "3.1.0",
         "info": {"title": "Vivace", "version": __version__},
         "paths": paths,
-        "components": {"schemas": schemas.components(models), "headers": HEADERS},
+        "components": {"schemas": schemas.components, "headers": HEADERS},
     }
     if secured:
         document["components"]["securitySchemes"] = {SECURITY: {"type": "http", "scheme": "bearer"}}
@@ -61,28 +71,37 @@ def build_document(operations: Sequence[Operation], *, models: Sequence[str], se
 
 
 class _Schemas:
-    """JSON schemas of all types of all operations."""
+    """JSON schemas of all types of all operations. `components` are those that others refer to."""
 
-    def __init__(self, operations: Sequence[Operation]) -> None:
+    def __init__(self, operations: Sequence[Operation], model: ServedModel) -> None:
         named = ((one.request, one.response, one.event, *one.failures.values(), ErrorResponse) for one in operations)
         self._types = list(dict.fromkeys(kind for kind in chain.from_iterable(named) if kind is not None))
-        self._references, self._components = msgspec.json.schema_components(
+        self._references, self.components = msgspec.json.schema_components(
             self._types, ref_template="#/components/schemas/{name}"
         )
+        _bind(self._references, model)
+        _bind(self.components, model)
 
     def __getitem__(self, kind: Any) -> Json:
         """The schema of a type, or the reference to it."""
         return self._references[self._types.index(kind)]
 
-    def components(self, models: Sequence[str]) -> Json:
-        """The schemas that others refer to. The `model` of a request is one of `models`."""
-        for schema in self._components.values():
-            is_request = schema.get("additionalProperties") is False
-            if is_request and (model := schema["properties"].get("model")) is not None:
-                optional = [None] if "default" in model else []
-                model.clear()
-                model["enum"] = [*models, *optional]
-        return self._components
+
+def _bind(schema: Any, model: ServedModel) -> None:
+    """Write into a schema what this server's model allows, wherever it is said."""
+    if isinstance(schema, list):
+        for entry in schema:
+            _bind(entry, model)
+    if not isinstance(schema, dict):
+        return
+    if schema.get("format") == "token-id":
+        schema["maximum"] = model.vocab_size - 1
+    if schema.get("additionalProperties") is False:  # a request
+        allowed = {"model": model.names, "dimensions": (model.hidden_size,)}
+        for name in allowed.keys() & schema["properties"].keys():
+            schema["properties"][name] = {"enum": [*allowed[name], None]}
+    for entry in schema.values():
+        _bind(entry, model)
 
 
 def _operation(operation: Operation, schemas: _Schemas, secured: bool) -> Json:

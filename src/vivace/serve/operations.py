@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from vivace.serve.wire.chat import ChatChunk, ChatCompletion, ChatRequest
 from vivace.serve.wire.completions import Completion, CompletionRequest
@@ -12,6 +14,15 @@ from vivace.serve.wire.embeddings import EmbeddingRequest, EmbeddingResponse
 from vivace.serve.wire.models import ModelList
 from vivace.serve.wire.status import Health, Readiness
 from vivace.serve.wire.tokenize import Detokenized, DetokenizeRequest, Tokenized, TokenizeRequest
+
+EITHER_PROMPT_OR_MESSAGES = Meta(
+    extra_json_schema={
+        "oneOf": [
+            {"required": ["prompt"], "properties": {"prompt": {"type": "string"}, "messages": {"type": "null"}}},
+            {"required": ["messages"], "properties": {"prompt": {"type": "null"}, "messages": {"type": "array"}}},
+        ]
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +73,14 @@ OPERATIONS = (
         response=EmbeddingResponse,
     ),
     Operation("GET", "/v1/models", "list_models", "What is served.", response=ModelList),
-    Operation("POST", "/tokenize", "tokenize", "Token ids of a text or conversation.", TokenizeRequest, Tokenized),
+    Operation(
+        "POST",
+        "/tokenize",
+        "tokenize",
+        "Token ids of a text or a conversation.",
+        request=Annotated[TokenizeRequest, EITHER_PROMPT_OR_MESSAGES],
+        response=Tokenized,
+    ),
     Operation("POST", "/detokenize", "detokenize", "Text of token ids.", DetokenizeRequest, Detokenized),
     Operation("GET", "/metrics", "metrics", "Numbers for Prometheus.", text_type="text/plain"),
     Operation("GET", "/health", "health", "Whether the process lives.", response=Health, is_open=True),

@@ -7,14 +7,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from vivace.serve.openapi import build_document
+from vivace.serve.openapi import ServedModel, build_document
 from vivace.serve.operations import OPERATIONS
 
 
 async def openapi(request: Request) -> Response:
-    """The document of this server: its model names, and whether it asks for keys."""
+    """The document of this server: with the names and bounds of its model."""
     state = request.app.state
-    document = build_document(OPERATIONS, models=state.service.model_names, secured=bool(state.config.api_key))
+    info = state.service.engine.info
+    model = ServedModel(state.service.model_names, info.vocab_size, info.hidden_size)
+    document = build_document(OPERATIONS, model, secured=bool(state.config.api_key or state.config.api_key_file))
     return Response(msgspec.json.encode(document), media_type="application/json")
 
 
