@@ -24,9 +24,7 @@ from vivace.worker.supervisor import EngineClient
 
 DEADLINE_S = 60.0
 ROUTES = [
-    route
-    for module in (health, metrics, models, tokenize, completions, chat, responses)
-    for route in module.ROUTES
+    route for module in (health, metrics, models, tokenize, completions, chat, responses) for route in module.ROUTES
 ]
 
 
@@ -73,7 +71,9 @@ class RunningServer:
         admission = Admission(AdmissionLimits(info))
         service = Service(engine, load_model_tokenizer(self._config), admission, ServerMetrics(), ("vivace-test",))
         app.state.service = self.service = service
-        self._server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="off"))
+        self._server = uvicorn.Server(
+            uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="off")
+        )
         serving = asyncio.create_task(self._server.serve())
         while not self._server.started and not serving.done():
             await asyncio.sleep(0.01)

@@ -17,6 +17,7 @@ _SET_BY_US = frozenset(
         "bos_token", "eos_token", "pad_token", "unk_token",
     }
 )  # fmt: skip
+_OUR_OPTIONS = frozenset({"tokenizer", "template", "max_tokens", "continue_final_message"})  # of `encode_chat`
 
 Message = Mapping[str, Any]
 
@@ -70,6 +71,11 @@ def encode_chat(
     return tokenizer.encode(text, add_special=False, parse_special=True, max_tokens=max_tokens)
 
 
+def settable_variables(template: str) -> frozenset[str]:
+    """Variables that a request may set: those that the template reads and that mean nothing to us."""
+    return template_variables(template) - _SET_BY_US - _OUR_OPTIONS
+
+
 def special_token_names(tokenizer: Tokenizer) -> dict[str, str]:
     """The template variables that name special tokens."""
     ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "pad_token": tokenizer.pad_id}
@@ -120,7 +126,7 @@ def _render(
 def _check_variables(template: str, variables: Mapping[str, Any]) -> None:
     if not variables:
         return
-    accepted = template_variables(template) - _SET_BY_US
+    accepted = settable_variables(template)
     for name in variables:
         if name not in accepted:
             known = ", ".join(sorted(accepted)) or "none"

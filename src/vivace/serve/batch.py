@@ -56,10 +56,10 @@ class Batch:
                 done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     number = pending.pop(task)
-                    pieces = task.result()
-                    if pieces:
+                    more = task.result()
+                    if more is not None:
                         pending[asyncio.create_task(_next(readers[number]))] = number
-                        yield self._shifted(pieces, number)
+                        yield self._shifted(more, number)
         finally:
             for task in pending:
                 task.cancel()

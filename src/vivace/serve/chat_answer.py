@@ -51,11 +51,13 @@ class ChatAnswer:
 
     def opening(self) -> list[ChatChunk]:
         """The first chunk of every choice says who speaks."""
-        return [self._chunk(ChunkChoice(index, Delta(role="assistant", content=""))) for index in range(self._batch.n)]
+        return [
+            self._chunk(ChunkChoice(index, Delta(role="assistant", content=""))) for index in range(self._batch.n)
+        ]
 
     def chunks(self, pieces: list[Piece]) -> list[ChatChunk]:
         """Log probabilities go with a piece's first delta, or alone where the parser holds its text back."""
-        chunks = []
+        chunks: list[ChatChunk] = []
         for piece in pieces:
             choices = [ChunkChoice(piece.index, delta) for delta in _wire_deltas(self._read(piece))]
             logprobs = self._logprobs(piece)

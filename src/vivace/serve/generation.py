@@ -17,8 +17,8 @@ from vivace.engine.tokenizer import Tokenizer
 from vivace.serve.admission import Ticket
 from vivace.serve.metrics import RequestMetrics
 from vivace.worker.job import Job
-from vivace.worker.supervisor import EngineClient
 from vivace.worker.stream import TokenStream
+from vivace.worker.supervisor import EngineClient
 
 REFUSAL_WAIT_S = 1.0  # how long an answer's status line waits for the engine's refusal or first token
 

@@ -57,9 +57,7 @@ def check_shared(body: SharedFields) -> None:
         raise RequestError("nothing is stored here: leave store out, or send false", param="store")
 
 
-def make_order(
-    caller: Caller, body: SharedFields, params: SamplingParams, default_timeout_s: float | None
-) -> Order:
+def make_order(caller: Caller, body: SharedFields, params: SamplingParams, default_timeout_s: float | None) -> Order:
     """What each prompt of the request is generated with."""
     timeout_s = _or(body.timeout, default_timeout_s)
     return Order(

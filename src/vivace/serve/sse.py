@@ -13,8 +13,6 @@ from starlette.types import Receive, Scope, Send
 from vivace.serve.disconnect import run_until_disconnected
 from vivace.serve.errors import error_body
 
-logger = logging.getLogger("vivace.serve")
-
 DONE = b"data: [DONE]\n\n"
 HEADERS = {
     "Cache-Control": "no-cache",

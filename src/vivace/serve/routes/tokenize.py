@@ -11,6 +11,7 @@ from vivace.serve.body import read_body
 from vivace.serve.caller import Caller
 from vivace.serve.disconnect import run_until_disconnected
 from vivace.serve.json_answer import json_answer
+from vivace.serve.prompt_encoder import Chat
 from vivace.serve.service import Service
 from vivace.serve.wire.messages import num_chars, template_messages
 from vivace.serve.wire.tokenize import Detokenized, DetokenizeRequest, Tokenized, TokenizeRequest
@@ -36,14 +37,17 @@ async def _encode(service: Service, body: TokenizeRequest, size: int) -> list[in
     if body.messages is None:
         assert body.prompt is not None
         return await service.encoder.encode(body.prompt, add_special=body.add_special_tokens is not False)
-    return await service.encoder.encode_chat(
-        template_messages(body.messages),
-        num_chars=size,
-        tools=body.tools,
-        add_generation_prompt=body.add_generation_prompt is not False,
-        continue_final_message=bool(body.continue_final_message),
-        variables=body.chat_template_kwargs,
+    plan = await service.encoder.plan_chat(
+        Chat(
+            template_messages(body.messages),
+            num_chars=size,
+            tools=body.tools,
+            variables=body.chat_template_kwargs or {},
+            add_generation_prompt=body.add_generation_prompt is not False and not body.continue_final_message,
+            continue_final_message=bool(body.continue_final_message),
+        )
     )
+    return plan.prompt_ids
 
 
 async def detokenize(request: Request) -> Response:

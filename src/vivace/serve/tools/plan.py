@@ -95,6 +95,8 @@ def chat_plan(
     template: str | None = None,
     template_variables: Mapping[str, Any] | None = None,
     add_generation_prompt: bool = True,
+    continue_final_message: bool = False,
+    max_tokens: int | None = None,
 ) -> ChatPlan:
     """Everything that follows from the messages and tools of one chat request.
 
@@ -109,7 +111,13 @@ def chat_plan(
     offered = defined if choice.mode != "none" else []
     style = recognise_format(template)
     rendering = style.render(read_messages(messages), offered)
-    options = {"template": template, "add_generation_prompt": add_generation_prompt, **(template_variables or {})}
+    options = {
+        **(template_variables or {}),
+        "template": template,
+        "add_generation_prompt": add_generation_prompt,
+        "continue_final_message": continue_final_message,
+        "max_tokens": max_tokens,
+    }
     prompt_ids = _encode(tokenizer, style, rendering, options)
     reasons = defines_think_tags(template)
     opened = reasons and opens_thinking(tokenizer.decode(prompt_ids[-_NUM_TAIL_IDS:], skip_special=False))

@@ -97,7 +97,11 @@ def _template_message(message: Message) -> dict[str, Any]:
             plain["reasoning_content"] = message.reasoning_content
         if message.tool_calls:
             plain["tool_calls"] = [
-                {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": call.function.arguments}}
+                {
+                    "id": call.id,
+                    "type": "function",
+                    "function": {"name": call.function.name, "arguments": call.function.arguments},
+                }
                 for call in message.tool_calls
             ]
     return plain

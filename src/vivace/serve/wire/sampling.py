@@ -36,7 +36,7 @@ class StreamOptions(Request):
     continuous_usage_stats: bool | None = None
 
 
-class SharedFields(Request):
+class SharedFields(Request, kw_only=True):
     """Fields of all generating routes. `user`, `metadata` and the like change nothing and are harmless."""
 
     model: Name | None = None
@@ -60,7 +60,7 @@ class SharedFields(Request):
     timings: bool | None = None
 
 
-class SamplingFields(SharedFields):
+class SamplingFields(SharedFields, kw_only=True):
     """Fields of completions and chat completions."""
 
     n: Annotated[int, Meta(ge=1, le=MAX_N)] | None = None

@@ -32,7 +32,7 @@ class Tokenized(Struct):
     token_strs: list[str] | UnsetType = UNSET
 
 
-class DetokenizeRequest(Request):
+class DetokenizeRequest(Request, kw_only=True):
     tokens: Annotated[list[TokenId], Meta(max_length=1 << 20)]
     model: Name | None = None
 

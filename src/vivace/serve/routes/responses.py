@@ -1,0 +1,7 @@
+"""POST /v1/responses."""
+
+from __future__ import annotations
+
+from starlette.routing import Route
+
+ROUTES: tuple[Route, ...] = ()
