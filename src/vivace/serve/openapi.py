@@ -74,7 +74,9 @@ class _Schemas:
     """JSON schemas of all types of all operations. `components` are those that others refer to."""
 
     def __init__(self, operations: Sequence[Operation], model: ServedModel) -> None:
-        named = ((one.request, one.response, one.event, *one.failures.values(), ErrorResponse) for one in operations)
+        named = (
+            (one.request, one.response, *one.events, *one.failures.values(), ErrorResponse) for one in operations
+        )
         self._types = list(dict.fromkeys(kind for kind in chain.from_iterable(named) if kind is not None))
         self._references, self.components = msgspec.json.schema_components(
             self._types, ref_template="#/components/schemas/{name}"
@@ -136,13 +138,20 @@ def _success(operation: Operation, schemas: _Schemas) -> Json:
         content["application/json"] = schemas[operation.response]
     if operation.text_type is not None:
         content[operation.text_type] = {"type": "string"}
-    answer = _answer("The answer.", content, 200)
-    if operation.event is not None:
-        answer["content"]["text/event-stream"] = {
-            "schema": {"type": "string", "description": "Lines `data: EVENT`, the last one `data: [DONE]`."},
-            "x-event": schemas[operation.event],
-        }
-    return answer
+    if operation.events:
+        content["text/event-stream"] = _event([schemas[kind] for kind in (*operation.events, ErrorResponse)])
+    return _answer("The answer.", content, 200)
+
+
+def _event(contents: list[Json]) -> Json:
+    """One server-sent event: OpenAPI 3.1 has no word for a stream, and its readers take the schema for each event."""
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": {"anyOf": contents}}
+    return {
+        "type": "object",
+        "description": "Each event. Completions and chats end with `[DONE]`; an error may come instead of the rest.",
+        "required": ["data"],
+        "properties": {"event": {"type": "string"}, "data": {"anyOf": [{"const": "[DONE]"}, data]}},
+    }
 
 
 def _answer(description: str, content: Json, status: int) -> Json:

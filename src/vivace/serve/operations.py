@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from msgspec import Meta
 
@@ -12,6 +12,7 @@ from vivace.serve.wire.chat import ChatChunk, ChatCompletion, ChatRequest
 from vivace.serve.wire.completions import Completion, CompletionRequest
 from vivace.serve.wire.embeddings import EmbeddingRequest, EmbeddingResponse
 from vivace.serve.wire.models import ModelList
+from vivace.serve.wire.responses import Event, ResponseObject, ResponsesRequest
 from vivace.serve.wire.status import Health, Readiness
 from vivace.serve.wire.tokenize import Detokenized, DetokenizeRequest, Tokenized, TokenizeRequest
 
@@ -29,7 +30,7 @@ EITHER_PROMPT_OR_MESSAGES = Meta(
 class Operation:
     """One method of one path. `request` and `response` are types that msgspec knows.
 
-    `event` is what each event of a stream holds, for routes that can stream. `text_type` is the media type of an
+    `events` are what an event of a stream may hold, for routes that can stream. `text_type` is the media type of an
     answer that is no JSON. `failures` are answers of other statuses that are not our usual error.
     """
 
@@ -39,7 +40,7 @@ class Operation:
     summary: str
     request: Any = None
     response: Any = None
-    event: Any = None
+    events: tuple[Any, ...] = ()
     text_type: str | None = None
     is_open: bool = False  # answered without a key
     failures: Mapping[int, Any] = field(default_factory=dict)
@@ -53,7 +54,7 @@ OPERATIONS = (
         "Go on with a text.",
         request=CompletionRequest,
         response=Completion,
-        event=Completion,
+        events=(Completion,),
     ),
     Operation(
         "POST",
@@ -62,7 +63,16 @@ OPERATIONS = (
         "Answer a conversation.",
         request=ChatRequest,
         response=ChatCompletion,
-        event=ChatChunk,
+        events=(ChatChunk,),
+    ),
+    Operation(
+        "POST",
+        "/v1/responses",
+        "create_response",
+        "Answer a conversation of items.",
+        request=ResponsesRequest,
+        response=ResponseObject,
+        events=get_args(Event),
     ),
     Operation(
         "POST",

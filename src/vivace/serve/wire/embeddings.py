@@ -6,25 +6,11 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Raw, Struct
 
+from vivace.serve.wire.inputs import Text, Tokens, several
 from vivace.serve.wire.sampling import Name, Priority, Request, Timeout, TokenId
 
 MAX_INPUTS = 2_048  # OpenAI's own bound
 MAX_DIMENSIONS = 65_536
-
-Text = Annotated[str, Meta(min_length=1)]
-Tokens = Annotated[list[TokenId], Meta(min_length=1)]
-# msgspec takes one kind of list in a union: the route checks that all entries are of one kind, the schema says it.
-SEVERAL = Meta(
-    min_length=1,
-    description=f"Token ids of one input; or up to {MAX_INPUTS} inputs, each a text or its token ids.",
-    extra_json_schema={
-        "anyOf": [
-            {"items": {"type": "integer"}},
-            {"items": {"type": "string"}, "maxItems": MAX_INPUTS},
-            {"items": {"type": "array"}, "maxItems": MAX_INPUTS},
-        ]
-    },
-)
 
 
 class EmbeddingRequest(Request):
@@ -33,7 +19,7 @@ class EmbeddingRequest(Request):
     `dimensions` can only be the model's own: a vector is cut only where the model was trained for it.
     """
 
-    input: Text | Annotated[list[Text | TokenId | Tokens], SEVERAL]
+    input: Text | Annotated[list[Text | TokenId | Tokens], several(MAX_INPUTS)]
     model: Name | None = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Meta(ge=1, le=MAX_DIMENSIONS)] | None = None

@@ -45,7 +45,7 @@ class SharedFields(Request, kw_only=True):
     stream: bool | None = None
     user: Name | None = None
     metadata: dict[str, str] | None = None
-    store: bool | None = None
+    store: Annotated[bool, Meta(extra_json_schema={"const": False})] | None = None
     service_tier: Literal["auto", "default"] | None = None
     safety_identifier: Name | None = None
     prompt_cache_key: Name | None = None
