@@ -112,6 +112,8 @@ class EngineClient:
             stream.fail(self._stop_error)
         elif self._journal.find(job.request_id) is not None:
             stream.fail(RequestError(f"request id {job.request_id!r} is already running", param="request_id"))
+        elif set(map(type, job.prompt)) - {int}:  # 2 ms for 100,000 tokens; the engine would take it for garbage
+            stream.fail(RequestError("the prompt must be a list of integer token ids", param="prompt"))
         else:
             self._journal.add(stream)
             self._release()
