@@ -29,7 +29,7 @@ THREAD_BYTES = 128 * 1024  # larger bodies take over 1 ms to parse: off the even
 
 _TOO_DEEP = f"the body is nested more than {MAX_DEPTH} levels deep"
 _SUSPECT_ESCAPE = re.compile(rb"\\u(?:0000|d[89a-f])", re.IGNORECASE)  # NUL, surrogates
-_PATH = re.compile(r" - at `(?:key in )?\$\.?([^`]*)`$")
+_PATH = re.compile(r" - at (?:`key` in )?`\$\.?([^`]*)`$")
 _FIELD = re.compile(r"^Object (contains unknown|missing required) field `([^`]*)`")
 
 
