@@ -17,18 +17,29 @@ from vivace.serve.authentication import Authentication, KeyRing
 from vivace.serve.config import ServeConfig
 from vivace.serve.errors import HttpError, error_response
 from vivace.serve.lifecycle import Lifecycle, LifecycleGate
+from vivace.serve.metrics import MetricsMiddleware, ServerMetrics
 from vivace.serve.request_scope import RequestScope
-from vivace.serve.routes import health
+from vivace.serve.routes import chat, completions, health, metrics, models, responses, tokenize
 
-ROUTES: tuple[BaseRoute, ...] = (*health.ROUTES,)  # each file of routes/ exports its ROUTES
+ROUTES: tuple[BaseRoute, ...] = (
+    *health.ROUTES,
+    *metrics.ROUTES,
+    *models.ROUTES,
+    *tokenize.ROUTES,
+    *completions.ROUTES,
+    *chat.ROUTES,
+    *responses.ROUTES,
+)
 
 
 def build_app(
     config: ServeConfig, lifecycle: Lifecycle, keys: KeyRing, routes: Sequence[BaseRoute] = ROUTES
 ) -> Starlette:
-    """The ASGI app. `app.state` has `config` and `lifecycle`; the server adds `service` once the engine stands."""
+    """The ASGI app. `app.state` has `config`, `lifecycle` and `metrics`; the server adds `service` when it stands."""
+    server_metrics = ServerMetrics()
     middleware = [
         Middleware(RequestScope),
+        Middleware(MetricsMiddleware, metrics=server_metrics.http),
         *_cross_origin(config.cors_allow_origin),
         Middleware(Authentication, keys=keys),
         Middleware(LifecycleGate, lifecycle=lifecycle),
@@ -40,6 +51,7 @@ def build_app(
     )
     app.router.redirect_slashes = False  # a redirect would repeat the Host header that the client chose
     app.state.config = config
+    app.state.metrics = server_metrics
     app.state.lifecycle = lifecycle
     return app
 

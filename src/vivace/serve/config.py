@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from vivace.core.config import EngineConfig
 from vivace.core.errors import ConfigError
 
 LogFormat = Literal["text", "json"]
 
 SERVE_CHOICES: dict[str, tuple[str, ...]] = {"log_format": get_args(LogFormat)}
+_COUNTS = (
+    "max_connections",
+    "max_header_bytes",
+    "max_headers",
+    "max_body_bytes",
+    "max_queued_requests",
+    "max_queued_tokens",
+)
+_SECONDS = (
+    "header_timeout_s",
+    "body_timeout_s",
+    "keep_alive_timeout_s",
+    "send_timeout_s",
+    "max_queue_s",
+    "request_timeout_s",
+    "drain_timeout",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +72,17 @@ class ServeConfig:
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for entry in fields(self):
-            _check_type(entry.name, getattr(self, entry.name), hints[entry.name])
+            check_type(entry.name, getattr(self, entry.name), hints[entry.name])
         if not 0 <= self.port <= 65_535:
             raise ConfigError(f"port must be from 0 to 65535, not {self.port}")
-        for name in ("max_connections", "max_header_bytes", "max_headers", "max_body_bytes", "max_queued_requests"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be 1 or more, not {getattr(self, name)}")
-        if self.max_queued_tokens is not None and self.max_queued_tokens < 1:
-            raise ConfigError(f"max_queued_tokens must be 1 or more, not {self.max_queued_tokens}")
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be 1 or more, not {value}")
+        for name in _SECONDS:
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{name} must be a number of seconds above 0, not {value}")
         if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
             raise ConfigError("TLS needs both ssl_certfile and ssl_keyfile")
         if "" in self.served_model_name:
@@ -76,6 +94,24 @@ class ServeConfig:
     def scheme(self) -> str:
         return "https" if self.ssl_certfile is not None else "http"
 
+    def all_api_keys(self) -> tuple[str, ...]:
+        """Of `api_key` and of the file, in which a line is a key and `#` begins a comment."""
+        if self.api_key_file is None:
+            return self.api_key
+        try:
+            lines = Path(self.api_key_file).read_text(encoding="ascii").splitlines()
+        except OSError as error:
+            raise ConfigError(f"cannot read {self.api_key_file}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"{self.api_key_file}: a key is plain ASCII") from None
+        stripped = {number: line.strip() for number, line in enumerate(lines, 1)}
+        keys = {number: key for number, key in stripped.items() if key and not key.startswith("#")}
+        if not keys:
+            raise ConfigError(f"{self.api_key_file} has no key: write one a line")
+        for number, key in keys.items():
+            check_api_key(key, f"{self.api_key_file}, line {number}")
+        return tuple(dict.fromkeys((*self.api_key, *keys.values())))
+
 
 def check_api_key(key: str, where: str) -> None:
     """A key is what an Authorization header can carry."""
@@ -83,75 +119,27 @@ def check_api_key(key: str, where: str) -> None:
         raise ConfigError(f"{where}: a key needs 1 to 4096 printable ASCII characters without blanks")
 
 
-TABLES: dict[str, type] = {"engine": EngineConfig, "serve": ServeConfig}
+_KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
+    str: ("a string", (str,)),
+    bool: ("true or false", (bool,)),
+    int: ("an integer", (int,)),
+    float: ("a number", (int, float)),
+}
 
 
-def load_toml(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The [engine] and [serve] tables of a configuration file, by field name; `ConfigError` names file and line."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        tables = tomllib.loads(text)
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from None
-    lines = text.splitlines()
-    for name, table in tables.items():
-        if name not in TABLES:
-            raise ConfigError(f"{path}, {_line(lines, '', name)}: unknown table {name!r}{_nearest(name, [*TABLES])}")
-        if not isinstance(table, dict):
-            raise ConfigError(f"{path}, {_line(lines, '', name)}: write [{name}] and its keys below it")
-        known = [entry.name for entry in fields(TABLES[name])]
-        for key in table:
-            if key not in known:
-                where = f"{path}, {_line(lines, name, key)}"
-                raise ConfigError(f"{where}: unknown key {key!r} in [{name}]{_nearest(key, known)}")
-    return tables.get("engine", {}), {key: _frozen(value) for key, value in tables.get("serve", {}).items()}
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    near = get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
-
-
-def _line(lines: list[str], table: str, key: str) -> str:
-    """`line 7` of a key in a table ("" is the top, where tables themselves stand); tomllib does not tell."""
-    current = ""
-    for number, line in enumerate(lines, 1):
-        stripped = line.strip()
-        if stripped.startswith("["):
-            current = stripped.strip("[]").split("]")[0].strip().strip("\"'")
-            if table == "" and current.split(".")[0] == key:
-                return f"line {number}"
-        name = stripped.partition("=")[0].strip().strip("\"'")
-        if current == table and (name == key or name.split(".")[0] == key):
-            return f"line {number}"
-    return f"table [{table}]" if table else "top"
-
-
-def _check_type(name: str, value: object, hint: Any) -> None:
-    if value is None and type(None) in get_args(hint):
+def check_type(name: str, value: object, hint: Any) -> None:
+    """Whether a value that a file or a caller gave fits its field. Raises `ConfigError`."""
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    if value is None and type(None) in kinds:
         return
-    if name in SERVE_CHOICES:
-        if value not in SERVE_CHOICES[name]:
-            raise ConfigError(f"{name} must be one of {', '.join(SERVE_CHOICES[name])}, not {value!r}")
+    hint = kinds[0]
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ConfigError(f"{name} must be one of {', '.join(get_args(hint))}, not {value!r}")
     elif hint == tuple[str, ...]:
         if not isinstance(value, tuple) or not all(isinstance(entry, str) for entry in value):
             raise ConfigError(f"{name} must be a list of strings, not {value!r}")
-    elif hint is bool:
-        if not isinstance(value, bool):
-            raise ConfigError(f"{name} must be true or false, not {value!r}")
-    elif hint in (str, str | None):
-        if not isinstance(value, str):
-            raise ConfigError(f"{name} must be a string, not {value!r}")
-    elif hint in (int, int | None):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise ConfigError(f"{name} must be an integer, not {value!r}")
-    elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ConfigError(f"{name} must be a number of seconds above 0, not {value!r}")
+    else:
+        expected, types = _KINDS[hint]
+        if not isinstance(value, types) or (isinstance(value, bool) and hint is not bool):
+            raise ConfigError(f"{name} must be {expected}, not {value!r}")

@@ -10,6 +10,7 @@ from vivace.core.errors import UnavailableError
 from vivace.serve.errors import error_response
 
 OPEN_PATHS = frozenset({"/health", "/ready"})  # answered in every state, without a key
+METRICS_PATH = "/metrics"
 LOADING_RETRY_S = 5.0
 
 
@@ -37,11 +38,13 @@ class Lifecycle:
         state = self._engine_state()
         return None if state == "ready" else state
 
-    def refusal(self) -> UnavailableError | None:
+    def refusal(self, path: str) -> UnavailableError | None:
         """What a new request is told; None lets it in. While the engine restarts, requests wait in the journal."""
         obstacle = self.obstacle()
-        if obstacle is None or obstacle == "restarting":
+        if obstacle in (None, "restarting") or path in OPEN_PATHS:
             return None
+        if obstacle == "draining" and path == METRICS_PATH and self._engine_state is not None:
+            return None  # the last minute of a server is worth seeing
         if obstacle == "draining":
             return UnavailableError("the server is shutting down: ask another one", retry_after_s=1.0)
         if obstacle == "loading":
@@ -57,7 +60,7 @@ class LifecycleGate:
         self.lifecycle = lifecycle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = None if scope["path"] in OPEN_PATHS else self.lifecycle.refusal()
+        refusal = self.lifecycle.refusal(scope["path"])
         if refusal is None:
             await self.app(scope, receive, send)
             return

@@ -6,18 +6,17 @@ import logging
 import re
 import secrets
 import time
-from contextvars import ContextVar
 from typing import Any
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vivace.serve.errors import error_response
+from vivace.serve.lifecycle import OPEN_PATHS
+from vivace.serve.logs import current_request_id
 
 logger = logging.getLogger("vivace.serve")
 access_logger = logging.getLogger("vivace.access")
-
-current_request_id: ContextVar[str | None] = ContextVar("current_request_id", default=None)
 
 CLIENT_GONE = 499  # nginx's number, for the log only: nobody is there to read an answer
 _HARMLESS_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
@@ -82,9 +81,10 @@ class _Exchange:
 
     def record(self) -> None:
         """One line in the access log."""
-        if not access_logger.isEnabledFor(logging.INFO):
-            return
         scope, state = self._scope, self._scope["state"]
+        level = logging.DEBUG if scope["path"] in OPEN_PATHS else logging.INFO  # probes come every second
+        if not access_logger.isEnabledFor(level):
+            return
         line: dict[str, Any] = {
             "method": scope["method"],
             "path": scope["path"],
@@ -99,7 +99,7 @@ class _Exchange:
             line["client"] = scope["client"][0]
         if self._client_id is not None:
             line["client_request_id"] = self._client_id.decode()
-        access_logger.info("request", extra={"fields": {**line, **state["log"]}})
+        access_logger.log(level, "request", extra={"fields": {**line, **state["log"]}})
 
 
 def _client_id(scope: Scope) -> bytes | None:
