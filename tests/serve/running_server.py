@@ -18,13 +18,15 @@ from vivace.serve.authentication import KeyRing
 from vivace.serve.config import ServeConfig
 from vivace.serve.lifecycle import Lifecycle
 from vivace.serve.metrics import ServerMetrics
-from vivace.serve.routes import chat, completions, health, metrics, models, responses, tokenize
+from vivace.serve.routes import chat, completions, embeddings, health, metrics, models, openapi, responses, tokenize
 from vivace.serve.service import Service
 from vivace.worker.supervisor import EngineClient
 
 DEADLINE_S = 60.0
 ROUTES = [
-    route for module in (health, metrics, models, tokenize, completions, chat, responses) for route in module.ROUTES
+    route
+    for module in (health, metrics, models, tokenize, completions, chat, responses, embeddings, openapi)
+    for route in module.ROUTES
 ]
 
 
