@@ -20,7 +20,8 @@ class StreamOwner(Protocol):
 
 
 class TokenStream:
-    """`async for events in stream`: each item is what one step brought; it ends after the last continuation's finish.
+    """`async for events in stream`: each item is what came since the last one (of one step, unless the reader was
+    slow); it ends after the last continuation's finish.
 
     The iteration raises `RequestError` or `ContextLengthError` where the engine refused the request, `EngineError`
     where the engine died twice over it or was closed. Times are on the machine's monotonic clock. Queued items are
@@ -57,7 +58,10 @@ class TokenStream:
                 await waiter
             finally:
                 self._waiter = None
-        return batches.popleft()
+        events = batches.popleft()
+        while batches:
+            events += batches.popleft()
+        return events
 
     @property
     def is_finished(self) -> bool:
