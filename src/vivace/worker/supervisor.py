@@ -161,15 +161,16 @@ class EngineClient:
         stream.deliver([TokenEvent(stream.job.request_id, index, None, None, finish, reason) for index in indices])
         if stream.is_finished:
             stream.timings.finished = time.monotonic()
-        self._settle(entry, set(indices))
+            self._journal.leave(entry)
+        else:
+            self._journal.progress(entry, set(indices))
 
     def _settle(self, entry: Entry, indices: set[int]) -> None:
-        """After events: forget a finished request, end a trial, let others in."""
+        """After events: forget a finished request, clear a suspect."""
         if entry.stream.is_finished:
             self._journal.remove(entry)
-            self._release()
-        elif self._journal.progress(entry, indices):
-            self._release()
+        else:
+            self._journal.progress(entry, indices)
 
     def _release(self) -> None:
         child = self._child
@@ -224,13 +225,15 @@ class EngineClient:
             else:
                 batch.append(event)
         self._has_worked = self._has_worked or bool(batches)
-        find, is_trying = self._journal.find, self._journal.is_trying
+        find, has_suspects = self._journal.find, self._journal.has_suspects
         for request_id, events in batches.items():
             entry = find(request_id)
-            if entry is not None:
+            if entry is None:
+                self._journal.hear_of_unknown(request_id)
+            else:
                 stream = entry.stream
                 stream.deliver(events)
-                if is_trying or not stream.num_unfinished:
+                if has_suspects or not stream.num_unfinished:
                     self._settle(entry, {event.index for event in events})
 
     # --- life and death -------------------------------------------------------------------------------------------
@@ -272,8 +275,12 @@ class EngineClient:
         assert child is not None
         timeout_s = self._policy.hang_timeout_s
         while not child.lost.done():
+            began = time.monotonic()
             await asyncio.wait([child.lost], timeout=timeout_s / 4)
-            is_silent = time.monotonic() - child.last_heard > timeout_s
+            now = time.monotonic()
+            if now - began > timeout_s / 2:  # this process was stopped, or busy: what has come is not read yet
+                child.last_heard = now
+            is_silent = now - child.last_heard > timeout_s
             if is_silent and self._journal.num_present and not child.lost.done():
                 child.fail(EngineError(f"it had work but gave no sign of life for {timeout_s:g} s"))
 
