@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import random
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -253,6 +254,9 @@ def test_close_leaves_nothing(config: EngineConfig) -> None:
             pid = client.engine_pid
             stream = client.submit(Job("a", [1, 2, 3], ENDLESS))
             await anext(stream)
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            await anext(stream)
             await client.close()
             await client.close()
             assert client.state == "stopped"
@@ -260,8 +264,9 @@ def test_close_leaves_nothing(config: EngineConfig) -> None:
                 await read(stream)
             with pytest.raises(EngineError, match="closed"):
                 await read(client.submit(Job("b", [1, 2, 3], SHORT)))
-            assert pid is not None
-            assert not Path(f"/proc/{pid}").exists()  # not even a zombie
+            assert client.engine_pid != pid
+            for one in (pid, client.engine_pid):
+                assert not Path(f"/proc/{one}").exists()  # not even a zombie
         assert (len(open_files()), asyncio.all_tasks()) == (base, tasks)
 
     asyncio.run(serve())

@@ -127,9 +127,9 @@ def test_random_lives_find_the_guilty_one() -> None:
         while len(journal):
             live_until_death(journal, chance)
             if len(journal):
-                culprits.append(journal.crash())
-            if culprits[-1] is not None:
-                journal.remove(culprits[-1])
+                culprits.append(guilty := journal.crash())
+                if guilty is not None:
+                    journal.remove(guilty)
         assert [entry.stream.job.request_id if entry else None for entry in culprits] == [None, "poison"], (
             f"seed {seed}"
         )
