@@ -256,7 +256,7 @@ def test_close_leaves_nothing(config: EngineConfig) -> None:
             await anext(stream)
             assert pid is not None
             os.kill(pid, signal.SIGKILL)
-            await anext(stream)
+            await until(lambda pid=pid: client.engine_pid != pid and client.state == "ready")  # type: ignore[misc]
             await client.close()
             await client.close()
             assert client.state == "stopped"
