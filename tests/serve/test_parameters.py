@@ -100,7 +100,10 @@ COMPLETION: list[tuple[str, Any]] = [
     *(("max_tokens", value) for value in (-1, 2**31, 1.5, "4", True)),
     *(("best_of", value) for value in (2, 10**6, 2**63)),
     ("suffix", "the end"),
-    *(("prompt", value) for value in ("", [], [[]], [[], [1]], ["", "a"], [1, "a"], [[1], "a"], [["a"]], None, 5, {})),
+    *(
+        ("prompt", value)
+        for value in ("", [], [[]], [[], [1]], ["", "a"], [1, "a"], [[1], "a"], [["a"]], None, 5, {})
+    ),
     *(("prompt", [value]) for value in (-1, VOCAB_SIZE, 2**31, 2**63, 2**100, 1.5, True, None)),
     ("prompt", ["a"] * 129),
     ("messages", []),
