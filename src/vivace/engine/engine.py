@@ -13,8 +13,9 @@ from vivace.core.config import ResolvedConfig
 from vivace.core.errors import ContextLengthError, RequestError
 from vivace.core.events import FinishReason, RequestTimings, TokenEvent, TokenLogprobs
 from vivace.core.sampling import SamplingParams
-from vivace.core.sequence import Sequence, SequenceState
+from vivace.core.sequence import Pooling, Sequence, SequenceState
 from vivace.core.step import StepPlan
+from vivace.engine.pooling import PooledStates
 from vivace.engine.stats import EngineStats
 from vivace.ops.random import derived_seed
 from vivace.runtime.runner import Runner, StepResult
@@ -29,6 +30,8 @@ class RequestRecord:
     sequences: list[Sequence] = field(default_factory=list)
     num_unfinished: int = 0
     prompt_logprobs: list[TokenLogprobs | None] | None = None
+    pooled: PooledStates | None = None
+    embedding: list[float] | None = None  # of float32 values, not normalised; there before the last event
 
     @property
     def num_cached_tokens(self) -> int:
@@ -56,7 +59,7 @@ class Engine:
     ) -> None:
         self._runner = runner
         self._scheduler = scheduler
-        self._limits = limits
+        self.limits = limits
         self._clock = clock
         self._arrivals = count()
         self._requests: dict[str, RequestRecord] = {}
@@ -73,9 +76,19 @@ class Engine:
         *,
         priority: int = 0,
         cache_salt: bytes = b"",
+        emitted: Items[Items[int] | None] | None = None,
+        pooling: Pooling | None = None,
     ) -> None:
-        """Queue a request of prompt token ids. Raises `RequestError` when it can never be served."""
+        """Queue a request of prompt token ids. Raises `RequestError` when it can never be served.
+
+        `emitted` continues a request that another engine has begun: for each continuation its tokens so far, None
+        where it has ended. With the same seed, what follows is equal to the bit.
+        With `pooling` no token is generated (`params` must say max_tokens=0): the request ends with one event, "stop"
+        without a token, and its record holds the `embedding`.
+        """
         self._check(request_id, prompt, params)
+        if pooling is not None:
+            _check_pooling(params)
         arrival = next(self._arrivals)
         room = self.config.max_model_len - len(prompt)
         max_new = room if params.max_tokens is None else min(params.max_tokens, room)
@@ -90,17 +103,24 @@ class Engine:
             priority=priority,
             cache_salt=cache_salt,
             max_len=len(prompt) + max_new,
-            stop_ids=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._limits.eos_ids),
-            use_prefix_cache=params.prompt_logprobs is None,
+            stop_ids=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self.limits.eos_ids),
+            use_prefix_cache=params.prompt_logprobs is None and pooling != "mean",
+            pooling=pooling,
             num_forks=params.n - 1,
         )
-        self._scheduler.add(sequence)
-        request = RequestRecord(RequestTimings(arrival=self._clock()), [sequence], params.n)
+        sequences = [sequence] if emitted is None else self._continued(sequence, emitted)
+        for one in sequences:
+            self._scheduler.add(one)
+        num_unfinished = sum(1 + one.num_forks for one in sequences)
+        request = RequestRecord(RequestTimings(arrival=self._clock()), sequences, num_unfinished)
         if params.prompt_logprobs is not None:
             request.prompt_logprobs = [None] * len(prompt)
+        if pooling is not None:
+            request.pooled = PooledStates(pooling)
         self._requests[request_id] = request
         self._num_unfinished += 1
-        self.stats.num_prompt_tokens += len(prompt)
+        if emitted is None:
+            self.stats.num_prompt_tokens += len(prompt)
 
     def abort(self, request_id: str) -> None:
         """End every continuation of a request now; its blocks are free when this returns. Unknown ids are ignored."""
@@ -147,13 +167,13 @@ class Engine:
         """One unit of work. Returns the events since the last call; empty when there is nothing to do yet."""
         plan = self._scheduler.plan()
         if plan:
-            scored_only = self._prepare(plan)
+            ended = self._prepare(plan)
             result = self._runner.run(plan)
             self._scheduler.commit(plan)
             self._admit_forks(plan)
             self._emit(result)
-            for sequence in scored_only:
-                self._end(sequence, None, None, "length", None)
+            for sequence in ended:
+                self._end_prompt(sequence)
             self.stats.count_step(plan)
         return self.drain_events()
 
@@ -162,8 +182,8 @@ class Engine:
             raise RequestError(f"request id {request_id!r} is already running", param="request_id")
         if not prompt:
             raise RequestError("the prompt is empty: at least one token is needed", param="prompt")
-        if min(prompt) < 0 or max(prompt) >= self._limits.vocab_size:
-            raise RequestError(f"prompt token ids must be in [0, {self._limits.vocab_size})", param="prompt")
+        if min(prompt) < 0 or max(prompt) >= self.limits.vocab_size:
+            raise RequestError(f"prompt token ids must be in [0, {self.limits.vocab_size})", param="prompt")
         wanted = len(prompt) + (1 if params.max_tokens != 0 else 0)
         if wanted > self.config.max_model_len:
             raise ContextLengthError(
@@ -172,28 +192,49 @@ class Engine:
                 param="prompt",
             )
         for name, ids in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
-            if ids and max(ids) >= self._limits.vocab_size:
-                raise RequestError(f"{name} has a token id outside [0, {self._limits.vocab_size})", param=name)
+            if ids and max(ids) >= self.limits.vocab_size:
+                raise RequestError(f"{name} has a token id outside [0, {self.limits.vocab_size})", param=name)
+
+    def _continued(self, sequence: Sequence, emitted: Items[Items[int] | None]) -> list[Sequence]:
+        """The unfinished continuations with their tokens; the whole request where it has no token yet."""
+        unfinished = {index: tokens for index, tokens in enumerate(emitted) if tokens is not None}
+        if len(emitted) != sequence.params.n or not unfinished:
+            raise RequestError(
+                f"emitted must list n = {sequence.params.n} continuations, at least one of them not None",
+                param="emitted",
+            )
+        for tokens in unfinished.values():
+            if tokens and (min(tokens) < 0 or max(tokens) >= self.limits.vocab_size):
+                raise RequestError(f"emitted token ids must be in [0, {self.limits.vocab_size})", param="emitted")
+            if tokens and sequence.num_prompt + len(tokens) >= sequence.max_len:
+                raise RequestError("a continuation in emitted has all its tokens: it has ended", param="emitted")
+        if len(unfinished) == len(emitted) and not any(unfinished.values()):
+            return [sequence]
+        sequence.num_forks = 0
+        continued = [_continuation(sequence, index) for index in unfinished]
+        for one, tokens in zip(continued, unfinished.values(), strict=True):
+            one.tokens.extend(tokens)
+        return continued
 
     def _prepare(self, plan: StepPlan) -> list[Sequence]:
         """Note admissions and create the forks of prompts that this step completes.
 
-        Returns the sequences that end with their prompt: scoring only (max_tokens = 0), no token is wanted.
+        Returns the sequences that end with their prompt (max_tokens = 0): scored or pooled, no token is wanted.
         """
         for sequence in plan.table_resets:  # the admitted ones are among them
             timings = self._requests[sequence.request_id].timings
             timings.admitted = timings.admitted or self._clock()
-        scored_only = []
+        ended = []
         for item in plan.scheduled:
             sequence = item.sequence
             if item.start >= sequence.num_prompt or not item.samples:  # a decode row, or an inner chunk
                 continue
             if len(sequence.tokens) >= sequence.max_len:
                 item.samples = False
-                scored_only.append(sequence)
+                ended.append(sequence)
             elif sequence.num_forks:
                 item.forks = [_continuation(sequence, index) for index in range(1, sequence.num_forks + 1)]
-        return scored_only
+        return ended
 
     def _admit_forks(self, plan: StepPlan) -> None:
         for item in plan.scheduled:
@@ -206,6 +247,10 @@ class Engine:
             kept = self._requests[scored.sequence.request_id].prompt_logprobs
             if kept is not None:
                 kept[scored.start : scored.start + len(scored.logprobs)] = scored.logprobs
+        for hidden in result.hidden:
+            pooled = self._requests[hidden.sequence.request_id].pooled
+            if pooled is not None:
+                pooled.add(hidden.start, hidden.rows_SD)
         self.stats.num_generation_tokens += len(result.tokens)
         logprobs: Iterable[TokenLogprobs | None] = repeat(None) if result.logprobs is None else result.logprobs
         for sequence, token, entry in zip(result.sequences, result.tokens, logprobs, strict=False):
@@ -227,6 +272,18 @@ class Engine:
         else:
             self._events.append(TokenEvent(sequence.request_id, sequence.index, token, logprobs))
 
+    def _end_prompt(self, sequence: Sequence) -> None:
+        """End a sequence that wanted no token."""
+        request = self._requests[sequence.request_id]
+        if request.pooled is None:
+            self._end(sequence, None, None, "length", None)
+            return
+        request.embedding = request.pooled.vector()
+        if request.embedding is None:
+            self._end(sequence, None, None, "error", "the model's hidden states are not finite")
+        else:
+            self._end(sequence, None, None, "stop", None)
+
     def _end(
         self,
         sequence: Sequence,
@@ -246,6 +303,15 @@ class Engine:
             request.timings.finished = self._clock()
             self._num_unfinished -= 1
         self.stats.count_finished(reason)
+
+
+def _check_pooling(params: SamplingParams) -> None:
+    if params.max_tokens != 0:
+        raise RequestError("an embedding generates no token: max_tokens must be 0", param="max_tokens")
+    if params.n != 1:
+        raise RequestError("an embedding has one vector: n must be 1", param="n")
+    if params.prompt_logprobs is not None:
+        raise RequestError("an embedding has no prompt_logprobs: ask for them alone", param="prompt_logprobs")
 
 
 def _continuation(parent: Sequence, index: int) -> Sequence:

@@ -95,10 +95,13 @@ def _assemble(
         max_sampled=resolved.max_num_batched_tokens + resolved.max_num_seqs,
     )
     executable = backend.compile(build_decoder(spec, parameters, resolved.max_model_len), kv_cache, limits)
+    hidden = backend.compile(
+        build_decoder(spec, parameters, resolved.max_model_len, output="hidden"), kv_cache, limits
+    )
     batch = BatchBuilder(resolved.max_num_seqs, resolved.max_model_len, resolved.block_size)
     eos_ids = frozenset(spec.eos_token_ids) | (tokenizer.eos_ids if tokenizer else frozenset())
     engine = Engine(
-        Runner(backend, executable, kv_cache, batch),
+        Runner(backend, executable, kv_cache, batch, hidden),
         make_scheduler(resolved),
         resolved,
         ModelLimits(spec.vocab_size, eos_ids),

@@ -1,0 +1,41 @@
+"""`vivace serve`: the OpenAI-compatible server. Default < file < flag."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import typer
+
+from vivace.cli.options import ENGINE, ENGINE_HELP, SERVE, takes
+from vivace.core.config import EngineConfig
+from vivace.serve.config import ServeConfig
+from vivace.serve.config_file import SUFFIX, ConfigFile
+
+KEY_VARIABLE = "VIVACE_API_KEY"
+CONFIG_HELP = f"A configuration file (*{SUFFIX}) with the tables [engine] and [serve]. Else: {ENGINE_HELP['config']}"
+
+
+@takes(engine=ENGINE.given(config=CONFIG_HELP), server=SERVE.given())
+def serve(engine: dict[str, Any], server: dict[str, Any]) -> None:
+    """Serve a model over HTTP, as OpenAI's clients expect it. SIGTERM or Ctrl-C lets running requests end."""
+    engine_config, config = configurations(engine, server, os.environ.get(KEY_VARIABLE))
+    from vivace.serve.server import serve as serve_until_signal
+
+    code = serve_until_signal(engine_config, config)
+    if code:
+        raise typer.Exit(code)
+
+
+def configurations(
+    engine: dict[str, Any], server: dict[str, Any], environment_key: str | None = None
+) -> tuple[EngineConfig, ServeConfig]:
+    """Both configurations from the flags that were given and the file that `config` may name."""
+    name = engine.get("config")
+    if name is not None and name.endswith(SUFFIX):
+        file = ConfigFile(name)
+        flags = {key: value for key, value in engine.items() if key != "config"}
+        engine, server = {**file.engine, **flags}, {**file.serve, **server}
+    if environment_key is not None and not server.keys() & {"api_key", "api_key_file"}:
+        server = {**server, "api_key": (environment_key,)}
+    return EngineConfig.from_options(engine), ServeConfig(**server)

@@ -1,0 +1,15 @@
+"""A real server for every test that wants one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from served_process import SMALL, ServedProcess, served
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[ServedProcess]:
+    """`vivace serve` with the embedded model and default limits: base_url, api_key, pid, engine_pid, logs."""
+    with served(*SMALL) as process:
+        yield process.wait_ready()
