@@ -218,13 +218,20 @@ class EngineClient:
                 entry.stream.num_preemptions += ended.num_preemptions
         batches: dict[str, list[TokenEvent]] = {}
         for event in step.events:
-            batches.setdefault(event.request_id, []).append(event)
+            batch = batches.get(event.request_id)
+            if batch is None:
+                batches[event.request_id] = [event]
+            else:
+                batch.append(event)
+        self._has_worked = self._has_worked or bool(batches)
+        find, is_trying = self._journal.find, self._journal.is_trying
         for request_id, events in batches.items():
-            entry = self._journal.find(request_id)
+            entry = find(request_id)
             if entry is not None:
-                self._has_worked = True
-                entry.stream.deliver(events)
-                self._settle(entry, {event.index for event in events})
+                stream = entry.stream
+                stream.deliver(events)
+                if is_trying or not stream.num_unfinished:
+                    self._settle(entry, {event.index for event in events})
 
     # --- life and death -------------------------------------------------------------------------------------------
 
