@@ -249,27 +249,31 @@ def test_close_leaves_nothing(config: EngineConfig) -> None:
         base = len(open_files())
         tasks = asyncio.all_tasks()
         for _ in range(3):
-            client = EngineClient(config)
-            await client.start()
-            pid = client.engine_pid
-            stream = client.submit(Job("a", [1, 2, 3], ENDLESS))
-            await anext(stream)
-            assert pid is not None
-            os.kill(pid, signal.SIGKILL)
-            await until(lambda pid=pid: client.engine_pid != pid and client.state == "ready")  # type: ignore[misc]
-            await client.close()
-            await client.close()
-            assert client.state == "stopped"
-            with pytest.raises(EngineError, match="closed"):
-                await read(stream)
-            with pytest.raises(EngineError, match="closed"):
-                await read(client.submit(Job("b", [1, 2, 3], SHORT)))
-            assert client.engine_pid != pid
-            for one in (pid, client.engine_pid):
-                assert not Path(f"/proc/{one}").exists()  # not even a zombie
+            await live_and_die(EngineClient(config))
         assert (len(open_files()), asyncio.all_tasks()) == (base, tasks)
 
     asyncio.run(serve())
+
+
+async def live_and_die(client: EngineClient) -> None:
+    """Two engines of one client, the first one killed, the second one closed in the middle of a stream."""
+    await client.start()
+    first = client.engine_pid
+    assert first is not None
+    stream = client.submit(Job("a", [1, 2, 3], ENDLESS))
+    await anext(stream)
+    os.kill(first, signal.SIGKILL)
+    await until(lambda: client.engine_pid != first and client.state == "ready")
+    second = client.engine_pid
+    await client.close()
+    await client.close()
+    assert client.state == "stopped"
+    with pytest.raises(EngineError, match="closed"):
+        await read(stream)
+    with pytest.raises(EngineError, match="closed"):
+        await read(client.submit(Job("b", [1, 2, 3], SHORT)))
+    for pid in (first, second):
+        assert not Path(f"/proc/{pid}").exists()  # not even a zombie
 
 
 def test_closed_while_it_loads(config: EngineConfig) -> None:

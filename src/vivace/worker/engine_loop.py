@@ -25,7 +25,7 @@ from vivace.worker.refusal import error_as_data
 from vivace.worker.socket_channel import SocketChannel
 
 MAX_SCORES = 4096  # positions of prompt log probabilities in one message: at most 1.3 MB
-HEARTBEAT_S = 1.0  # sign of life while a static batch gathers
+HEARTBEAT_S = 1.0  # sign of life while a static batch gathers or a constraint is compiled
 
 
 class EngineLoop:
@@ -35,6 +35,7 @@ class EngineLoop:
         self._engine = engine
         self._channel = channel
         self._probation = Probation()
+        self._reported_at = 0.0
         self._unstarted: set[str] = set()  # no event of theirs was reported yet
 
     def run(self) -> None:
@@ -54,7 +55,8 @@ class EngineLoop:
                 channel.wait(None)
             else:
                 channel.wait(min(idle_s, HEARTBEAT_S))
-                self._report([], 0.0)
+                if time.monotonic() - self._reported_at >= HEARTBEAT_S:
+                    self._report([], 0.0)
 
     def _apply(self, command: Command) -> None:
         match command:
@@ -105,6 +107,7 @@ class EngineLoop:
                     ended[request_id] = _ended(request_id, record)
         for request_id in ended:
             self._engine.forget(request_id)
+        self._reported_at = time.monotonic()
         self._channel.send(Step(events, started, list(ended.values()), self._gauges(step_s)))
 
     def _start(self, request_id: str) -> Started:
