@@ -201,11 +201,13 @@ def test_a_seed_that_nobody_gave_is_given(config: EngineConfig) -> None:
 def test_what_cannot_be_loaded_is_said(options: dict[str, str], kind: type[Exception], message: str) -> None:
     async def serve() -> None:
         client = EngineClient(EngineConfig(**options))  # type: ignore[arg-type]
+        early = client.submit(Job("early", [1], SHORT))
         with pytest.raises(kind, match=message):
             await client.start()
         assert client.state == "stopped"
-        with pytest.raises(EngineError):
-            await read(client.submit(Job("a", [1], SHORT)))
+        for stream in (early, client.submit(Job("late", [1], SHORT))):
+            with pytest.raises(EngineError, match=f"could not be loaded.*{message}"):
+                await read(stream)
         await client.close()
 
     asyncio.run(serve())
@@ -287,7 +289,7 @@ def test_closed_while_it_loads(config: EngineConfig) -> None:
         with pytest.raises(asyncio.CancelledError):
             await starting
         await client.close()
-        with pytest.raises(EngineError, match="closed"):
+        with pytest.raises(EngineError, match="could not be loaded"):
             await read(waiting)
         assert not Path(f"/proc/{pid}").exists()
 

@@ -25,6 +25,7 @@ from vivace.worker.refusal import error_from_data
 from vivace.worker.stream import TokenStream
 
 EngineState = Literal["loading", "ready", "restarting", "stopped"]
+SLOWEST_MACHINE = 2e10  # operations a second
 logger = logging.getLogger(__name__)
 
 
@@ -32,7 +33,8 @@ logger = logging.getLogger(__name__)
 class RestartPolicy:
     """When an engine counts as hung, and when restarting it is given up.
 
-    A step takes seconds at most on a machine that suits its model: 120 s without a report is no slow step.
+    A step takes seconds at most on a machine that suits its model: 120 s without a report is no slow step. A large
+    model gets what a full step takes at `SLOWEST_MACHINE`, a tenth of what two cores with AVX2 reach.
     Given up after `max_crashes` in a row that brought no token, found no guilty request, and came each within
     `crash_window_s` of the engine being ready.
     """
@@ -97,8 +99,8 @@ class EngineClient:
             raise EngineError("the engine was started twice")
         try:
             self._info = await self._load(self._config)
-        except BaseException:
-            self.state = "stopped"
+        except BaseException as error:
+            self._give_up(EngineError(f"the engine could not be loaded: {error}"))
             raise
         self._supervision = asyncio.create_task(self._supervise(), name="vivace-supervisor")
         return self._info
@@ -273,7 +275,8 @@ class EngineClient:
     async def _until_lost(self) -> None:
         child = self._child
         assert child is not None
-        timeout_s = self._policy.hang_timeout_s
+        slowest_step_s = 2 * self.info.weight_bytes * self.info.max_num_batched_tokens / SLOWEST_MACHINE
+        timeout_s = max(self._policy.hang_timeout_s, slowest_step_s)
         while not child.lost.done():
             began = time.monotonic()
             await asyncio.wait([child.lost], timeout=timeout_s / 4)
