@@ -60,6 +60,11 @@ class Journal:
     def num_present(self) -> int:
         return len(self._entries) - len(self._held)
 
+    @property
+    def is_trying(self) -> bool:
+        """Whether a suspect is on trial."""
+        return self._trial is not None
+
     def find(self, request_id: str) -> Entry | None:
         return self._entries.get(request_id)
 

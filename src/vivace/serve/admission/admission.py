@@ -19,7 +19,7 @@ from types import TracebackType
 from vivace.core.errors import ContextLengthError, DeadlineError, OverloadedError, RequestError
 from vivace.serve.admission.demand import Demand
 from vivace.serve.admission.drain_rate import DrainRate
-from vivace.serve.admission.engine_room import LEAD_S, EngineRoom
+from vivace.serve.admission.engine_room import EngineRoom
 from vivace.serve.admission.fair_queue import FairQueue
 from vivace.serve.admission.limits import AdmissionLimits, EngineState
 from vivace.serve.admission.occupancy import Occupancy, Refusal
@@ -27,6 +27,9 @@ from vivace.serve.admission.request_sizes import RequestSizes
 
 LATE = 1.25  # a turn that did not come within so many times `max_queue_s` is refused
 LATENESS_MEMORY = 0.1
+LEAD = (
+    0.1  # of `max_queue_s`, as prompt work that lies ready in the engine: it never waits for us, the order stays ours
+)
 MAX_RETRY_S = 600.0
 
 _MESSAGES: dict[Refusal, str] = {
@@ -94,12 +97,15 @@ class Admission:
         self._queue.announce(ticket)
         return ticket
 
-    def predicted_wait_s(self, key: str = "", priority: int = 0) -> float:
-        """How long a request that came now would wait for its turn and for the prompts before it."""
+    def predicted_wait_s(self, key: str | None = None, priority: int = 0) -> float:
+        """How long a request that came now would wait for its turn and for the prompts before it.
+
+        Without a key: behind everyone who waits.
+        """
         prompts_s = self._rate.prompt_seconds(self._room.unstarted.computed_tokens)
         if not self._queue.backlog.num_requests:
             return prompts_s
-        ahead = self._queue.ahead(key, priority, self._clock())
+        ahead = replace(self._queue.backlog) if key is None else self._queue.ahead(key, priority, self._clock())
         share = self._room.share_at_once(ahead)
         ahead.new_tokens *= 1.0 - share  # those run beside each other; only their prompts come one after another
         lateness_s = self._lateness_s if share < 1.0 else 0.0
@@ -181,7 +187,7 @@ class Admission:
         if not self._queue.backlog.num_requests:
             return
         now = self._clock()
-        lead_tokens = LEAD_S * self._rate.prompt_tokens_per_s
+        lead_tokens = LEAD * self.limits.max_queue_s * self._rate.prompt_tokens_per_s
         while (ticket := self._queue.next(now)) is not None:
             state = self._state()
             if not self._room.has_room(ticket.demand, lead_tokens, state.num_free_blocks + state.num_cached_blocks):
@@ -223,7 +229,6 @@ class Admission:
         if missing > 0:
             self._room.grow(held, missing + ticket.n)
         self._rate.observe()
-        self._give_turns()
 
     def _release(self, ticket: Ticket, *, finished: bool) -> None:
         held = ticket.held

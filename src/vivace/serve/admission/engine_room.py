@@ -5,8 +5,6 @@ from __future__ import annotations
 from vivace.serve.admission.demand import Demand
 from vivace.serve.admission.limits import EngineCapacity
 
-LEAD_S = 1.0  # of prompt work that lies ready in the engine: it never waits for us, and the order stays ours
-
 
 class EngineRoom:
     """Rows, blocks and prompt work of the requests that had their turn.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 
-# A small model on a CPU answers in milliseconds, a large one at depth in minutes. Few buckets: each costs a scrape 15 µs.
+# A small model on a CPU answers in milliseconds, a large one at depth in minutes. Each bucket costs a scrape 15 µs.
 LATENCY_S = (
     *(0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0),
     *(2.0, 3.5, 5.0, 7.5, 10.0, 15.0, 25.0, 50.0, 100.0, 250.0, 1000.0),
