@@ -101,7 +101,7 @@ def test_what_looks_suspect_but_is_not() -> None:
         (b'{"prompt": [1, "a"]}', "prompt[1]", "Expected `int`, got `str`"),
         (b'{"prompt": "a", "n": true}', "n", "n: Expected `int`, got `bool`"),
         (b'{"prompt": "a", "n": "1"}', "n", "n: Expected `int`, got `str`"),
-        (b'{"prompt": "a", "n": 1.0}', "n", "n: Expected `int`, got `float`"),
+        (b'{"prompt": "a", "n": 1.5}', "n", "n: Expected `int`, got `float`"),
         (b'{"prompt": "a", "parts": [{"name": "b"}, {}]}', "parts[1].name", r"parts\[1\]\.name is missing"),
         (b'{"prompt": "a", "parts": [{"name": "b", "c": 1}]}', "parts[0].c", "is not supported"),
         (b'{"prompt": "a", "options": {"x": "y"}}', "options[...]", "Expected `int`, got `str`"),
@@ -114,5 +114,5 @@ def test_fields_that_do_not_fit_are_named(body: bytes, param: str | None, messag
 
 
 def test_a_body_becomes_its_type() -> None:
-    order = parse_body(b'{"prompt": [1, 2], "parts": [{"name": "a", "weight": 2}]}', Order)
-    assert order == Order([1, 2], parts=[Part("a", 2.0)])
+    order = parse_body(b'{"prompt": [1, 2], "parts": [{"name": "a", "weight": 2}], "n": 3.0}', Order)
+    assert order == Order([1, 2], 3, parts=[Part("a", 2.0)])
