@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 from canaries import singing
-from hostile_requests import COMPLETION, JSON_TYPE, chunked_head, complete
+from hostile_requests import COMPLETION, JSON_TYPE, chunked_head, chunks, complete
 from raw_http import RawConnection, exchange, request_bytes
 from served_process import API_KEY, ServedProcess, resident_bytes
 
