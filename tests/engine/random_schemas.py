@@ -14,7 +14,7 @@ def random_schema(generator: random.Random, depth: int = 3) -> dict[str, Any]:
     """A schema that allows something."""
     kinds = [_string, _integer, _number, _constant, _enumeration, _boolean]
     if depth:
-        kinds += [_object, _object, _array, _union, _reference]
+        kinds += [_object, _object, _array, _union]
     return generator.choice(kinds)(generator, depth - 1)
 
 
@@ -82,14 +82,14 @@ def _union(generator: random.Random, depth: int) -> dict[str, Any]:
     return {"anyOf": [random_schema(generator, depth) for _ in range(generator.randint(2, 3))]}
 
 
-def _reference(generator: random.Random, depth: int) -> dict[str, Any]:
-    """A list that refers to itself."""
-    return {
+def recursive_schema(generator: random.Random) -> dict[str, Any]:
+    """A list, or a tree, that refers to itself."""
+    again: dict[str, Any] = {"$ref": "#/$defs/node"}
+    more = generator.choice([{"anyOf": [{"type": "null"}, again]}, {"type": "array", "items": again, "maxItems": 2}])
+    node = {
         "type": "object",
-        "properties": {
-            "value": {"type": "boolean"},
-            "next": {"anyOf": [{"type": "null"}, {"type": "array", "maxItems": 1, "items": {"type": "null"}}]},
-        },
-        "required": ["value", "next"],
+        "properties": {"value": random_schema(generator, 0), "more": more},
+        "required": ["value", "more"],
         "additionalProperties": False,
     }
+    return {"$ref": "#/$defs/node", "$defs": {"node": node}}
