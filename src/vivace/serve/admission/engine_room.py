@@ -32,7 +32,7 @@ class EngineRoom:
             and self.unstarted.prompt_blocks + demand.prompt_blocks <= num_available_blocks
             and (
                 not ready
-                or ready + demand.computed_tokens <= max(lead_tokens, 2 * self._engine.max_num_batched_tokens)
+                or ready + demand.computed_tokens <= max(lead_tokens, self._engine.max_num_batched_tokens)
             )
         )
 
