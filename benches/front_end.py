@@ -2,7 +2,7 @@
 
     python benches/front_end.py [--config qwen2.5-0.5b] [--rounds N]
 
-The same requests run in turn on an engine in this process and over HTTP through `vivace serve` (which idles meanwhile),
+The same requests run in turn on an engine in this process and over HTTP through `vivace serve` (idle meanwhile),
 fresh prompts each time. ITL is a stream's mean gap between its tokens, as its reader sees it. Prints medians over the
 rounds with their spread, the median of the rounds' ratios, and one line of JSON.
 """
