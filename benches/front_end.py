@@ -13,13 +13,14 @@ import argparse
 import asyncio
 import json
 import statistics
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import uvloop
 from raw_http import Client
-from server_process import running_server, shared_tokenizer
+from server_process import ServerProcess, running_server, shared_tokenizer
 
 from vivace.bench.metrics import rates, tpot_ms
 from vivace.bench.timeline import Stream, Timeline, run
@@ -73,32 +74,36 @@ def row(timeline: Timeline) -> dict[str, float]:
     return {"itl_ms": gaps.median, "tokens_per_s": rates(timeline).output_tokens_per_s}
 
 
-async def measure(port: int, options: dict[str, Any], workload: Workload, num_rounds: int) -> list[dict[str, Any]]:
+async def measure(
+    server: ServerProcess, options: dict[str, Any], workload: Workload, num_rounds: int
+) -> list[dict[str, Any]]:
     engine = load_engine(EngineConfig.from_options(options)).engine
-    client = Client("127.0.0.1", port)
+    client = Client("127.0.0.1", server.port)
     rounds = []
     for number in range(-1, num_rounds):
         bare = row(run(engine, workload, workload.prompts(VOCAB_SIZE, 2 * number), time.monotonic))
-        prompts = workload.prompts(VOCAB_SIZE, 2 * number + 1)
+        prompts, cpu_s = workload.prompts(VOCAB_SIZE, 2 * number + 1), server.cpu_s
         http = row(await through_http(client, workload, prompts))
+        http["front_cpu_us_per_token"] = 1e6 * (server.cpu_s - cpu_s) / (NUM_STREAMS * workload.output_len)
+        print(number, bare, http, file=sys.stderr)
         if number >= 0:  # the first round warms both up
             rounds.append({"bare": bare, "http": http})
     client.close()
     return rounds
 
 
-def report(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
+def spread(values: Iterable[float]) -> list[float]:
+    """Median, least and most."""
+    ordered = sorted(values)
+    return [round(value, 3) for value in (statistics.median(ordered), ordered[0], ordered[-1])]
+
+
+def report(rounds: list[dict[str, Any]]) -> dict[str, list[float]]:
+    result = {"front_cpu_us_per_token": spread(one["http"]["front_cpu_us_per_token"] for one in rounds)}
     for figure in ("itl_ms", "tokens_per_s"):
         for way in ("bare", "http"):
-            values = sorted(one[way][figure] for one in rounds)
-            result[f"{way}_{figure}"] = [
-                round(value, 2) for value in (statistics.median(values), *values[:: len(values) - 1])
-            ]
-        ratios = sorted(one["http"][figure] / one["bare"][figure] for one in rounds)
-        result[f"{figure}_ratio"] = [
-            round(value, 3) for value in (statistics.median(ratios), *ratios[:: len(ratios) - 1])
-        ]
+            result[f"{way}_{figure}"] = spread(one[way][figure] for one in rounds)
+        result[f"{figure}_ratio"] = spread(one["http"][figure] / one["bare"][figure] for one in rounds)
     return result
 
 
@@ -110,12 +115,12 @@ def main() -> None:
     arguments = parser.parse_args()
     options = engine_options(arguments.config)
     workload = Workload(NUM_STREAMS, PROMPT_LEN, arguments.output_len)
-    with running_server(flags(options)) as port:
-        rounds = uvloop.run(measure(port, options, workload, max(arguments.rounds, 2)))
+    with running_server(flags(options)) as server:
+        rounds = uvloop.run(measure(server, options, workload, arguments.rounds))
     result = report(rounds)
-    print(f"{'':>20}  {'median':>9} {'least':>9} {'most':>9}")
+    print(f"{'':>24}  {'median':>9} {'least':>9} {'most':>9}")
     for name, (median, least, most) in result.items():
-        print(f"{name:>20}  {median:>9} {least:>9} {most:>9}")
+        print(f"{name:>24}  {median:>9} {least:>9} {most:>9}")
     print(json.dumps({"model": arguments.config or "embedded", "streams": NUM_STREAMS, **result}))
 
 

@@ -152,8 +152,8 @@ def main() -> None:
     arguments = parser.parse_args()
     flags = dummy_flags(arguments.config) if arguments.server_flags is None else shlex.split(arguments.server_flags)
     flags += ["--max-num-seqs", str(NUM_SEQS), "--max-queue-s", str(arguments.bound)]
-    with running_server(flags) as port:
-        row = uvloop.run(measure(port, arguments.bound, arguments.seed))
+    with running_server(flags) as server:
+        row = uvloop.run(measure(server.port, arguments.bound, arguments.seed))
     for name, value in row.items():
         print(f"{name:>24}  {value}")
     for name, kept in is_kept(row).items():

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 START_S = 60.0
@@ -34,15 +35,29 @@ def dummy_flags(config: str) -> list[str]:
     return ["--load-format", "dummy", "--config", config, "--quantization", "int4", "--tokenizer", tokenizer]
 
 
+@dataclass(frozen=True)
+class ServerProcess:
+    """The front; the engine is its child."""
+
+    port: int
+    pid: int
+
+    @property
+    def cpu_s(self) -> float:
+        """Processor time that the front has used, without the engine's."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @contextmanager
-def running_server(flags: Sequence[str]) -> Iterator[int]:
-    """Yields the port of a server that is ready. What it logs goes to stderr."""
+def running_server(flags: Sequence[str]) -> Iterator[ServerProcess]:
+    """A server that is ready. What it logs goes to stderr."""
     with tempfile.TemporaryDirectory() as directory:
         port_file = Path(directory) / "port"
         command = [sys.executable, "-m", "vivace", "serve", *flags, "--port", "0", "--port-file", str(port_file)]
         process = subprocess.Popen([*command, "--no-access-log"])
         try:
-            yield _ready_port(process, port_file)
+            yield ServerProcess(_ready_port(process, port_file), process.pid)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(START_S)
