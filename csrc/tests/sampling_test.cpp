@@ -31,7 +31,7 @@ struct Parameters {
 
   SampleInputs inputs() const {
     return {temperature.data(), top_k.data(), top_p.data(), min_p.data(), neutral.data(), neutral.data(),
-            neutral.data(), uniform.data(), starts.data(), nullptr, nullptr, 0, starts.data(), nullptr, nullptr, 0};
+            neutral.data(), uniform.data(), starts.data(), nullptr, nullptr, 0, starts.data(), nullptr, nullptr, 0, nullptr, nullptr, 0, 0};
   }
 
   std::vector<float> temperature, top_p, min_p, uniform, neutral;

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-from running_server import RunningServer, running_server
+from served_process import ServedProcess
 
 from vivace.core.sampling import MAX_LOGIT_BIAS, MAX_LOGPROBS, MAX_N, MAX_STOP_STRINGS
 
 VOCAB_SIZE = 4096  # of the embedded model
-MAX_MODEL_LEN = 256
+MAX_MODEL_LEN = 1024
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[RunningServer]:
-    with running_server(max_model_len=MAX_MODEL_LEN, max_num_seqs=16, num_threads=1) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def client(server: RunningServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=30.0) as client:
+def client(server: ServedProcess) -> Iterator[httpx.Client]:
+    headers = {"Authorization": f"Bearer {server.api_key}"}
+    with httpx.Client(base_url=server.base_url, headers=headers, timeout=30.0) as client:
         yield client
 
 
@@ -100,7 +96,10 @@ COMPLETION: list[tuple[str, Any]] = [
     *(("max_tokens", value) for value in (-1, 2**31, 1.5, "4", True)),
     *(("best_of", value) for value in (2, 10**6, 2**63)),
     ("suffix", "the end"),
-    *(("prompt", value) for value in ("", [], [[]], [[], [1]], ["", "a"], [1, "a"], [[1], "a"], [["a"]], None, 5, {})),
+    *(
+        ("prompt", value)
+        for value in ("", [], [[]], [[], [1]], ["", "a"], [1, "a"], [[1], "a"], [["a"]], None, 5, {})
+    ),
     *(("prompt", [value]) for value in (-1, VOCAB_SIZE, 2**31, 2**63, 2**100, 1.5, True, None)),
     ("prompt", ["a"] * 129),
     ("messages", []),
@@ -237,9 +236,9 @@ def test_unknown_model_is_not_found(client: httpx.Client) -> None:
         assert response.json()["error"]["code"] == "model_not_found"
 
 
-def test_nothing_of_it_left_a_trace(client: httpx.Client, server: RunningServer) -> None:
+def test_nothing_of_it_left_a_trace(client: httpx.Client) -> None:
     assert complete(client).status_code == 200
-    assert server.service is not None
-    assert server.service.admission.num_in_engine == 0
-    assert server.service.admission.num_queued == 0
-    assert server.service.engine.gauges.num_restarts == 0
+    values = dict(re.findall(r"^vivace:(\w+)\{.*\} (\S+)$", client.get("/metrics").text, re.MULTILINE))
+    idle = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "engine_restarts_total")
+    assert {name: float(values[name]) for name in idle} == dict.fromkeys(idle, 0.0)
+    assert float(values["admission_worst_case_blocks"]) == 0.0

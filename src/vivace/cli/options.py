@@ -17,6 +17,7 @@ from typer.models import ArgumentInfo
 from vivace.core.config import CHOICES, EngineConfig
 from vivace.core.errors import ConfigError
 from vivace.core.sampling import SamplingParams
+from vivace.core.structured_outputs import StructuredOutputs
 from vivace.serve.config import SERVE_CHOICES, ServeConfig
 
 Parameter = inspect.Parameter
@@ -92,6 +93,8 @@ def _flag_type(hint: Any, name: str) -> Any:
         return list[int]
     if hint == Mapping[int, float]:
         return list[str]
+    if hint == StructuredOutputs | None:
+        return str | None
     return hint
 
 
@@ -170,6 +173,7 @@ SAMPLING_HELP = {
     "logprobs": "With --json: log probabilities of the chosen token and the k likeliest.",
     "prompt_logprobs": "With --json: the same for the prompt's tokens.",
     "skip_special_tokens": "Leave control tokens out of the text.",
+    "structured_outputs": "json_object, json_schema=SCHEMA, regex=EXPRESSION, choice=JSON_LIST or grammar=LARK.",
 }
 
 SERVE_HELP = {
@@ -223,7 +227,16 @@ def _logit_bias(entries: list[str]) -> dict[int, float]:
 
 def _sampling_params(values: dict[str, Any]) -> SamplingParams:
     lists = {name: values[name] or () for name in ("stop", "stop_token_ids")}
-    return SamplingParams(**{**values, **lists, "logit_bias": _logit_bias(values["logit_bias"] or [])})
+    parsed = {
+        "logit_bias": _logit_bias(values["logit_bias"] or []),
+        "structured_outputs": _structured_outputs(values["structured_outputs"]),
+    }
+    return SamplingParams(**{**values, **lists, **parsed})
+
+
+def _structured_outputs(entry: str | None) -> StructuredOutputs | None:
+    kind, _, text = (entry or "").partition("=")
+    return StructuredOutputs(kind, text) if entry is not None else None  # type: ignore[arg-type]
 
 
 def _optional_seed(flags: list[Parameter]) -> tuple[Parameter, ...]:

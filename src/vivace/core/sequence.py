@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
 
+from vivace.core.constraint import TokenConstraint
 from vivace.core.sampling import SamplingParams
 
 Pooling = Literal["mean", "last"]
@@ -49,6 +50,7 @@ class Sequence:
     block_hashes: list[bytes] = field(default_factory=list)  # chained, of the full blocks hashed so far
     num_registered: int = 0  # full blocks already offered to the prefix index
     num_forks: int = 0  # continuations still to be forked off once the prompt is computed (n - 1 at first)
+    constraint: TokenConstraint | None = None  # made when the sequence first samples
     row: int = -1  # row in the runtime's persistent block-table array while running
 
     @property

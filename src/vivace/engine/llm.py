@@ -112,6 +112,8 @@ class LLM:
         """Queue one request and return its id; `stream` yields what it produces."""
         text = prompt if isinstance(prompt, str) else None
         token_ids = self.loaded.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        if params.structured_outputs is not None:
+            self.engine.constraints.compile(params.structured_outputs).result()  # a wrong one is refused here
         request_id = str(next(self._ids))
         self.engine.add(request_id, token_ids, params, priority=priority, pooling=pooling)
         self._outputs.register(request_id, text, token_ids, params)

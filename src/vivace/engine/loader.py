@@ -10,8 +10,10 @@ from pathlib import Path
 from vivace.core.config import Choice, EngineConfig, ResolvedConfig
 from vivace.core.errors import RequestError
 from vivace.engine.backend import make_backend
-from vivace.engine.engine import Engine, ModelLimits
+from vivace.engine.constraint_room import ConstraintRoom
+from vivace.engine.engine import Engine
 from vivace.engine.memory import available_memory_bytes
+from vivace.engine.model_limits import ModelLimits
 from vivace.engine.resolve import resolve
 from vivace.engine.source import ModelSource, locate
 from vivace.engine.tokenizer import Tokenizer, load_tokenizer, tokenizer_from_gguf
@@ -105,6 +107,7 @@ def _assemble(
         make_scheduler(resolved),
         resolved,
         ModelLimits(spec.vocab_size, eos_ids),
+        constraints=ConstraintRoom(tokenizer, eos_ids),
     )
     return LoadedEngine(engine, tokenizer, spec, backend, parameters, kv_spec, resolved.choices)
 

@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 from vivace.core.errors import RequestError
 from vivace.core.structured_outputs import StructuredOutputs, ThinkTags
 
-# A space, or a new line with its indentation. Free white space would let a weak model write nothing else.
-WHITE_SPACE = r" |\n(?: {0,40}|\t{0,10})"
+# White space only where it is usual: free white space lets a weak model write nothing else until its tokens are out.
+_ON_ONE_LINE = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 
 TokenId = Callable[[str], int | None]  # id of a control token by its name; None where the name is plain text
 
@@ -46,8 +46,8 @@ def rule_body(outputs: StructuredOutputs) -> str:
 
 
 def json_rule(schema: Mapping[str, Any], *, lenient: bool = False) -> str:
-    """JSON that conforms to `schema`. `lenient`: keywords that cannot be enforced are passed over."""
-    options = {"whitespace_pattern": WHITE_SPACE, **({"lenient": True} if lenient else {})}
+    """JSON on one line that conforms to `schema`. `lenient`: keywords that cannot be enforced are passed over."""
+    options = {**_ON_ONE_LINE, **({"lenient": True} if lenient else {})}
     own = {key: value for key, value in schema.items() if key != "x-guidance"}
     return f"%json {json.dumps({**own, 'x-guidance': options}, ensure_ascii=False)}"
 

@@ -99,7 +99,7 @@ class Runner:
         return StepResult(rows.sequences, tokens, logprobs, scores)
 
     def _sample(self, logits: Any, sequences: list[Sequence]) -> tuple[list[int], list[TokenLogprobs | None] | None]:
-        inputs = self._sampler_inputs.build(sequences)
+        inputs = self._sampler_inputs.build(sequences, logits.shape[-1])
         token_S = self._backend.sample(logits, inputs)
         tokens: list[int] = token_S.tolist()
         wanted = self._sampler_inputs.max_logprobs

@@ -17,7 +17,7 @@ def defines_think_tags(template: str) -> bool:
 
 
 def opens_thinking(prompt: str) -> bool:
-    """Whether a rendered prompt ends inside think tags: the text that follows is reasoning from its first character."""
+    """Whether a rendered prompt ends inside think tags: what follows is reasoning from its first character."""
     return prompt.rstrip().endswith(THINK_START)
 
 

@@ -60,7 +60,7 @@ class TokenStream:
                 self._waiter = None
         events = batches.popleft()
         while batches:
-            events += batches.popleft()
+            events = events + batches.popleft()
         return events
 
     @property

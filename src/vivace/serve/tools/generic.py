@@ -1,4 +1,4 @@
-"""Tools for templates that know none: a system message of ours describes them, calls are written as Hermes writes them."""
+"""Tools for templates that know none: a system message of ours describes them, calls are written as by Hermes."""
 
 from __future__ import annotations
 

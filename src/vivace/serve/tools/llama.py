@@ -15,10 +15,10 @@ from vivace.serve.tools.history import Message
 
 @dataclass(frozen=True, slots=True)
 class LlamaLayout:
-    """A call is the whole answer, so there is one at most in a grammar; several are read where a model writes them."""
+    """A call is the whole answer: a grammar has one at most. Several are read where a model writes them."""
 
-    frame: CallFrame = CallFrame("<|python_tag|>", separator=";", at_start=True)
-    arguments_key: str = "parameters"
+    frame: CallFrame
+    arguments_key: str
 
     def grammar(self, tools: Sequence[Tool], choice: ToolChoice, token_id: TokenId, answer: str | None) -> str:
         """Lark text. An answer that begins with a brace or the tag must be a call, unless `answer` allows it."""
@@ -37,7 +37,7 @@ def _render(messages: list[Message], tools: Sequence[Tool]) -> Rendering:
 
 
 def _one_call_each(messages: list[Message]) -> list[Message]:
-    """Answers with several calls become several answers, each followed by its own result: the template knows no more."""
+    """Answers with several calls become several answers, each with its own result: the template knows no more."""
     results = {message["tool_call_id"]: message for message in messages if message["role"] == "tool"}
     rendered: list[Message] = []
     moved: set[str] = set()
@@ -55,4 +55,9 @@ def _one_call_each(messages: list[Message]) -> list[Message]:
     return rendered
 
 
-LLAMA = ToolFormat("llama", LlamaLayout(), _render, parallel=False)
+LLAMA = ToolFormat(
+    "llama",
+    LlamaLayout(CallFrame("<|python_tag|>", separator=";", at_start=True), "parameters"),
+    _render,
+    parallel=False,
+)

@@ -1,4 +1,4 @@
-"""Mistral: `[TOOL_CALLS]` and a JSON array of calls. Ids of calls have nine letters and digits, or the template refuses."""
+"""Mistral: `[TOOL_CALLS]` and a JSON array of calls. Ids have nine letters and digits, or the template refuses."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class ResponsesRequest(SharedFields, kw_only=True):
     input: str | Annotated[list[InputItem], Meta(min_length=1)]
     instructions: str | None = None
     max_output_tokens: NewTokens | None = None
-    previous_response_id: str | None = None
+    previous_response_id: Annotated[str, Meta(extra_json_schema={"not": {}})] | None = None
     conversation: None = None
     background: Literal[False] | None = None
     truncation: Literal["disabled"] | None = None

@@ -1,0 +1,133 @@
+"""Constraints compiled for a vocabulary, and followed token by token: llguidance (Earley parser over lazy lexers).
+
+Compiling takes 1 to 5 ms for ordinary schemas, a mask 20 to 200 us. Both are bounded: a grammar over the limits is
+refused when it is compiled, or fails its own request while it runs.
+"""
+
+from __future__ import annotations
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+from vivace.core.errors import RequestError
+from vivace.core.structured_outputs import StructuredOutputs
+from vivace.engine.structured_grammar import lark_grammar
+from vivace.engine.tokenizer import Tokenizer
+
+MAX_MESSAGE_CHARS = 400
+_PARAM = "structured_outputs"
+
+
+def parser_limits() -> LLParserLimits:
+    """Bounds on one constraint. Defaults of the library in brackets."""
+    return LLParserLimits(
+        max_items_in_row=1_000,  # [2,000]
+        initial_lexer_fuel=1_000_000,  # [1,000,000] 20 ms
+        step_lexer_fuel=100_000,  # [200,000] 7 ms for one mask
+        step_max_items=20_000,  # [50,000] 1 ms for one mask
+        max_lexer_states=30_000,  # [250,000] 2 kB each
+        max_grammar_size=300_000,  # [500,000]
+        verbose_errors=False,
+    )
+
+
+class ConstraintCompiler:
+    """Compiles constraints for one tokenizer. Building it takes 40 ms for 4,096 tokens, 2 s for 152,000."""
+
+    def __init__(self, tokenizer: Tokenizer, eos_ids: frozenset[int]) -> None:
+        self._tokenizer = tokenizer
+        self._limits = parser_limits()
+        self._native = _native_tokenizer(tokenizer, sorted(eos_ids))
+
+    def compile(self, outputs: StructuredOutputs) -> CompiledConstraint:
+        """Raises `RequestError` for what is wrong, unsupported, or beyond the limits."""
+        grammar = lark_grammar(outputs, self._tokenizer.control.id_of)
+        matcher = LLMatcher(self._native, grammar, log_level=0, limits=self._limits)
+        if matcher.is_error():
+            raise _refusal(outputs, matcher)
+        matcher.compute_bitmask()  # the first one builds the most: copies have it already
+        if matcher.is_error() or (matcher.is_stopped() and not matcher.is_accepting()):
+            raise _refusal(outputs, matcher)
+        return CompiledConstraint(matcher)
+
+
+class CompiledConstraint:
+    """A constraint, ready to be followed by any number of continuations."""
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._matcher = matcher
+
+    def begin(self) -> Constraint:
+        """A matcher at the start of the text: a copy, 10 to 250 us."""
+        return Constraint(self._matcher.deep_copy())
+
+
+class Constraint:
+    """One continuation's way through a constraint: a `vivace.core.constraint.TokenConstraint`."""
+
+    __slots__ = ("_matcher", "failure")
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._matcher = matcher
+        self.failure: str | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        return self.failure is None and self._matcher.is_stopped() and self._matcher.is_accepting()
+
+    def allowed_tokens(self) -> bytes:
+        if self.failure is None:
+            mask = self._matcher.compute_bitmask()
+            self._note_failure()
+            if self.failure is None:
+                return mask
+        return b""
+
+    def accept(self, token: int) -> None:
+        if self.failure is None and not self._matcher.consume_token(token):
+            self._note_failure()
+
+    def _note_failure(self) -> None:
+        if self._matcher.is_error():
+            self.failure = f"the constraint gave up: {_short(self._matcher.get_error())}"
+
+
+class _Vocabulary:
+    """A tokenizer as llguidance wants it: token bytes by id, special tokens apart."""
+
+    is_tokenizer_wrapper = True
+
+    def __init__(self, tokenizer: Tokenizer, eos_ids: list[int]) -> None:
+        self._tokenizer = tokenizer
+        self.tokens = [tokenizer.token_bytes(token_id) for token_id in range(tokenizer.vocab_size)]
+        special = set(tokenizer.special_ids) | set(eos_ids)
+        if not eos_ids:  # one that no model can sample
+            eos_ids = [len(self.tokens)]
+            special.add(len(self.tokens))
+            self.tokens.append(b"<end of constrained text>")
+        self.eos_token_id = eos_ids[0]
+        self.bos_token_id = tokenizer.bos_id
+        self.eos_ids = eos_ids
+        self.special_token_ids = sorted(special)
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        """How the model would write a text that the grammar forces."""
+        decoded = text.decode(errors="replace") if isinstance(text, bytes) else text
+        return self._tokenizer.encode(decoded, add_special=False)
+
+
+def _native_tokenizer(tokenizer: Tokenizer, eos_ids: list[int]) -> LLTokenizer:
+    vocabulary = _Vocabulary(tokenizer, [token_id for token_id in eos_ids if token_id < tokenizer.vocab_size])
+    return LLTokenizer(vocabulary, eos_token=vocabulary.eos_ids)  # type: ignore[arg-type]
+
+
+def _refusal(outputs: StructuredOutputs, matcher: LLMatcher) -> RequestError:
+    message = matcher.get_error()
+    if not message or "NoExtension" in message:
+        return RequestError(f"the {outputs.kind} allows no text at all", param=_PARAM)
+    return RequestError(f"the {outputs.kind} cannot be enforced: {_short(message)}", param=_PARAM)
+
+
+def _short(message: str) -> str:
+    """The first lines of an error, without the grammar that it quotes."""
+    text = message.replace("<non-verbose/>", "").split("\n   1 |")[0].strip()
+    return text if len(text) <= MAX_MESSAGE_CHARS else text[:MAX_MESSAGE_CHARS] + "…"
