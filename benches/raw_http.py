@@ -35,8 +35,16 @@ class Answer:
     @property
     def num_tokens(self) -> int:
         """Of a stream with `include_usage`."""
+        return int(self._usage["completion_tokens"]) if self._usage else 0
+
+    @property
+    def num_cached_tokens(self) -> int:
+        return int(self._usage["prompt_tokens_details"]["cached_tokens"]) if self._usage else 0
+
+    @property
+    def _usage(self) -> dict[str, Any]:
         events = self.events
-        return int(events[-1]["usage"]["completion_tokens"]) if events and events[-1].get("usage") else 0
+        return (events[-1].get("usage") if events else None) or {}
 
     @property
     def mean_gap_s(self) -> float:
