@@ -15,7 +15,7 @@ from vivace.engine.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from vivace.engine.structured_output import CompiledConstraint, ConstraintCompiler
 
-MAX_KEPT = 64  # compiled constraints; an ordinary one takes 0.2 MB
+MAX_KEPT = 32  # compiled constraints; the largest that is accepted takes some 30 MB
 POLL_S = 0.001  # how often a loop with nothing else to do looks for one that is ready
 
 
