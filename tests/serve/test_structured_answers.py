@@ -137,16 +137,26 @@ def test_langchain(langchain: ChatOpenAI) -> None:
     assert total.tool_calls[0]["args"] == call["args"]
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # its own types, as pydantic reads them
-def test_litellm(server: ServedProcess) -> None:
+@pytest.fixture
+def litellm_fields(server: ServedProcess) -> dict[str, Any]:
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    return {**OPTIONS, "model": f"openai/{MODEL}", "api_base": f"{server.base_url}/v1", "api_key": server.api_key}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # its own types, as pydantic reads them
+def test_litellm_schema(litellm_fields: dict[str, Any]) -> None:
     litellm = importlib.import_module("litellm")
-    fields = {**OPTIONS, "model": f"openai/{MODEL}", "api_base": f"{server.base_url}/v1", "api_key": server.api_key}
-    called = litellm.completion(tools=[TOOL], tool_choice="required", parallel_tool_calls=False, **fields)
+    content = litellm.completion(response_format=Weather, **litellm_fields).choices[0].message.content
+    assert isinstance(Weather.model_validate_json(content), Weather)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_litellm_tools(litellm_fields: dict[str, Any]) -> None:
+    pytest.importorskip("mcp", reason="LiteLLM imports mcp as soon as a request has tools")
+    litellm = importlib.import_module("litellm")
+    called = litellm.completion(tools=[TOOL], tool_choice="required", parallel_tool_calls=False, **litellm_fields)
     (call,) = called.choices[0].message.tool_calls
     check_call(call.function.name, call.function.arguments)
-    content = litellm.completion(response_format=Weather, **fields).choices[0].message.content
-    assert isinstance(Weather.model_validate_json(content), Weather)
 
 
 def test_wrong_schemas_are_refused_by_name(client: openai.OpenAI) -> None:
