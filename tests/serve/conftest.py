@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from canaries import singing
 from served_process import SMALL, ServedProcess, served
 
 
@@ -13,3 +14,10 @@ def server() -> Iterator[ServedProcess]:
     """`vivace serve` with the embedded model and default limits: base_url, api_key, pid, engine_pid, logs."""
     with served(*SMALL) as process:
         yield process.wait_ready()
+
+
+@pytest.fixture(scope="module")
+def canaries(server: ServedProcess) -> Iterator[None]:
+    """Streams that run beside every test of a module and must notice none of them."""
+    with singing(server):
+        yield

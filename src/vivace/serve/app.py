@@ -19,7 +19,7 @@ from vivace.serve.errors import HttpError, error_response
 from vivace.serve.lifecycle import Lifecycle, LifecycleGate
 from vivace.serve.metrics import MetricsMiddleware, ServerMetrics
 from vivace.serve.request_scope import RequestScope
-from vivace.serve.routes import chat, completions, health, metrics, models, responses, tokenize
+from vivace.serve.routes import chat, completions, embeddings, health, metrics, models, openapi, responses, tokenize
 
 ROUTES: tuple[BaseRoute, ...] = (
     *health.ROUTES,
@@ -29,6 +29,8 @@ ROUTES: tuple[BaseRoute, ...] = (
     *completions.ROUTES,
     *chat.ROUTES,
     *responses.ROUTES,
+    *embeddings.ROUTES,
+    *openapi.ROUTES,
 )
 
 

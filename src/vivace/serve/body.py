@@ -23,6 +23,7 @@ from vivace.serve.errors import HttpError
 T = TypeVar("T")
 
 MAX_DEPTH = 64
+MAX_EXACT = 2**53  # below it float64 holds every integer
 MAX_CONTAINERS = 65_536  # 2 million empty lists in 4 MiB would take seconds to look at; a chat has a few hundred
 THREAD_BYTES = 128 * 1024  # larger bodies take over 1 ms to parse: off the event loop
 
@@ -127,10 +128,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _number(text: str) -> float:
+    """JSON does not tell 5.0 from 5: where an integer is wanted, both are one."""
     value = float(text)
     if not math.isfinite(value):
         raise RequestError(f"the number {text[:40]} is too large")
-    return value
+    return int(value) if value.is_integer() and abs(value) < MAX_EXACT else value
 
 
 def _constant(name: str) -> NoReturn:

@@ -12,6 +12,7 @@ from vivace.worker.messages import (
     Abort,
     Command,
     Ended,
+    Pooled,
     PromptScores,
     Refused,
     Started,
@@ -63,8 +64,6 @@ class EngineLoop:
     def _submit(self, command: Submit) -> None:
         job = command.job
         try:
-            if job.pooling is not None:
-                raise RequestError("this engine makes no embeddings", param="model")
             self._engine.add(
                 job.request_id,
                 job.prompt,
@@ -72,6 +71,7 @@ class EngineLoop:
                 priority=job.priority,
                 cache_salt=job.cache_salt,
                 emitted=command.emitted,
+                pooling=job.pooling,
             )
         except RequestError as error:
             self._channel.send(Refused(job.request_id, error_as_data(error)))
@@ -106,6 +106,8 @@ class EngineLoop:
         if scores is not None and all(entry is not None for entry in scores[1:]):  # not where it was aborted early
             for first in range(0, len(scores), MAX_SCORES):
                 self._channel.send(PromptScores(request_id, scores[first : first + MAX_SCORES]))
+        if record.embedding is not None:
+            self._channel.send(Pooled(request_id, record.embedding))
         return Started(request_id, record.timings.admitted, record.timings.first_token, record.num_cached_tokens)
 
     def _gauges(self, step_s: float) -> EngineGauges:

@@ -286,16 +286,17 @@ class EngineClient:
             self._bury(error)
             if self._num_crashes >= self._policy.max_crashes:
                 reason = f"the engine died {self._num_crashes} times in a row; it is not started again: {error}"
-                self._give_up(EngineError(reason))
-                return
+                break
             try:
                 await self._load(self._pinned_config())
                 return
             except (ConfigError, ModelFileError) as refusal:  # it will not be better the next time
-                self._give_up(EngineError(f"the engine cannot be started again: {refusal}"))
-                return
+                reason = f"the engine cannot be started again: {refusal}"
+                break
             except EngineError as failure:
                 error = failure
+        logger.error("%s", reason)
+        self._give_up(EngineError(reason))
 
     def _bury(self, error: VivaceError) -> None:
         """Blame, count, and keep the totals."""
@@ -325,8 +326,6 @@ class EngineClient:
 
     def _give_up(self, error: EngineError) -> None:
         """End every stream; later ones get the same error."""
-        if self.state != "stopped":
-            logger.log(logging.INFO if self._supervision and self._supervision.done() else logging.ERROR, "%s", error)
         self.state = "stopped"
         self._stop_error = error
         for entry in self._journal:

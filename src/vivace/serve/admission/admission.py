@@ -97,12 +97,15 @@ class Admission:
         self._queue.announce(ticket)
         return ticket
 
-    def predicted_wait_s(self, key: str = "", priority: int = 0) -> float:
-        """How long a request that came now would wait for its turn and for the prompts before it."""
+    def predicted_wait_s(self, key: str | None = None, priority: int = 0) -> float:
+        """How long a request that came now would wait for its turn and for the prompts before it.
+
+        Without a key: behind everyone who waits.
+        """
         prompts_s = self._rate.prompt_seconds(self._room.unstarted.computed_tokens)
         if not self._queue.backlog.num_requests:
             return prompts_s
-        ahead = self._queue.ahead(key, priority, self._clock())
+        ahead = replace(self._queue.backlog) if key is None else self._queue.ahead(key, priority, self._clock())
         share = self._room.share_at_once(ahead)
         ahead.new_tokens *= 1.0 - share  # those run beside each other; only their prompts come one after another
         lateness_s = self._lateness_s if share < 1.0 else 0.0

@@ -28,8 +28,9 @@ class MetricsCollector(Collector):
         yield from _request_families(self._server, self._labels)
         yield from _admission_families(self._admission, self._labels)
         yield from _http_families(self._server.http)
-        lag = self._server.event_loop.lag_s
-        yield histogram("event_loop_lag_seconds", "How late the front runs what is due.", Labels((), ()), lag)
+        loop, bare = self._server.event_loop, Labels((), ())
+        yield histogram("event_loop_lag_seconds", "How late the front runs what is due.", bare, loop.lag_s)
+        yield gauge("front_num_tasks", "Tasks of the front's event loop.", bare, loop.num_tasks)
 
 
 def _request_families(server: ServerMetrics, labels: Labels) -> Iterator[Metric]:

@@ -15,11 +15,17 @@ class EventLoopLag:
     def __init__(self) -> None:
         self.lag_s = Histogram(LAG_S)
         self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def num_tasks(self) -> int:
+        """Tasks of the loop that have not ended: what a finished request must not leave behind."""
+        return len(asyncio.all_tasks(self._loop)) if self._loop is not None else 0
 
     def start(self) -> None:
         """Begin, on the running loop."""
-        loop = asyncio.get_running_loop()
-        self._schedule(loop)
+        self._loop = asyncio.get_running_loop()
+        self._schedule(self._loop)
 
     def stop(self) -> None:
         if self._timer is not None:

@@ -6,19 +6,20 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from vivace.serve.wire.sampling import Count, Logprobs, SamplingFields
+from vivace.serve.wire.inputs import Text, Tokens, several
+from vivace.serve.wire.sampling import Count, Logprobs, SamplingFields, TokenId
 from vivace.serve.wire.usage import Timings, Usage
 
 MAX_PROMPTS = 128
 
 
 class CompletionRequest(SamplingFields, kw_only=True):
-    prompt: str | Annotated[list[str | int | list[int]], Meta(min_length=1)]
+    prompt: Text | Annotated[list[Text | TokenId | Tokens], several(MAX_PROMPTS)]
     max_tokens: Count | None = None
     echo: bool | None = None
     logprobs: Logprobs | None = None
     best_of: int | None = None
-    suffix: str | None = None
+    suffix: Annotated[str, Meta(extra_json_schema={"maxLength": 0})] | None = None
     add_special_tokens: bool | None = None
     response_format: dict[str, Any] | None = None
     structured_outputs: dict[str, Any] | None = None

@@ -9,7 +9,12 @@ from msgspec import Meta, Struct
 from vivace.serve.wire.sampling import Name
 
 
-class TextPart(Struct, tag_field="type", tag="text", forbid_unknown_fields=True):
+class TextPart(Struct, forbid_unknown_fields=True):
+    type: Literal["text"]  # no tag: where there is one kind of part only, msgspec does not ask for its tag
+    text: str
+
+
+class AnswerPart(Struct, tag_field="type", tag="text", forbid_unknown_fields=True):
     text: str
 
 
@@ -18,7 +23,7 @@ class RefusalPart(Struct, tag_field="type", tag="refusal", forbid_unknown_fields
 
 
 Parts = Annotated[list[TextPart], Meta(min_length=1)]
-AssistantParts = Annotated[list[TextPart | RefusalPart], Meta(min_length=1)]
+AssistantParts = Annotated[list[AnswerPart | RefusalPart], Meta(min_length=1)]
 
 
 class SystemMessage(Struct, tag_field="role", tag="system", forbid_unknown_fields=True):
@@ -71,13 +76,13 @@ Message = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | To
 Messages = Annotated[list[Message], Meta(min_length=1)]
 
 
-def text_of(content: str | list[TextPart] | list[TextPart | RefusalPart] | None) -> str:
+def text_of(content: str | list[TextPart] | list[AnswerPart | RefusalPart] | None) -> str:
     """A message's text; parts follow each other without a separator, as templates join them."""
     if content is None:
         return ""
     if isinstance(content, str):
         return content
-    return "".join(part.text if isinstance(part, TextPart) else part.refusal for part in content)
+    return "".join(part.refusal if isinstance(part, RefusalPart) else part.text for part in content)
 
 
 def template_messages(messages: list[Message]) -> list[dict[str, Any]]:

@@ -73,7 +73,7 @@ class ResponsesRequest(SharedFields, kw_only=True):
     input: str | Annotated[list[InputItem], Meta(min_length=1)]
     instructions: str | None = None
     max_output_tokens: NewTokens | None = None
-    previous_response_id: str | None = None
+    previous_response_id: Annotated[str, Meta(extra_json_schema={"not": {}})] | None = None
     conversation: None = None
     background: Literal[False] | None = None
     truncation: Literal["disabled"] | None = None
@@ -100,41 +100,36 @@ class ResponseLogprob(Struct):
     top_logprobs: list[ResponseTopLogprob]
 
 
-class OutputText(Struct):
+class OutputText(Struct, tag_field="type", tag="output_text"):
     text: str
     annotations: list[Any]
     logprobs: list[ResponseLogprob]
-    type: str = "output_text"
 
 
-class ReasoningText(Struct):
+class ReasoningText(Struct, tag_field="type", tag="reasoning_text"):
     text: str
-    type: str = "reasoning_text"
 
 
-class MessageItem(Struct):
+class MessageItem(Struct, tag_field="type", tag="message"):
     id: str
     status: Status
     content: list[OutputText]
-    type: str = "message"
     role: str = "assistant"
 
 
-class ReasoningItem(Struct):
+class ReasoningItem(Struct, tag_field="type", tag="reasoning"):
     id: str
     status: Status
     content: list[ReasoningText]
     summary: list[Any]
-    type: str = "reasoning"
 
 
-class FunctionCallItem(Struct):
+class FunctionCallItem(Struct, tag_field="type", tag="function_call"):
     id: str
     status: Status
     call_id: str
     name: str
     arguments: str
-    type: str = "function_call"
 
 
 OutputItem = MessageItem | ReasoningItem | FunctionCallItem

@@ -13,7 +13,7 @@ MAX_NAME_CHARS = 512
 
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Logprobs = Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)]
-TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1, extra_json_schema={"format": "token-id"})]
 Temperature = Annotated[float, Meta(ge=0.0, le=100.0)]
 TopP = Annotated[float, Meta(gt=0.0, le=1.0)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -45,7 +45,7 @@ class SharedFields(Request, kw_only=True):
     stream: bool | None = None
     user: Name | None = None
     metadata: dict[str, str] | None = None
-    store: bool | None = None
+    store: Annotated[bool, Meta(extra_json_schema={"const": False})] | None = None
     service_tier: Literal["auto", "default"] | None = None
     safety_identifier: Name | None = None
     prompt_cache_key: Name | None = None
