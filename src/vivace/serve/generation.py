@@ -93,7 +93,7 @@ class Generation:
     ) -> None:
         if self._deadline_timer is not None:
             self._deadline_timer.cancel()
-        if self._stream is not None and not self.is_finished:
+        if self._stream is not None and not self.is_finished and not self._is_late:
             self._stream.abort()
         has_ended = self.is_finished and kind is None
         self._ticket.release(finished=has_ended)
