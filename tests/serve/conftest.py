@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from canaries import singing
+from hostile_requests import STRICT
 from served_process import SMALL, ServedProcess, served
 
 
@@ -13,6 +14,13 @@ from served_process import SMALL, ServedProcess, served
 def server() -> Iterator[ServedProcess]:
     """`vivace serve` with the embedded model and default limits: base_url, api_key, pid, engine_pid, logs."""
     with served(*SMALL) as process:
+        yield process.wait_ready()
+
+
+@pytest.fixture(scope="session")
+def strict() -> Iterator[ServedProcess]:
+    """The same with short time-outs and few connections (`hostile_requests.LIMITS`)."""
+    with served(*STRICT) as process:
         yield process.wait_ready()
 
 

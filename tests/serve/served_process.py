@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,16 @@ SMALL = ("--num-threads", "1", "--num-kv-blocks", "2048", "--max-num-seqs", "32"
 class ServedProcess:
     """One server. Its log lines are JSON; `line_with` waits for one of them."""
 
-    def __init__(self, *flags: str, api_key: str | None = API_KEY, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *flags: str,
+        port: int = 0,
+        api_key: str | None = API_KEY,
+        environment: dict[str, str] | None = None,
+    ) -> None:
         keys = () if api_key is None else ("--api-key", api_key)
-        command = (sys.executable, "-m", "vivace", "serve", *flags, "--port", "0", "--log-format", "json", *keys)
+        own = ("--port", str(port), "--log-format", "json", *keys)
+        command = (sys.executable, "-m", "vivace", "serve", *flags, *own)
         self.api_key = api_key
         self.process = subprocess.Popen(
             command,
@@ -35,6 +43,7 @@ class ServedProcess:
             env={**os.environ, **(environment or {})},
         )
         self.lines: list[str] = []
+        self.logs: list[dict[str, Any]] = []  # the lines that are ours
         self._news = threading.Condition()
         self._reader = threading.Thread(target=self._read, name="server-log", daemon=True)
         self._reader.start()
@@ -43,7 +52,7 @@ class ServedProcess:
     def pid(self) -> int:
         return self.process.pid
 
-    @property
+    @cached_property
     def port(self) -> int:
         message = self.line_with("listening on ")["message"]
         return int(message.partition(";")[0].rpartition(":")[2])
@@ -54,16 +63,11 @@ class ServedProcess:
 
     @property
     def engine_pid(self) -> int:
-        """The only child."""
-        children = child_pids(self.pid)
-        assert len(children) == 1, children
-        return children[0]
-
-    @property
-    def logs(self) -> list[dict[str, Any]]:
-        """The lines so far that are ours."""
-        with self._news:
-            return [json.loads(line) for line in self.lines if line.startswith("{")]
+        """The child that holds the model; another one compiles constraints."""
+        commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in child_pids(self.pid)}
+        engines = [pid for pid, command in commands.items() if b"vivace.worker" in command]
+        assert len(engines) == 1, commands
+        return engines[0]
 
     def line_with(self, text: str) -> dict[str, Any]:
         """The first log line whose message contains `text`; waits for it."""
@@ -109,6 +113,8 @@ class ServedProcess:
         for line in self.process.stderr:
             with self._news:
                 self.lines.append(line.rstrip("\n"))
+                if line.startswith("{"):
+                    self.logs.append(json.loads(line))
                 self._news.notify_all()
         with self._news:
             self._news.notify_all()
@@ -116,10 +122,10 @@ class ServedProcess:
 
 @contextmanager
 def served(
-    *flags: str, api_key: str | None = API_KEY, environment: dict[str, str] | None = None
+    *flags: str, port: int = 0, api_key: str | None = API_KEY, environment: dict[str, str] | None = None
 ) -> Iterator[ServedProcess]:
     """A server that has begun; `wait_ready()` where it must have loaded."""
-    process = ServedProcess(*flags, api_key=api_key, environment=environment)
+    process = ServedProcess(*flags, port=port, api_key=api_key, environment=environment)
     try:
         yield process
     finally:

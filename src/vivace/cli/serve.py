@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import typer
 
 from vivace.cli.options import ENGINE, ENGINE_HELP, SERVE, takes
 from vivace.core.config import EngineConfig
+from vivace.core.errors import ConfigError
 from vivace.serve.config import ServeConfig
 from vivace.serve.config_file import SUFFIX, ConfigFile
+
+T = TypeVar("T")
 
 KEY_VARIABLE = "VIVACE_API_KEY"
 CONFIG_HELP = f"A configuration file (*{SUFFIX}) with the tables [engine] and [serve]. Else: {ENGINE_HELP['config']}"
@@ -32,10 +36,24 @@ def configurations(
 ) -> tuple[EngineConfig, ServeConfig]:
     """Both configurations from the flags that were given and the file that `config` may name."""
     name = engine.get("config")
+    file = None
     if name is not None and name.endswith(SUFFIX):
         file = ConfigFile(name)
-        flags = {key: value for key, value in engine.items() if key != "config"}
-        engine, server = {**file.engine, **flags}, {**file.serve, **server}
-    if environment_key is not None and not server.keys() & {"api_key", "api_key_file"}:
+        engine = {key: value for key, value in engine.items() if key != "config"}
+    engine_config = _built(EngineConfig.from_options, file, "engine", engine)
+    if environment_key is not None and not {*server, *(file.table("serve") if file else ())} & {
+        "api_key",
+        "api_key_file",
+    }:
         server = {**server, "api_key": (environment_key,)}
-    return EngineConfig.from_options(engine), ServeConfig(**server)
+    return engine_config, _built(lambda values: ServeConfig(**values), file, "serve", server)
+
+
+def _built(build: Callable[[dict[str, Any]], T], file: ConfigFile | None, table: str, flags: dict[str, Any]) -> T:
+    """The flags over the file's table."""
+    if file is None:
+        return build(flags)
+    try:
+        return build({**file.table(table), **flags})
+    except ConfigError as error:
+        raise file.located(error, table, flags) from None

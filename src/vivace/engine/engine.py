@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 from vivace.core.config import ResolvedConfig
 from vivace.core.constraint import TokenConstraint
-from vivace.core.errors import ContextLengthError, RequestError
+from vivace.core.errors import RequestError
 from vivace.core.events import FinishReason, RequestTimings, TokenEvent, TokenLogprobs
 from vivace.core.sampling import SamplingParams
 from vivace.core.sequence import Pooling, Sequence, SequenceState
 from vivace.core.step import StepPlan
 from vivace.engine.constraint_room import ConstraintRoom
+from vivace.engine.model_limits import ModelLimits
 from vivace.engine.pooling import PooledStates
 from vivace.engine.stats import EngineStats
 from vivace.ops.random import derived_seed
@@ -43,14 +44,6 @@ class RequestRecord:
     @property
     def num_cached_tokens(self) -> int:
         return self.sequences[0].num_cached
-
-
-@dataclass(frozen=True, slots=True)
-class ModelLimits:
-    """What the engine must know of the model: prompt ids are checked against it, and eos ends a sequence."""
-
-    vocab_size: int
-    eos_ids: frozenset[int]
 
 
 class Engine:
@@ -96,9 +89,9 @@ class Engine:
         With `pooling` no token is generated (`params` must say max_tokens=0): the request ends with one event, "stop"
         without a token, and its record holds the `embedding`.
         """
-        self._check(request_id, prompt, params)
-        if pooling is not None:
-            _check_pooling(params)
+        if request_id in self._requests:
+            raise RequestError(f"request id {request_id!r} is already running", param="request_id")
+        self.limits.check(prompt, params, pooling, self.config.max_model_len)
         arrival = next(self._arrivals)
         room = self.config.max_model_len - len(prompt)
         max_new = room if params.max_tokens is None else min(params.max_tokens, room)
@@ -192,24 +185,6 @@ class Engine:
             self.stats.count_step(plan)
         return self.drain_events()
 
-    def _check(self, request_id: str, prompt: Items[int], params: SamplingParams) -> None:
-        if request_id in self._requests:
-            raise RequestError(f"request id {request_id!r} is already running", param="request_id")
-        if not prompt:
-            raise RequestError("the prompt is empty: at least one token is needed", param="prompt")
-        if min(prompt) < 0 or max(prompt) >= self.limits.vocab_size:
-            raise RequestError(f"prompt token ids must be in [0, {self.limits.vocab_size})", param="prompt")
-        wanted = len(prompt) + (1 if params.max_tokens != 0 else 0)
-        if wanted > self.config.max_model_len:
-            raise ContextLengthError(
-                f"the prompt has {len(prompt)} tokens and leaves no room in the context of "
-                f"{self.config.max_model_len}; shorten it or raise max_model_len",
-                param="prompt",
-            )
-        for name, ids in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
-            if ids and max(ids) >= self.limits.vocab_size:
-                raise RequestError(f"{name} has a token id outside [0, {self.limits.vocab_size})", param=name)
-
     def _continued(self, sequence: Sequence, emitted: Items[Items[int] | None]) -> list[Sequence]:
         """The unfinished continuations with their tokens; the whole request where it has no token yet."""
         unfinished = {index: tokens for index, tokens in enumerate(emitted) if tokens is not None}
@@ -219,8 +194,7 @@ class Engine:
                 param="emitted",
             )
         for tokens in unfinished.values():
-            if tokens and (min(tokens) < 0 or max(tokens) >= self.limits.vocab_size):
-                raise RequestError(f"emitted token ids must be in [0, {self.limits.vocab_size})", param="emitted")
+            self.limits.check_tokens("emitted", tokens)
             if tokens and sequence.num_prompt + len(tokens) >= sequence.max_len:
                 raise RequestError("a continuation in emitted has all its tokens: it has ended", param="emitted")
         if len(unfinished) == len(emitted) and not any(unfinished.values()):
@@ -363,15 +337,6 @@ class Engine:
             self._num_unfinished -= 1
             self._num_constrained -= request.constraint is not None
         self.stats.count_finished(reason)
-
-
-def _check_pooling(params: SamplingParams) -> None:
-    if params.max_tokens != 0:
-        raise RequestError("an embedding generates no token: max_tokens must be 0", param="max_tokens")
-    if params.n != 1:
-        raise RequestError("an embedding has one vector: n must be 1", param="n")
-    if params.prompt_logprobs is not None:
-        raise RequestError("an embedding has no prompt_logprobs: ask for them alone", param="prompt_logprobs")
 
 
 def _end_without_token(constraint: TokenConstraint | None) -> tuple[FinishReason, str | None]:

@@ -11,8 +11,9 @@ from vivace.core.config import Choice, EngineConfig, ResolvedConfig
 from vivace.core.errors import RequestError
 from vivace.engine.backend import make_backend
 from vivace.engine.constraint_room import ConstraintRoom
-from vivace.engine.engine import Engine, ModelLimits
+from vivace.engine.engine import Engine
 from vivace.engine.memory import available_memory_bytes
+from vivace.engine.model_limits import ModelLimits
 from vivace.engine.resolve import resolve
 from vivace.engine.source import ModelSource, locate
 from vivace.engine.tokenizer import Tokenizer, load_tokenizer, tokenizer_from_gguf

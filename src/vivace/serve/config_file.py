@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -26,15 +27,16 @@ class ConfigFile:
         for name in self._tables:
             self._check_table(name)
 
-    @property
-    def engine(self) -> dict[str, Any]:
-        """Options of `EngineConfig`."""
-        return dict(self._tables.get("engine", {}))
+    def table(self, name: str) -> dict[str, Any]:
+        """The options of one table; none where it is not there."""
+        return dict(self._tables.get(name, {}))
 
-    @property
-    def serve(self) -> dict[str, Any]:
-        """Options of `ServeConfig`."""
-        return dict(self._tables.get("serve", {}))
+    def located(self, error: ConfigError, table: str, flags: Mapping[str, Any]) -> ConfigError:
+        """The error with its place, where it begins with a key that this file gave and no flag did."""
+        key = str(error).partition(" ")[0].rstrip(":")
+        if key not in self._tables.get(table, {}) or key in flags:
+            return error
+        return ConfigError(f"{self._where(table, key)}: {error}")
 
     def _read(self) -> dict[str, Any]:
         try:

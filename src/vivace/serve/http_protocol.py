@@ -54,6 +54,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._limits = limits
         self._phase = Phase.IDLE
         self._refusal: HttpError | None = None
+        self._is_replaying = False  # a head that has been taken already
         self._num_head_bytes = 0  # raw, of a head that is not complete
         self._num_headers = 0
         self._num_header_bytes = 0
@@ -89,15 +90,26 @@ class HttpProtocol(HttpToolsProtocol):
         self._num_raw_bytes += len(data)
         self._num_head_bytes += len(data)
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:  # no protocol to change to: this answer is the connection's last
-            self.cycle.keep_alive = False
-            self._phase = Phase.REFUSED
+            self._feed(data)
         except httptools.HttpParserError as error:
             if not self._has_given_up:
                 self._refuse(self._refusal or HttpError(400, f"this is not HTTP: {error}", code="invalid_http"))
         else:
             self._check_raw_bytes(len(data))
+
+    def _feed(self, data: bytes) -> None:
+        """Parse, declining every upgrade. Java's client offers one (h2c) with each request."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:  # the parser takes the body for another protocol's data
+            self.parser = httptools.HttpRequestParser(self)
+            if self._phase is Phase.BODY:
+                self._is_replaying = True
+                self.parser.feed_data(_framing_head(self.headers))
+                self._is_replaying = False
+            rest = data[upgrade.args[0] :]
+            if rest:
+                self._feed(rest)
 
     @property
     def _is_answering(self) -> bool:
@@ -130,6 +142,8 @@ class HttpProtocol(HttpToolsProtocol):
     # --- the parser's callbacks -----------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
+        if self._is_replaying:
+            return
         if self._is_answering:
             # Pipelined. HTTP lets us answer the first and close; queueing would hide the client's departure.
             self.cycle.keep_alive = False
@@ -141,7 +155,13 @@ class HttpProtocol(HttpToolsProtocol):
             self._set_deadline(self._limits.header_timeout_s)
         super().on_message_begin()
 
+    def on_url(self, url: bytes) -> None:
+        if not self._is_replaying:
+            super().on_url(url)
+
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._is_replaying:
+            return
         self._num_headers += 1
         self._num_header_bytes += len(name) + len(value) + 4
         if self._num_headers > self._limits.max_headers or self._num_header_bytes > self._limits.max_header_bytes:
@@ -150,6 +170,8 @@ class HttpProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if self._is_replaying:
+            return
         self._check_head()
         self._phase = Phase.BODY
         self._num_head_bytes = 0
@@ -164,6 +186,8 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade() and _framing_head(self.headers):
+            return  # the body is still to come, see `_feed`
         self._phase = Phase.IDLE
         self._num_head_bytes = self._num_raw_bytes = 0
         self._clear_deadline()
@@ -278,6 +302,16 @@ class HttpProtocol(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+def _framing_head(headers: list[tuple[bytes, bytes]]) -> bytes:
+    """A head with the same body length as `headers` and nothing else; empty where there is no body."""
+    framing = [
+        name + b": " + value + b"\r\n"
+        for name, value in headers
+        if name == b"transfer-encoding" or (name == b"content-length" and int(value) > 0)
+    ]
+    return b"POST / HTTP/1.1\r\n" + framing[0] + b"\r\n" if framing else b""
 
 
 def _refusal_bytes(error: HttpError, request_id: str) -> bytes:

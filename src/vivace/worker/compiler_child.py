@@ -7,13 +7,13 @@ import logging
 import socket
 import subprocess
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 from vivace.core.config import EngineConfig
 from vivace.core.errors import EngineError, RequestError, UnavailableError, VivaceError
 from vivace.core.structured_outputs import StructuredOutputs
 from vivace.worker.channel import FrameDecoder, encode_frame
-from vivace.worker.compiler_messages import Answer, Prepare, Prepared, Try, Verdict
+from vivace.worker.compiler_messages import Answer, Prepare, Try, Verdict
 from vivace.worker.engine_child import worker_command
 
 RETRY_AFTER_S = 1.0
@@ -58,8 +58,10 @@ class CompilerChild(asyncio.Protocol):
         return self._process.pid if self._process else None
 
     async def ask(self, outputs: StructuredOutputs) -> Verdict:
-        """How compiling it went. Raises `UnavailableError` when the process is lost meanwhile, `RequestError` when the
-        model has no tokenizer to compile for."""
+        """How compiling it went.
+
+        Raises `UnavailableError` when the process is lost meanwhile, `RequestError` when the model has no tokenizer.
+        """
         await asyncio.shield(self.prepared)
         if self._transport is None or self.is_lost:
             raise _lost()
@@ -78,9 +80,8 @@ class CompilerChild(asyncio.Protocol):
                 await asyncio.sleep(REAP_INTERVAL_S)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.write(encode_frame(Prepare(self._config)))
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        self._transport.write(encode_frame(Prepare(self._config)))
 
     def data_received(self, data: bytes) -> None:
         try:

@@ -1,4 +1,4 @@
-"""One constraint, compiled in a forked child that may die of it: limits of memory and of processor time hold there."""
+"""One constraint, compiled in a forked child that may die of it: limits of memory and processor time hold there."""
 
 from __future__ import annotations
 
