@@ -62,11 +62,47 @@ def test_slow_body_is_408(strict: ServedProcess) -> None:
         assert connection.is_closed()
 
 
+def test_an_early_answer_waits_for_no_body(strict: ServedProcess) -> None:
+    """Nobody without a key can hold a connection by sending slowly, nor ask the server to read."""
+    with RawConnection(strict.port) as connection:
+        headers = {**JSON_TYPE, "Content-Length": "1000000", "Expect": "100-continue"}
+        assert connection.send(request_bytes("POST", "/v1/completions", headers)).answer().status == 401
+        assert connection.send(b"{").is_closed()
+
+
+def test_a_client_may_wait_to_be_asked_for_its_body(strict: ServedProcess) -> None:
+    with RawConnection(strict.port) as connection:
+        headers = {**JSON_TYPE, "Content-Length": str(len(COMPLETION)), "Expect": "100-continue"}
+        connection.send(request_bytes("POST", "/v1/completions", headers, key=API_KEY))
+        interim = b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert connection.socket.recv(len(interim), socket.MSG_WAITALL) == interim
+        assert connection.send(COMPLETION).answer().status == 200
+
+
+def test_http_1_0_is_answered_and_closed(strict: ServedProcess) -> None:
+    with RawConnection(strict.port) as connection:
+        assert connection.send(b"GET /health HTTP/1.0\r\n\r\n").answer().status == 200
+        assert connection.is_closed()
+
+
 def test_idle_connections_are_closed(strict: ServedProcess) -> None:
     with RawConnection(strict.port) as silent, RawConnection(strict.port) as used:
         assert used.send(request_bytes(target="/health")).answer().status == 200
         assert silent.is_closed()
         assert used.is_closed()
+
+
+def test_a_thousand_half_open_sockets_hurt_nobody(server: ServedProcess) -> None:
+    """Within the default bound on connections."""
+    sockets = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(1_000)]
+    try:
+        for one in sockets:
+            one.sendall(b"POST /v1/completions HTTP/1.1\r\nHost:")
+        for _ in range(10):
+            assert complete(server.port).status == 200
+    finally:
+        for one in sockets:
+            one.close()
 
 
 def test_half_open_sockets_do_not_hurt(strict: ServedProcess) -> None:
