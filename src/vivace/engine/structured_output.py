@@ -104,6 +104,8 @@ class _Vocabulary:
             eos_ids = [len(self.tokens)]
             special.add(len(self.tokens))
             self.tokens.append(b"<end of constrained text>")
+        self._id_of = {piece: token_id for token_id, piece in enumerate(self.tokens) if token_id not in special}
+        self._longest = max(map(len, self._id_of), default=0)
         self.eos_token_id = eos_ids[0]
         self.bos_token_id = tokenizer.bos_id
         self.eos_ids = eos_ids
@@ -111,8 +113,26 @@ class _Vocabulary:
 
     def __call__(self, text: str | bytes) -> list[int]:
         """How the model would write a text that the grammar forces."""
-        decoded = text.decode(errors="replace") if isinstance(text, bytes) else text
-        return self._tokenizer.encode(decoded, add_special=False)
+        wanted = text if isinstance(text, bytes) else text.encode()
+        ids = self._tokenizer.encode(wanted.decode(errors="replace"), add_special=False)
+        written = b"".join(self.tokens[token_id] for token_id in ids)
+        if written == wanted:
+            return ids
+        if ids and written == b" " + wanted:  # SentencePiece begins a text with a space
+            return [*self._greedy(self.tokens[ids[0]][1:]), *ids[1:]]
+        return self._greedy(wanted)
+
+    def _greedy(self, text: bytes) -> list[int]:
+        """The longest token that fits, again and again; shorter than `text` where no token fits."""
+        ids: list[int] = []
+        while text:
+            sizes = range(min(len(text), self._longest), 0, -1)
+            size = next((size for size in sizes if text[:size] in self._id_of), None)
+            if size is None:
+                break
+            ids.append(self._id_of[text[:size]])
+            text = text[size:]
+        return ids
 
 
 def _native_tokenizer(tokenizer: Tokenizer, eos_ids: list[int]) -> LLTokenizer:

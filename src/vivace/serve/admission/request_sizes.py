@@ -10,6 +10,7 @@ from vivace.serve.admission.limits import EngineCapacity
 DEFAULT_BYTES_PER_TOKEN = 3.0  # English text has about 4 bytes a token; too many tokens is the safer guess
 DEFAULT_OUTPUT_LEN = 256.0
 MEMORY = 0.05  # the weight of the newest request: the last 20 or so count
+CACHE_MEMORY = 0.2  # whether prompts have a beginning in common changes with a new client
 
 
 class RequestSizes:
@@ -62,7 +63,9 @@ class RequestSizes:
 
     def learn_cached(self, num_prompt_tokens: float, num_cached_tokens: int) -> None:
         if num_prompt_tokens:
-            self._cached_share += MEMORY * (min(num_cached_tokens / num_prompt_tokens, 1.0) - self._cached_share)
+            self._cached_share += CACHE_MEMORY * (
+                min(num_cached_tokens / num_prompt_tokens, 1.0) - self._cached_share
+            )
 
     def learn_output(self, output_len: float, max_new_tokens: int) -> None:
         """A continuation ended. One that was cut short says only that it could have been longer."""
