@@ -13,7 +13,7 @@ from http.client import RemoteDisconnected
 
 import pytest
 from canaries import gauge, num_used_blocks
-from hostile_requests import COMPLETION, JSON_TYPE, MAX_CONNECTIONS, complete, is_healthy
+from hostile_requests import COMPLETION, JSON_TYPE, MAX_CONNECTIONS, chunks, complete, is_healthy
 from raw_http import Answer, RawConnection, exchange, request_bytes
 from served_process import API_KEY, ServedProcess, eventually, resident_bytes
 
@@ -205,11 +205,20 @@ def test_pipelined_requests_get_one_answer_and_the_end(strict: ServedProcess) ->
         assert connection.is_closed()
 
 
-def test_upgrades_are_ignored(strict: ServedProcess) -> None:
-    for protocol in ("websocket", "h2c"):
-        headers = {"Connection": "Upgrade", "Upgrade": protocol, "Sec-WebSocket-Key": "x", **JSON_TYPE}
-        data = request_bytes("POST", "/v1/completions", headers, COMPLETION, key=API_KEY)
-        assert exchange(strict.port, data).status == 200
+@pytest.mark.parametrize("protocol", ["websocket", "h2c"])
+def test_upgrades_are_declined(strict: ServedProcess, protocol: str) -> None:
+    """Java's client offers h2c with each request; its body follows as if nothing had been offered."""
+    offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": protocol, "HTTP2-Settings": "AAMAAABkAAQAAP__"}
+    head = {**offer, **JSON_TYPE, "Transfer-Encoding": "chunked"}
+    chunked = request_bytes("POST", "/v1/completions", head, key=API_KEY) + chunks([COMPLETION[:9], COMPLETION[9:]])
+    with RawConnection(strict.port) as connection:
+        for data in (
+            request_bytes("POST", "/v1/completions", {**offer, **JSON_TYPE}, COMPLETION, key=API_KEY),
+            request_bytes(headers=offer, key=API_KEY),
+            chunked,
+            request_bytes(key=API_KEY),
+        ):
+            assert connection.send(data).answer().status == 200
 
 
 # --- ids and logs ---------------------------------------------------------------------------------
