@@ -5,9 +5,12 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Literal
 
 from vivace.core.constraint import TokenConstraint
 from vivace.core.sampling import SamplingParams
+
+Pooling = Literal["mean", "last"]
 
 
 class SequenceState(Enum):
@@ -37,6 +40,7 @@ class Sequence:
     max_len: int = 2**31 - 1  # tokens at which it ends: prompt + max_tokens, bounded by the context window
     stop_ids: frozenset[int] = frozenset()  # token ids that end it once min_tokens are out
     use_prefix_cache: bool = True  # off when logits of cached prompt positions are wanted (prompt_logprobs)
+    pooling: Pooling | None = None  # hidden states are wanted instead of tokens
 
     state: SequenceState = SequenceState.WAITING
     num_computed: int = 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vivace.core.errors import RequestError
-from vivace.core.sequence import Sequence
+from vivace.core.sequence import Sequence, SequenceState
 from vivace.core.structured_outputs import StructuredOutputs
 from vivace.engine.tokenizer import Tokenizer
 
@@ -66,10 +66,11 @@ class ConstraintRoom:
         return ready
 
     def drop(self, sequence: Sequence) -> bool:
-        """Forget a sequence that is held; False where it is not."""
+        """End a sequence that is held; False where it is not."""
         for one in self._held:
             if sequence in one.sequences:
                 one.sequences.remove(sequence)
+                sequence.state = SequenceState.FINISHED
                 return True
         return False
 

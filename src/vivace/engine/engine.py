@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 
 from vivace.core.config import ResolvedConfig
 from vivace.core.constraint import TokenConstraint
-from vivace.core.errors import ContextLengthError, RequestError
+from vivace.core.errors import RequestError
 from vivace.core.events import FinishReason, RequestTimings, TokenEvent, TokenLogprobs
 from vivace.core.sampling import SamplingParams
-from vivace.core.sequence import Sequence, SequenceState
+from vivace.core.sequence import Pooling, Sequence, SequenceState
 from vivace.core.step import StepPlan
 from vivace.engine.constraint_room import ConstraintRoom
+from vivace.engine.model_limits import ModelLimits
+from vivace.engine.pooling import PooledStates
 from vivace.engine.stats import EngineStats
 from vivace.ops.random import derived_seed
 from vivace.runtime.runner import Runner, StepResult
@@ -36,18 +38,12 @@ class RequestRecord:
     num_unfinished: int = 0
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     constraint: CompiledConstraint | None = None  # of every continuation
+    pooled: PooledStates | None = None
+    embedding: list[float] | None = None  # of float32 values, not normalised; there before the last event
 
     @property
     def num_cached_tokens(self) -> int:
         return self.sequences[0].num_cached
-
-
-@dataclass(frozen=True, slots=True)
-class ModelLimits:
-    """What the engine must know of the model: prompt ids are checked against it, and eos ends a sequence."""
-
-    vocab_size: int
-    eos_ids: frozenset[int]
 
 
 class Engine:
@@ -84,13 +80,18 @@ class Engine:
         priority: int = 0,
         cache_salt: bytes = b"",
         emitted: Items[Items[int] | None] | None = None,
+        pooling: Pooling | None = None,
     ) -> None:
         """Queue a request of prompt token ids. Raises `RequestError` when it can never be served.
 
         `emitted` continues a request that another engine has begun: for each continuation its tokens so far, None
         where it has ended. With the same seed, what follows is equal to the bit.
+        With `pooling` no token is generated (`params` must say max_tokens=0): the request ends with one event, "stop"
+        without a token, and its record holds the `embedding`.
         """
-        self._check(request_id, prompt, params)
+        if request_id in self._requests:
+            raise RequestError(f"request id {request_id!r} is already running", param="request_id")
+        self.limits.check(prompt, params, pooling, self.config.max_model_len)
         arrival = next(self._arrivals)
         room = self.config.max_model_len - len(prompt)
         max_new = room if params.max_tokens is None else min(params.max_tokens, room)
@@ -106,7 +107,8 @@ class Engine:
             cache_salt=cache_salt,
             max_len=len(prompt) + max_new,
             stop_ids=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self.limits.eos_ids),
-            use_prefix_cache=params.prompt_logprobs is None,
+            use_prefix_cache=params.prompt_logprobs is None and pooling != "mean",
+            pooling=pooling,
             num_forks=params.n - 1,
         )
         sequences = [sequence] if emitted is None else self._continued(sequence, emitted)
@@ -115,6 +117,8 @@ class Engine:
         request = RequestRecord(RequestTimings(arrival=self._clock()), sequences, num_unfinished)
         if params.prompt_logprobs is not None:
             request.prompt_logprobs = [None] * len(prompt)
+        if pooling is not None:
+            request.pooled = PooledStates(pooling)
         self._requests[request_id] = request
         self._num_unfinished += 1
         if emitted is None:
@@ -169,35 +173,17 @@ class Engine:
         self._release_compiled()
         plan = self._scheduler.plan()
         if plan:
-            scored_only = self._prepare(plan)
+            ended = self._prepare(plan)
             if self._num_constrained:
                 self._constrain(plan)
             result = self._runner.run(plan)
             self._scheduler.commit(plan)
             self._admit_forks(plan)
             self._emit(result)
-            for sequence in scored_only:
-                self._end(sequence, None, None, "length", None)
+            for sequence in ended:
+                self._end_prompt(sequence)
             self.stats.count_step(plan)
         return self.drain_events()
-
-    def _check(self, request_id: str, prompt: Items[int], params: SamplingParams) -> None:
-        if request_id in self._requests:
-            raise RequestError(f"request id {request_id!r} is already running", param="request_id")
-        if not prompt:
-            raise RequestError("the prompt is empty: at least one token is needed", param="prompt")
-        if min(prompt) < 0 or max(prompt) >= self.limits.vocab_size:
-            raise RequestError(f"prompt token ids must be in [0, {self.limits.vocab_size})", param="prompt")
-        wanted = len(prompt) + (1 if params.max_tokens != 0 else 0)
-        if wanted > self.config.max_model_len:
-            raise ContextLengthError(
-                f"the prompt has {len(prompt)} tokens and leaves no room in the context of "
-                f"{self.config.max_model_len}; shorten it or raise max_model_len",
-                param="prompt",
-            )
-        for name, ids in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
-            if ids and max(ids) >= self.limits.vocab_size:
-                raise RequestError(f"{name} has a token id outside [0, {self.limits.vocab_size})", param=name)
 
     def _continued(self, sequence: Sequence, emitted: Items[Items[int] | None]) -> list[Sequence]:
         """The unfinished continuations with their tokens; the whole request where it has no token yet."""
@@ -208,8 +194,7 @@ class Engine:
                 param="emitted",
             )
         for tokens in unfinished.values():
-            if tokens and (min(tokens) < 0 or max(tokens) >= self.limits.vocab_size):
-                raise RequestError(f"emitted token ids must be in [0, {self.limits.vocab_size})", param="emitted")
+            self.limits.check_tokens("emitted", tokens)
             if tokens and sequence.num_prompt + len(tokens) >= sequence.max_len:
                 raise RequestError("a continuation in emitted has all its tokens: it has ended", param="emitted")
         if len(unfinished) == len(emitted) and not any(unfinished.values()):
@@ -256,22 +241,22 @@ class Engine:
     def _prepare(self, plan: StepPlan) -> list[Sequence]:
         """Note admissions and create the forks of prompts that this step completes.
 
-        Returns the sequences that end with their prompt: scoring only (max_tokens = 0), no token is wanted.
+        Returns the sequences that end with their prompt (max_tokens = 0): scored or pooled, no token is wanted.
         """
         for sequence in plan.table_resets:  # the admitted ones are among them
             timings = self._requests[sequence.request_id].timings
             timings.admitted = timings.admitted or self._clock()
-        scored_only = []
+        ended = []
         for item in plan.scheduled:
             sequence = item.sequence
             if item.start >= sequence.num_prompt or not item.samples:  # a decode row, or an inner chunk
                 continue
             if len(sequence.tokens) >= sequence.max_len:
                 item.samples = False
-                scored_only.append(sequence)
+                ended.append(sequence)
             elif sequence.num_forks:
                 item.forks = [_continuation(sequence, index) for index in range(1, sequence.num_forks + 1)]
-        return scored_only
+        return ended
 
     def _admit_forks(self, plan: StepPlan) -> None:
         for item in plan.scheduled:
@@ -284,6 +269,10 @@ class Engine:
             kept = self._requests[scored.sequence.request_id].prompt_logprobs
             if kept is not None:
                 kept[scored.start : scored.start + len(scored.logprobs)] = scored.logprobs
+        for hidden in result.hidden:
+            pooled = self._requests[hidden.sequence.request_id].pooled
+            if pooled is not None:
+                pooled.add(hidden.start, hidden.rows_SD)
         self.stats.num_generation_tokens += len(result.tokens)
         logprobs: Iterable[TokenLogprobs | None] = repeat(None) if result.logprobs is None else result.logprobs
         for sequence, token, entry in zip(result.sequences, result.tokens, logprobs, strict=False):
@@ -314,6 +303,18 @@ class Engine:
             self._end(sequence, token, logprobs, "length", None)
         else:
             self._events.append(TokenEvent(sequence.request_id, sequence.index, token, logprobs))
+
+    def _end_prompt(self, sequence: Sequence) -> None:
+        """End a sequence that wanted no token."""
+        request = self._requests[sequence.request_id]
+        if request.pooled is None:
+            self._end(sequence, None, None, "length", None)
+            return
+        request.embedding = request.pooled.vector()
+        if request.embedding is None:
+            self._end(sequence, None, None, "error", "the model's hidden states are not finite")
+        else:
+            self._end(sequence, None, None, "stop", None)
 
     def _end(
         self,

@@ -60,7 +60,7 @@ class CompilerChild(asyncio.Protocol):
     async def ask(self, outputs: StructuredOutputs) -> Verdict:
         """How compiling it went.
 
-        Raises `UnavailableError` when the process is lost meanwhile, `RequestError` for a model without tokenizer.
+        Raises `UnavailableError` when the process is lost meanwhile, `RequestError` when the model has no tokenizer.
         """
         await asyncio.shield(self.prepared)
         if self._transport is None or self.is_lost:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from vivace.core.config import EngineConfig
 from vivace.core.errors import EngineError, VivaceError
@@ -109,8 +109,7 @@ class EngineChild(asyncio.Protocol):
         return self._failure or EngineError(f"the engine's process ended with {_status(process.returncode)}")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
         self.send(Configure(self._config))
 
     def data_received(self, data: bytes) -> None:

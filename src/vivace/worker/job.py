@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from vivace.core.sampling import SamplingParams
+from vivace.core.sequence import Pooling
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,4 +20,4 @@ class Job:
     params: SamplingParams
     priority: int = 0
     cache_salt: bytes = b""
-    pooling: Literal["mean", "last"] | None = None
+    pooling: Pooling | None = None

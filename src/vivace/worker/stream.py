@@ -20,7 +20,8 @@ class StreamOwner(Protocol):
 
 
 class TokenStream:
-    """`async for events in stream`: each item is what one step brought; it ends after the last continuation's finish.
+    """`async for events in stream`: each item is what came since the last one (of one step, unless the reader was
+    slow); it ends after the last continuation's finish.
 
     The iteration raises `RequestError` or `ContextLengthError` where the engine refused the request, `EngineError`
     where the engine died twice over it or was closed. Times are on the machine's monotonic clock. Queued items are
@@ -35,6 +36,7 @@ class TokenStream:
         self.num_cached_tokens = 0
         self.num_preemptions = 0
         self.emitted: list[list[int] | None] = [[] for _ in range(job.params.n)]  # None: that continuation has ended
+        self.num_unfinished = job.params.n  # continuations
         self._owner = owner
         self._scores: list[TokenLogprobs | None] = []
         self._batches: deque[list[TokenEvent]] = deque()
@@ -45,22 +47,26 @@ class TokenStream:
         return self
 
     async def __anext__(self) -> list[TokenEvent]:
-        while not self._batches:
+        batches = self._batches
+        while not batches:
             if self._error is not None:
                 raise self._error
-            if self.is_finished:
+            if not self.num_unfinished:
                 raise StopAsyncIteration
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = waiter = asyncio.get_running_loop().create_future()
             try:
-                await self._waiter
+                await waiter
             finally:
                 self._waiter = None
-        return self._batches.popleft()
+        events = batches.popleft()
+        while batches:
+            events = events + batches.popleft()
+        return events
 
     @property
     def is_finished(self) -> bool:
         """Whether every continuation has ended; items may still be unread."""
-        return all(tokens is None for tokens in self.emitted)
+        return not self.num_unfinished
 
     def abort(self) -> None:
         """End every continuation with "abort", at once for the reader and within one step in the engine."""
@@ -71,11 +77,24 @@ class TokenStream:
         self._owner.end_continuation(self, index, reason)
 
     def deliver(self, events: list[TokenEvent]) -> None:
-        """Note what a step brought and wake the reader. What comes after a continuation's end is dropped."""
-        kept = [event for event in events if self._note(event)]
-        if kept:
-            self._batches.append(kept)
-            self._wake()
+        """Note what a step brought and wake the reader. What comes after a continuation's end is dropped.
+
+        The hot path of the front: once for every stream of every step.
+        """
+        emitted = self.emitted
+        if self.num_unfinished < len(emitted):
+            events = [event for event in events if emitted[event.index] is not None]
+            if not events:
+                return
+        for event in events:
+            tokens = emitted[event.index]
+            if tokens is not None and event.token is not None:
+                tokens.append(event.token)
+            if event.finish is not None:
+                emitted[event.index] = None
+                self.num_unfinished -= 1
+        self._batches.append(events)
+        self._wake()
 
     def add_scores(self, logprobs: list[TokenLogprobs | None]) -> None:
         """The next of the prompt's log probabilities; `prompt_logprobs` is there once all have come."""
@@ -91,19 +110,11 @@ class TokenStream:
     def fail(self, error: VivaceError) -> None:
         """End with an error, behind the items that are there."""
         self.emitted = [None] * len(self.emitted)
+        self.num_unfinished = 0
         self._error = error
         self._wake()
 
-    def _note(self, event: TokenEvent) -> bool:
-        tokens = self.emitted[event.index]
-        if tokens is None:
-            return False
-        if event.token is not None:
-            tokens.append(event.token)
-        if event.finish is not None:
-            self.emitted[event.index] = None
-        return True
-
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)

@@ -1,4 +1,4 @@
-"""One constraint, compiled in a forked child that may die of it: there, memory and processor time are limited."""
+"""One constraint, compiled in a forked child that may die of it: limits of memory and processor time hold there."""
 
 from __future__ import annotations
 

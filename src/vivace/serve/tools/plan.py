@@ -36,7 +36,7 @@ from vivace.serve.tools.recognition import recognise_format
 
 _NUM_TAIL_IDS = 16  # "<think>" and a line end, letter by letter
 
-_RESERVED = {"tokenizer", "messages", "tools", "template", "add_generation_prompt"}
+_RESERVED = {"tokenizer", "messages", "tools"}
 
 Check = Callable[[StructuredOutputs], Awaitable[None]]
 
@@ -97,6 +97,8 @@ def chat_plan(
     template: str | None = None,
     template_variables: Mapping[str, Any] | None = None,
     add_generation_prompt: bool = True,
+    continue_final_message: bool = False,
+    max_tokens: int | None = None,
 ) -> ChatPlan:
     """Everything that follows from the messages and tools of one chat request.
 
@@ -114,7 +116,13 @@ def chat_plan(
     reserved = _RESERVED & (template_variables or {}).keys()
     if reserved:
         raise RequestError(f"the chat template's variable {min(reserved)} is not the request's", param=min(reserved))
-    options = {"template": template, "add_generation_prompt": add_generation_prompt, **(template_variables or {})}
+    options = {
+        **(template_variables or {}),
+        "template": template,
+        "add_generation_prompt": add_generation_prompt,
+        "continue_final_message": continue_final_message,
+        "max_tokens": max_tokens,
+    }
     prompt_ids = _encode(tokenizer, style, rendering, options)
     reasons = defines_think_tags(template)
     opened = reasons and opens_thinking(tokenizer.decode(prompt_ids[-_NUM_TAIL_IDS:], skip_special=False))

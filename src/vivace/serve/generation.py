@@ -1,0 +1,222 @@
+"""The life of one prompt: admitted, tokenised, its turn, submitted; then text, piece by piece, until its end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from vivace.core.errors import DeadlineError, EngineError, UnavailableError
+from vivace.core.events import FinishReason, RequestTimings, TokenEvent, TokenLogprobs
+from vivace.core.sampling import SamplingParams
+from vivace.engine.continuation import Continuation
+from vivace.engine.tokenizer import Tokenizer
+from vivace.serve.admission import Ticket
+from vivace.serve.metrics import RequestMetrics
+from vivace.worker.job import Job
+from vivace.worker.stream import TokenStream
+from vivace.worker.supervisor import EngineClient
+
+REFUSAL_WAIT_S = 1.0  # how long an answer's status line waits for the engine's refusal or first token
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a request wants for each of its prompts. `deadline` is on the monotonic clock."""
+
+    params: SamplingParams
+    priority: int = 0
+    cache_salt: bytes = b""
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A prompt as ids. `params` are the order's, with what only the prompt's rendering could tell."""
+
+    token_ids: list[int]
+    params: SamplingParams
+
+
+@dataclass(slots=True)
+class Piece:
+    """What one continuation gained since its last piece; `finish_reason` with the last one."""
+
+    index: int
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
+
+
+class Generation:
+    """One prompt with its `n` continuations. Use as a context manager: leaving it ends whatever still runs.
+
+    `start` brings it to the engine; then iterate over lists of pieces, at most one for each continuation. A slow
+    reader gets larger pieces, not more of them: what came meanwhile is joined.
+    """
+
+    def __init__(
+        self,
+        engine: EngineClient,
+        tokenizer: Tokenizer | None,
+        ticket: Ticket,
+        metrics: RequestMetrics,
+        job_id: str,
+        order: Order,
+    ) -> None:
+        self.prompt: list[int] = []
+        self.num_output_tokens = 0
+        self._engine = engine
+        self._ticket = ticket
+        self._metrics = metrics
+        self._job_id = job_id
+        self._order = order
+        self._tokenizer = tokenizer
+        self._continuations: list[Continuation] = []  # until it is prepared
+        self._stream: TokenStream | None = None
+        self._first: list[Piece] = []
+        self._deadline_timer: asyncio.TimerHandle | None = None
+        self._is_late = False
+        self._has_begun = False
+
+    def __enter__(self) -> Generation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+        if self._stream is not None and not self.is_finished:
+            self._stream.abort()
+        has_ended = self.is_finished and kind is None
+        self._ticket.release(finished=has_ended)
+        self._metrics.finished(self._ending(kind) if not has_ended else str(self._continuations[0].finish_reason))
+
+    @property
+    def entered(self) -> float:
+        """When it was let in, on the monotonic clock."""
+        return self._ticket.entered
+
+    @property
+    def is_finished(self) -> bool:
+        return bool(self._continuations) and all(one.finish_reason is not None for one in self._continuations)
+
+    @property
+    def prompt_logprobs(self) -> list[TokenLogprobs | None]:
+        """Of each prompt token, if asked for; known once the first piece is there."""
+        return (self._stream and self._stream.prompt_logprobs) or []
+
+    @property
+    def num_cached_tokens(self) -> int:
+        return self._stream.num_cached_tokens if self._stream else 0
+
+    @property
+    def timings(self) -> RequestTimings:
+        """On the monotonic clock; `arrival` is when the engine was asked."""
+        assert self._stream is not None
+        return self._stream.timings
+
+    async def start(self, prepare: Callable[[], Awaitable[Prepared]]) -> None:
+        """Returns when the engine works on it: with its first tokens, or after `REFUSAL_WAIT_S` without a refusal.
+
+        Raises `RequestError` (also of the engine's), `TemplateError`, `OverloadedError` and `DeadlineError`.
+        """
+        deadline = self._order.deadline
+        prepared = await self._until(deadline, prepare())
+        params, self.prompt = prepared.params, prepared.token_ids
+        self._continuations = [Continuation(self._tokenizer, params) for _ in range(params.n)]
+        self._ticket.measured(len(self.prompt), self._max_new_tokens())
+        await self._ticket.turn(deadline)
+        self._metrics.turn()
+        job = Job(self._job_id, self.prompt, params, self._order.priority, self._order.cache_salt)
+        self._stream = self._engine.submit(job)
+        if deadline is not None:
+            delay_s = max(0.0, deadline - time.monotonic())
+            self._deadline_timer = asyncio.get_running_loop().call_later(delay_s, self._expire)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(REFUSAL_WAIT_S):
+                self._first = self._pieces(await anext(self._stream))
+
+    async def __aiter__(self) -> AsyncIterator[list[Piece]]:
+        assert self._stream is not None
+        if self._first:
+            yield self._first
+        while not self.is_finished:
+            pieces = self._pieces(await anext(self._stream))
+            if pieces:
+                yield pieces
+
+    def _max_new_tokens(self) -> int:
+        room = self._engine.info.max_model_len - len(self.prompt)
+        wanted = self._order.params.max_tokens
+        return max(0, room if wanted is None else min(wanted, room))
+
+    async def _until(self, deadline: float | None, work: Awaitable[Prepared]) -> Prepared:
+        if deadline is None:
+            return await work
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())) as limit:
+                return await work
+        except TimeoutError:
+            if limit.expired():
+                raise self._late() from None
+            raise
+
+    def _expire(self) -> None:
+        self._is_late = True
+        if self._stream is not None:
+            self._stream.abort()
+
+    def _late(self) -> DeadlineError:
+        return DeadlineError("the request took longer than its timeout allows; it was ended")
+
+    def _pieces(self, events: list[TokenEvent]) -> list[Piece]:
+        pieces: dict[int, Piece] = {}
+        num_before = self.num_output_tokens
+        for event in events:
+            if self._continuations[event.index].finish_reason is None:
+                piece = pieces.get(event.index)
+                if piece is None:
+                    piece = pieces[event.index] = Piece(event.index)
+                self._extend(piece, event)
+        self._count(num_before)
+        return [piece for piece in pieces.values() if piece.text or piece.logprobs or piece.finish_reason]
+
+    def _count(self, num_before: int) -> None:
+        """Tell the door and the metrics what came."""
+        if not self._has_begun:
+            self._has_begun = True
+            self._ticket.first_token(self.num_cached_tokens)
+            self._metrics.first_token(len(self.prompt))
+        num_new = self.num_output_tokens - num_before
+        if num_new:
+            self._ticket.tokens(num_new)
+            self._metrics.tokens(num_new)
+
+    @staticmethod
+    def _ending(kind: type[BaseException] | None) -> str:
+        """Of a request that did not finish: its client left or its time was over, or something failed."""
+        is_abort = kind is None or issubclass(kind, DeadlineError | asyncio.CancelledError | GeneratorExit)
+        return "abort" if is_abort else "error"
+
+    def _extend(self, piece: Piece, event: TokenEvent) -> None:
+        if event.finish == "abort":
+            raise self._late() if self._is_late else UnavailableError("the engine was stopped", retry_after_s=1.0)
+        if event.finish == "error":
+            raise EngineError(f"request {self._job_id}: {event.stop_reason}")
+        continuation = self._continuations[event.index]
+        piece.text += continuation.push(event)
+        if event.token is not None:
+            self.num_output_tokens += 1
+            piece.token_ids.append(event.token)
+            if event.logprobs is not None:
+                piece.logprobs.append(event.logprobs)
+        piece.finish_reason, piece.stop_reason = continuation.finish_reason, continuation.stop_reason
+        if continuation.found_stop_string and self._stream is not None:
+            self._stream.stop(event.index, str(continuation.stop_reason))
