@@ -131,7 +131,7 @@ class Generation:
         prepared = await self._until(deadline, prepare())
         params, self.prompt = prepared.params, prepared.token_ids
         self._continuations = [Continuation(self._tokenizer, params) for _ in range(params.n)]
-        self._ticket.measured(len(self.prompt), self._max_new_tokens())
+        self._ticket.measured(len(self.prompt), self._max_new_tokens(), self.prompt)
         await self._ticket.turn(deadline)
         self._metrics.turn()
         job = Job(self._job_id, self.prompt, params, self._order.priority, self._order.cache_salt)
