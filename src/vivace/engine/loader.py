@@ -97,9 +97,11 @@ def _assemble(
     executable = backend.compile(build_decoder(spec, parameters, resolved.max_model_len), kv_cache, limits)
     batch = BatchBuilder(resolved.max_num_seqs, resolved.max_model_len, resolved.block_size)
     eos_ids = frozenset(spec.eos_token_ids) | (tokenizer.eos_ids if tokenizer else frozenset())
+    scheduler = make_scheduler(resolved)
+    kv_cache.track(scheduler.block_manager.references)
     engine = Engine(
         Runner(backend, executable, kv_cache, batch),
-        make_scheduler(resolved),
+        scheduler,
         resolved,
         ModelLimits(spec.vocab_size, eos_ids),
     )
