@@ -61,12 +61,11 @@ inline int64_t padded_head_dim(int64_t head_dim) { return (head_dim + 15) / 16 *
 inline int64_t attention_state_width(int64_t head_dim) { return padded_head_dim(head_dim) + 32; }
 
 // Floats of scratch that one thread needs for items of at most `num_rows` (rows x query heads of a kv head): a widened
-// tile, or the rows' coded queries and a tile's scales of channels; scores; states.
+// tile or the rows' coded queries; scores; states.
 inline int64_t attention_scratch_floats(KVDtype dtype, int64_t head_dim, int64_t num_rows) {
   const int64_t bits = code_bits(dtype), coded = coded_dim(bits, head_dim);
-  const int64_t tile = is_coded(dtype)
-                           ? num_rows * (coded / 2 + 2 * coded_groups(bits, head_dim)) + 2 * coded * ATTENTION_UNITS
-                           : ATTENTION_TILE * (head_dim + padded_head_dim(head_dim));
+  const int64_t tile = is_coded(dtype) ? num_rows * (coded / 2 + 2 * coded_groups(bits, head_dim))
+                                       : ATTENTION_TILE * (head_dim + padded_head_dim(head_dim));
   return rounded_up(tile, 16) + num_rows * (ATTENTION_TILE + 2 * attention_state_width(head_dim));
 }
 

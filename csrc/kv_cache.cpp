@@ -54,6 +54,7 @@ KVCache::KVCache(KVDtype dtype, int64_t num_layers, int64_t num_kv_heads, int64_
     layers_.push_back({.keys = keys,
                        .values = values,
                        .dtype = dtype,
+                       .num_blocks = num_blocks,
                        .num_kv_heads = num_kv_heads,
                        .head_dim = head_dim,
                        .block_size = block_size,
@@ -66,17 +67,18 @@ KVCache::KVCache(KVDtype dtype, int64_t num_layers, int64_t num_kv_heads, int64_
 }
 
 void KVCache::copy_blocks(const std::vector<std::pair<int64_t, int64_t>>& pairs) {
-  const auto copy = [](uint8_t* half, int64_t bytes, int64_t source, int64_t destination) {
-    std::memcpy(half + destination * bytes, half + source * bytes, static_cast<size_t>(bytes));
-  };
   for (const auto& [source, destination] : pairs) {
     if (source < 0 || source >= num_blocks_ || destination < 0 || destination >= num_blocks_) {
       throw std::invalid_argument("copy_blocks: block id out of range");
     }
     if (source == destination) continue;
     for (const KVLayer& layer : layers_) {
-      copy(layer.keys, layer.num_kv_heads * layer.key_bytes, source, destination);
-      copy(layer.values, layer.num_kv_heads * layer.value_bytes, source, destination);
+      for (int64_t head = 0; head < layer.num_kv_heads; ++head) {
+        std::memcpy(layer.key_block(destination, head), layer.key_block(source, head),
+                    static_cast<size_t>(layer.key_bytes));
+        std::memcpy(layer.value_block(destination, head), layer.value_block(source, head),
+                    static_cast<size_t>(layer.value_bytes));
+      }
     }
     if (!recent_) continue;
     const int32_t from = recent_slots_[static_cast<size_t>(source)];
@@ -84,8 +86,9 @@ void KVCache::copy_blocks(const std::vector<std::pair<int64_t, int64_t>>& pairs)
       release_recent(destination);
     } else {
       take_recent(destination);
-      copy(recent_->data(), static_cast<int64_t>(recent_bytes_), from,
-           recent_slots_[static_cast<size_t>(destination)]);
+      const int32_t to = recent_slots_[static_cast<size_t>(destination)];
+      std::memcpy(recent_->data() + static_cast<size_t>(to) * recent_bytes_,
+                  recent_->data() + static_cast<size_t>(from) * recent_bytes_, recent_bytes_);
     }
   }
 }

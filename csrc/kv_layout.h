@@ -12,8 +12,8 @@
 // and 16 dimensions further in values.
 //
 // int4 with keys per channel (KIVI; Liu et al., 2024): a scale and a minimum for each dimension over the block's
-// tokens, [scales][minima][units of [head_dim / 2][16 tokens]], two neighbouring dimensions in a byte. Their float16
-// originals are kept aside while a query may still lie in the block (KVCache::prepare).
+// tokens, [scales][minima][codes of the units], the codes as above. Their float16 originals are kept aside while a query
+// may still lie in the block (KVCache::prepare).
 #pragma once
 
 #include <cstdint>
@@ -65,6 +65,7 @@ struct KVLayer {
   uint8_t* keys;
   uint8_t* values;
   KVDtype dtype;
+  int64_t num_blocks;
   int64_t num_kv_heads;
   int64_t head_dim;
   int64_t block_size;
@@ -77,10 +78,13 @@ struct KVLayer {
   int64_t recent_stride;
   const int32_t* recent_slots;
 
-  [[gnu::always_inline]] uint8_t* key_block(int64_t block, int64_t kv_head) const { return keys + (block * num_kv_heads + kv_head) * key_bytes; }
+  // A head's blocks lie side by side: a context whose blocks follow each other is one stream to read.
+  [[gnu::always_inline]] uint8_t* key_block(int64_t block, int64_t kv_head) const {
+    return keys + (kv_head * num_blocks + block) * key_bytes;
+  }
 
   [[gnu::always_inline]] uint8_t* value_block(int64_t block, int64_t kv_head) const {
-    return values + (block * num_kv_heads + kv_head) * value_bytes;
+    return values + (kv_head * num_blocks + block) * value_bytes;
   }
 
   [[gnu::always_inline]] uint16_t* recent_keys(int64_t block, int64_t kv_head) const {

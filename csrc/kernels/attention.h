@@ -29,19 +29,7 @@ void attend_rows(const ItemRows& rows, int64_t first, int64_t tile_start, const 
     weigh_row(rows.problem, visible[r], scores + (first + r) * ATTENTION_TILE, state);
     accumulators[r] = state.accumulator;
   }
-  tile.template accumulate<NUM_ROWS>(accumulators, scores + first * ATTENTION_TILE, visible, any);
-}
-
-// Asks for the keys and values of positions [begin, end): blocks lie apart, and the hardware does not follow jumps.
-inline void prefetch(const ItemRows& rows, int64_t begin, int64_t end) {
-  const KVLayer& cache = rows.problem.cache;
-  for (int64_t position = begin; position < end; position += cache.block_size - position % cache.block_size) {
-    const int64_t block = rows.block_at(position);
-    const uint8_t* keys = cache.key_block(block, rows.item.kv_head);
-    const uint8_t* values = cache.value_block(block, rows.item.kv_head);
-    for (int64_t byte = 0; byte < cache.key_bytes; byte += 64) __builtin_prefetch(keys + byte, 0, 2);
-    for (int64_t byte = 0; byte < cache.value_bytes; byte += 64) __builtin_prefetch(values + byte, 0, 2);
-  }
+  tile.template accumulate<NUM_ROWS>(first, accumulators, scores + first * ATTENTION_TILE, visible, any);
 }
 
 template <class Tile>
@@ -54,10 +42,7 @@ void attend_chunk(const ItemRows& rows, int64_t chunk, Tile& tile, float* scores
   int64_t end = (chunk + 1) * ATTENTION_CHUNK;
   if (end > context_end) end = context_end;
   for (int64_t at = start; at < end; at += ATTENTION_TILE) {
-    const int64_t left = context_end - at;
-    const int64_t next_end = at + 2 * ATTENTION_TILE < end ? at + 2 * ATTENTION_TILE : end;
-    if (rows.problem.cache.block_size <= ATTENTION_TILE) prefetch(rows, at + ATTENTION_TILE, next_end);
-    tile.begin(at, left < ATTENTION_TILE ? left : ATTENTION_TILE);
+    tile.begin(at, end);
     int64_t first = 0;
     for (; first + BLOCK_ROWS <= rows.count; first += BLOCK_ROWS) {
       attend_rows<BLOCK_ROWS>(rows, first, at, tile, scores, states);
@@ -97,11 +82,11 @@ inline void attend(const AttentionProblem& problem, const AttentionItem& item, f
     case KVDtype::F16:
       return attend_item<DenseTile<Float16>>(problem, item, scratch);
     case KVDtype::INT8:
-      return attend_item<CodedTile<8>>(problem, item, scratch);
+      return attend_item<CodedTile<CodedKeys<8>, 8>>(problem, item, scratch);
     case KVDtype::INT4:
-      return attend_item<CodedTile<4>>(problem, item, scratch);
+      return attend_item<CodedTile<CodedKeys<4>, 4>>(problem, item, scratch);
     case KVDtype::INT4_CHANNEL_KEYS:
-      return attend_item<ChannelKeyTile>(problem, item, scratch);
+      return attend_item<CodedTile<ChannelKeys, 4>>(problem, item, scratch);
   }
 }
 

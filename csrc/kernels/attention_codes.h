@@ -21,19 +21,13 @@ VIVACE_INLINE V16 unit_minima(const uint8_t* unit, int64_t group) {
   return load16(reinterpret_cast<const BFloat16*>(unit + group * SCALE_LINE_BYTES) + KV_UNIT);
 }
 
-// Calls use(line, index of its first byte) for `count` lines of codes whose neighbours are `step` indices apart; two of
-// 4 bits share their bytes.
-template <int BITS, class Function>
-VIVACE_INLINE void for_lines(const uint8_t* codes, int64_t count, int64_t step, Function use) {
-  if constexpr (BITS == 8) {
-    for (int64_t line = 0; line < count; ++line) use(load_line(codes + line * LINE_BYTES), line * step);
-  } else {
-    for (int64_t line = 0; line < count; line += 2) {
-      const Codes both = load_line(codes + line / 2 * LINE_BYTES);
-      use(masked<15>(both), line * step);
-      use(masked<15>(shifted<-4>(both)), (line + 1) * step);
-    }
-  }
+inline constexpr int CODES_A_BYTE[] = {0, 0, 0, 0, 2, 0, 0, 0, 1};
+
+// Code PART of each byte of a line.
+template <int BITS, int PART>
+VIVACE_INLINE Codes unpacked(Codes bytes) {
+  if constexpr (BITS == 8) return bytes;
+  return masked<15>(shifted<-4 * PART>(bytes));
 }
 
 // The item's queries as wide codes, a scale for each row and group.
@@ -90,34 +84,40 @@ class CodedKeys {
  public:
   CodedKeys(const ItemRows& rows, float* scratch) : rows_(rows), queries_(rows, scratch) {}
 
-  void begin(int64_t start, int64_t count) {
-    num_units_ = (count + KV_UNIT - 1) / KV_UNIT;
+  void begin(int64_t start, int64_t end) {
     const KVLayer& cache = rows_.problem.cache;
-    const int64_t bytes = unit_bytes(BITS, cache.head_dim);
-    for (int64_t unit = 0; unit < num_units_; ++unit) {
-      const int64_t position = start + KV_UNIT * unit;
-      units_[unit] = cache.key_block(rows_.block_at(position), rows_.item.kv_head) +
-                     position % cache.block_size / KV_UNIT * bytes;
-    }
+    bytes_ = unit_bytes(BITS, cache.head_dim);
+    units_.begin(start, end, [&](int64_t position) {
+      return cache.key_block(rows_.block_at(position), rows_.item.kv_head) +
+             position % cache.block_size / KV_UNIT * bytes_;
+    });
   }
 
   template <int NUM_ROWS>
   VIVACE_INLINE void score(int64_t first, float* scores) const {
     const int64_t head_dim = rows_.problem.cache.head_dim;
     const int64_t groups = coded_groups(BITS, head_dim), width = coded_dim(BITS, head_dim) / groups;
-    for (int64_t unit = 0; unit < num_units_; ++unit) {
-      const uint8_t* codes = units_[unit] + groups * SCALE_LINE_BYTES;
+    for (int64_t unit = 0; unit < units_.count; ++unit) {
+      if (first == 0) units_.prefetch(unit, 0, bytes_);
+      const uint8_t* codes = units_.now[unit] + groups * SCALE_LINE_BYTES;
       V16 sums[NUM_ROWS];
       for (int r = 0; r < NUM_ROWS; ++r) sums[r] = zero();
       for (int64_t group = 0; group < groups; ++group) {
         WideDot dots[NUM_ROWS];
         WideCodes queries[NUM_ROWS];
         for (int r = 0; r < NUM_ROWS; ++r) queries[r] = queries_.codes(first + r);
-        for_lines<BITS>(codes, width / 4, 4, [&](Codes line, int64_t index) {
-          for (int r = 0; r < NUM_ROWS; ++r) dots[r].template add<BITS>(line, queries[r], group * width + index);
-        });
+        for (int64_t d = 0; d < width; d += 4 * CODES_A_BYTE[BITS]) {
+          const Codes bytes = load_line(codes + d / (4 * CODES_A_BYTE[BITS]) * LINE_BYTES);
+          for (int r = 0; r < NUM_ROWS; ++r) {
+            dots[r].template add<BITS>(unpacked<BITS, 0>(bytes), queries[r], group * width + d);
+          }
+          if constexpr (BITS == 8) continue;
+          for (int r = 0; r < NUM_ROWS; ++r) {
+            dots[r].template add<BITS>(unpacked<BITS, 1>(bytes), queries[r], group * width + d + 4);
+          }
+        }
         codes += width * KV_UNIT * BITS / 8;
-        const V16 scale = unit_scales(units_[unit], group), minimum = unit_minima(units_[unit], group);
+        const V16 scale = unit_scales(units_.now[unit], group), minimum = unit_minima(units_.now[unit], group);
         for (int r = 0; r < NUM_ROWS; ++r) {
           const V16 query_scale = splat(queries_.scale(first + r, group));
           const float query_sum = queries_.sum(first + r, group);
@@ -132,8 +132,8 @@ class CodedKeys {
  private:
   const ItemRows& rows_;
   CodedQueries<BITS> queries_;
-  int64_t num_units_ = 0;
-  const uint8_t* units_[ATTENTION_UNITS];
+  int64_t bytes_ = 0;  // of a unit
+  UnitPointers units_;
 };
 
 template <int BITS>
@@ -141,32 +141,40 @@ class CodedValues {
  public:
   explicit CodedValues(const ItemRows& rows) : rows_(rows) {}
 
-  void begin(int64_t start, int64_t count) {
-    num_units_ = (count + KV_UNIT - 1) / KV_UNIT;
+  void begin(int64_t start, int64_t end) {
     const KVLayer& cache = rows_.problem.cache;
-    const int64_t bytes = unit_bytes(BITS, cache.head_dim);
-    for (int64_t unit = 0; unit < num_units_; ++unit) {
-      const int64_t position = start + KV_UNIT * unit;
-      units_[unit] = cache.value_block(rows_.block_at(position), rows_.item.kv_head) +
-                     position % cache.block_size / KV_UNIT * bytes;
-    }
+    bytes_ = unit_bytes(BITS, cache.head_dim);
+    units_.begin(start, end, [&](int64_t position) {
+      return cache.value_block(rows_.block_at(position), rows_.item.kv_head) +
+             position % cache.block_size / KV_UNIT * bytes_;
+    });
   }
 
   template <int NUM_ROWS>
-  VIVACE_INLINE void accumulate(float* const* accumulators, const float* weights, const Visible* visible) const {
+  VIVACE_INLINE void accumulate(int64_t first, float* const* accumulators, const float* weights,
+                                const Visible* visible) const {
     const int64_t head_dim = rows_.problem.cache.head_dim;
     const int64_t groups = coded_groups(BITS, head_dim), width = coded_dim(BITS, head_dim) / groups;
     for (int64_t group = 0; group < groups; ++group) {
       ScaledWeights scaled[NUM_ROWS];
       for (int r = 0; r < NUM_ROWS; ++r) scale_weights(weights + r * ATTENTION_TILE, visible[r], group, scaled[r]);
       for (int64_t d = group * width; d < (group + 1) * width; d += 16 * VECTORS) {
+        if (first == 0) prefetch(d / (16 * VECTORS));
         add_products<NUM_ROWS>(accumulators, scaled, d);
       }
     }
   }
 
  private:
-  static constexpr int VECTORS = BITS == 8 ? 1 : 2;  // of 16 dimensions that share a line's bytes
+  static constexpr int VECTORS = CODES_A_BYTE[BITS];  // of 16 dimensions that share a line's bytes
+
+  // Step `step` of those that cover the dimensions asks for as large a part of each unit.
+  VIVACE_INLINE void prefetch(int64_t step) const {
+    const int64_t steps = coded_dim(BITS, rows_.problem.cache.head_dim) / (16 * VECTORS), lines = bytes_ / LINE_BYTES;
+    for (int64_t unit = 0; unit < units_.next_count; ++unit) {
+      units_.prefetch(unit, lines * step / steps * LINE_BYTES, lines * (step + 1) / steps * LINE_BYTES);
+    }
+  }
 
   // A row's weights x the scales of one group, as wide codes.
   struct ScaledWeights {
@@ -182,17 +190,17 @@ class CodedValues {
   VIVACE_INLINE void scale_weights(const float* weights, Visible visible, int64_t group, ScaledWeights& out) const {
     V16 products[ATTENTION_UNITS];
     V16 largest = zero(), offset = zero();
-    for (int64_t unit = 0; unit < num_units_; ++unit) {
+    for (int64_t unit = 0; unit < units_.count; ++unit) {
       const V16 weight = load(weights + KV_UNIT * unit);
-      const V16 product = weight * unit_scales(units_[unit], group);
+      const V16 product = weight * unit_scales(units_.now[unit], group);
       products[unit] = select_visible(visible, KV_UNIT * unit, product, zero());
-      offset = offset + select_visible(visible, KV_UNIT * unit, weight * unit_minima(units_[unit], group), zero());
+      offset = offset + select_visible(visible, KV_UNIT * unit, weight * unit_minima(units_.now[unit], group), zero());
       largest = maximum(products[unit], largest);
     }
     const float top = horizontal_maximum(largest);
     const float inverse = top > 1e-30f ? WIDE_CODE_MAXIMUM / top : 0.0f;
     V16 sum = zero();
-    for (int64_t unit = 0; unit < num_units_; ++unit) {
+    for (int64_t unit = 0; unit < units_.count; ++unit) {
       const V16 whole = rounded(products[unit] * splat(inverse));
       out.codes().put(KV_UNIT * unit, whole);
       sum = sum + whole;
@@ -208,14 +216,17 @@ class CodedValues {
     const int64_t lead = coded_groups(BITS, head_dim) * SCALE_LINE_BYTES + d / (16 * VECTORS) * LINE_BYTES;
     const int64_t four_tokens = dim / (16 * VECTORS) * LINE_BYTES;
     WideDot dots[VECTORS][NUM_ROWS];
-    for (int64_t unit = 0; unit < num_units_; ++unit) {
-      const uint8_t* codes = units_[unit] + lead;
+    for (int64_t unit = 0; unit < units_.count; ++unit) {
+      const uint8_t* codes = units_.now[unit] + lead;
       for (int64_t quad = 0; quad < KV_UNIT / 4; ++quad) {
-        for_lines<BITS>(codes + quad * four_tokens, VECTORS, 1, [&](Codes line, int64_t vector) {
-          for (int r = 0; r < NUM_ROWS; ++r) {
-            dots[vector][r].template add<BITS>(line, scaled[r].codes(), KV_UNIT * unit + 4 * quad);
+        const Codes bytes = load_line(codes + quad * four_tokens);
+        for (int r = 0; r < NUM_ROWS; ++r) {
+          const int64_t index = KV_UNIT * unit + 4 * quad;
+          dots[0][r].template add<BITS>(unpacked<BITS, 0>(bytes), scaled[r].codes(), index);
+          if constexpr (VECTORS == 2) {
+            dots[1][r].template add<BITS>(unpacked<BITS, 1>(bytes), scaled[r].codes(), index);
           }
-        });
+        }
       }
     }
     for (int v = 0; v < VECTORS; ++v) {
@@ -229,19 +240,19 @@ class CodedValues {
   }
 
   const ItemRows& rows_;
-  int64_t num_units_ = 0;
-  const uint8_t* units_[ATTENTION_UNITS];
+  int64_t bytes_ = 0;  // of a unit
+  UnitPointers units_;
 };
 
-// Keys and values are coded for each token.
-template <int BITS>
+// Keys in any form with values coded for each token.
+template <class Keys, int BITS>
 class CodedTile {
  public:
   CodedTile(const ItemRows& rows, float* scratch) : keys_(rows, scratch), values_(rows) {}
 
-  void begin(int64_t start, int64_t count) {
-    keys_.begin(start, count);
-    values_.begin(start, count);
+  void begin(int64_t start, int64_t end) {
+    keys_.begin(start, end);
+    values_.begin(start, end);
   }
 
   template <int NUM_ROWS>
@@ -250,13 +261,13 @@ class CodedTile {
   }
 
   template <int NUM_ROWS>
-  VIVACE_INLINE void accumulate(float* const* accumulators, const float* weights, const Visible* visible,
-                                Visible) const {
-    values_.template accumulate<NUM_ROWS>(accumulators, weights, visible);
+  VIVACE_INLINE void accumulate(int64_t first, float* const* accumulators, const float* weights,
+                                const Visible* visible, Visible) const {
+    values_.template accumulate<NUM_ROWS>(first, accumulators, weights, visible);
   }
 
  private:
-  CodedKeys<BITS> keys_;
+  Keys keys_;
   CodedValues<BITS> values_;
 };
 

@@ -21,7 +21,10 @@ VIVACE_INLINE void score_units(const ItemRows& rows, int64_t first, const Keys& 
   }
   for (int64_t d = 0; d < head_dim; ++d) {
     V16 key[NUM_UNITS];
-    for (int u = 0; u < NUM_UNITS; ++u) key[u] = keys.load(unit + u, d);
+    for (int u = 0; u < NUM_UNITS; ++u) {
+      key[u] = keys.load(unit + u, d);
+      keys.prefetch(unit + u, d);
+    }
     for (int r = 0; r < NUM_ROWS; ++r) {
       const V16 query = splat(queries[r][d]);
       for (int u = 0; u < NUM_UNITS; ++u) sums[r][u] = multiply_add(query, key[u], sums[r][u]);
@@ -55,7 +58,10 @@ VIVACE_INLINE void accumulate_vectors(float* const* accumulators, const float* w
   }
   for (int64_t key = keys.begin; key < keys.end; ++key) {
     V16 value[NUM_VECTORS];
-    for (int v = 0; v < NUM_VECTORS; ++v) value[v] = values.load(key, d + 16 * v);
+    for (int v = 0; v < NUM_VECTORS; ++v) {
+      value[v] = values.load(key, d + 16 * v);
+      values.prefetch(key, d + 16 * v);
+    }
     for (int r = 0; r < NUM_ROWS; ++r) {
       const V16 weight = splat(weights[r * ATTENTION_TILE + key]);
       for (int v = 0; v < NUM_VECTORS; ++v) sums[r][v] = multiply_add(weight, value[v], sums[r][v]);
@@ -82,29 +88,41 @@ struct WideKeys {
   VIVACE_INLINE V16 load(int64_t unit, int64_t d) const {
     return VIVACE_ISA::load(keys + d * ATTENTION_TILE + KV_UNIT * unit);
   }
+  VIVACE_INLINE void prefetch(int64_t, int64_t) const {}
 };
 
 struct WideValues {
   const float* values;
   int64_t padded;
   VIVACE_INLINE V16 load(int64_t key, int64_t d) const { return VIVACE_ISA::load(values + key * padded + d); }
+  VIVACE_INLINE void prefetch(int64_t, int64_t) const {}
 };
 
-// The cache's own units of 16 tokens.
+// The cache's own units of 16 tokens. Each element read asks for its like of the next tile (or, behind the last, again
+// for itself).
 template <class Element>
 struct UnitKeys {
   const Element* units[ATTENTION_UNITS];
+  const Element* next[ATTENTION_UNITS];
   int64_t block_size;
+
   VIVACE_INLINE V16 load(int64_t unit, int64_t d) const { return load16(units[unit] + d * block_size); }
+  VIVACE_INLINE void prefetch(int64_t unit, int64_t d) const { __builtin_prefetch(next[unit] + d * block_size, 0, 2); }
 };
 
 template <class Element>
 struct UnitValues {
   const Element* units[ATTENTION_UNITS];
+  const Element* next[ATTENTION_UNITS];
   int64_t head_dim;
-  VIVACE_INLINE V16 load(int64_t key, int64_t d) const {
-    return load16(units[key / KV_UNIT] + key % KV_UNIT * head_dim + d);
+
+  VIVACE_INLINE V16 load(int64_t key, int64_t d) const { return load16(units[key / KV_UNIT] + offset(key, d)); }
+  VIVACE_INLINE void prefetch(int64_t key, int64_t d) const {
+    __builtin_prefetch(next[key / KV_UNIT] + offset(key, d), 0, 2);
   }
+
+ private:
+  VIVACE_INLINE int64_t offset(int64_t key, int64_t d) const { return key % KV_UNIT * head_dim + d; }
 };
 
 // Widens keys [0, count) of the tile. Positions past `count` were never written: their keys become 0 (the lanes are
@@ -141,6 +159,20 @@ void widen_tile(const ItemRows& rows, int64_t tile_start, int64_t count, float* 
   }
 }
 
+// Asks for the keys and values of the tile from `begin` on.
+inline void prefetch(const ItemRows& rows, int64_t begin, int64_t end) {
+  const KVLayer& cache = rows.problem.cache;
+  if (cache.block_size > ATTENTION_TILE) return;
+  if (end > begin + ATTENTION_TILE) end = begin + ATTENTION_TILE;
+  for (int64_t position = begin; position < end; position += cache.block_size - position % cache.block_size) {
+    const int64_t block = rows.block_at(position);
+    const uint8_t* keys = cache.key_block(block, rows.item.kv_head);
+    const uint8_t* values = cache.value_block(block, rows.item.kv_head);
+    for (int64_t byte = 0; byte < cache.key_bytes; byte += 64) __builtin_prefetch(keys + byte, 0, 2);
+    for (int64_t byte = 0; byte < cache.value_bytes; byte += 64) __builtin_prefetch(values + byte, 0, 2);
+  }
+}
+
 template <class Element>
 class DenseTile {
  public:
@@ -153,22 +185,24 @@ class DenseTile {
     if (!reads_units_) std::memset(values_, 0, static_cast<size_t>(ATTENTION_TILE * padded) * sizeof(float));
   }
 
-  // Makes keys [start, start + count) readable; start is a multiple of the tile, count at most 64.
-  void begin(int64_t start, int64_t count) {
+  // Makes a tile's keys [start, ..) before `end` readable, and asks for the next tile's.
+  void begin(int64_t start, int64_t end) {
+    const int64_t count = end - start < ATTENTION_TILE ? end - start : ATTENTION_TILE;
     num_units_ = (count + KV_UNIT - 1) / KV_UNIT;
     if (!reads_units_) {
+      prefetch(rows_, start + ATTENTION_TILE, end);
       widen_tile<Element>(rows_, start, count, keys_, values_);
       return;
     }
-    const KVLayer& cache = rows_.problem.cache;
-    unit_keys_.block_size = cache.block_size;
-    unit_values_.head_dim = cache.head_dim;
+    unit_keys_.block_size = rows_.problem.cache.block_size;
+    unit_values_.head_dim = rows_.problem.cache.head_dim;
     for (int64_t unit = 0; unit < num_units_; ++unit) {
-      const int64_t position = start + KV_UNIT * unit, block = rows_.block_at(position);
-      const int64_t slot = position % cache.block_size;
-      unit_keys_.units[unit] = reinterpret_cast<const Element*>(cache.key_block(block, rows_.item.kv_head)) + slot;
-      unit_values_.units[unit] =
-          reinterpret_cast<const Element*>(cache.value_block(block, rows_.item.kv_head)) + slot * cache.head_dim;
+      const int64_t position = start + KV_UNIT * unit;
+      const int64_t next = position + ATTENTION_TILE < end ? position + ATTENTION_TILE : position;
+      unit_keys_.units[unit] = keys_at(position);
+      unit_keys_.next[unit] = keys_at(next);
+      unit_values_.units[unit] = values_at(position);
+      unit_values_.next[unit] = values_at(next);
     }
   }
 
@@ -182,7 +216,8 @@ class DenseTile {
   }
 
   template <int NUM_ROWS>
-  VIVACE_INLINE void accumulate(float* const* accumulators, const float* weights, const Visible*, Visible any) const {
+  VIVACE_INLINE void accumulate(int64_t, float* const* accumulators, const float* weights, const Visible*,
+                                Visible any) const {
     const int64_t padded = padded_head_dim(rows_.problem.cache.head_dim);
     if (reads_units_) {
       accumulate_tile<NUM_ROWS>(padded, accumulators, weights, unit_values_, any);
@@ -192,6 +227,18 @@ class DenseTile {
   }
 
  private:
+  const Element* keys_at(int64_t position) const {
+    const KVLayer& cache = rows_.problem.cache;
+    return reinterpret_cast<const Element*>(cache.key_block(rows_.block_at(position), rows_.item.kv_head)) +
+           position % cache.block_size;
+  }
+
+  const Element* values_at(int64_t position) const {
+    const KVLayer& cache = rows_.problem.cache;
+    return reinterpret_cast<const Element*>(cache.value_block(rows_.block_at(position), rows_.item.kv_head)) +
+           position % cache.block_size * cache.head_dim;
+  }
+
   const ItemRows& rows_;
   float* keys_;
   float* values_;

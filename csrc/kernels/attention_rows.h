@@ -72,6 +72,33 @@ struct ItemRows {
   float* output(int64_t index) const { return problem.out + offset(index, problem.out_stride); }
 };
 
+// Where a tile's and the next tile's units of 16 tokens lie. Few units are asked for at a time, while others are
+// computed on: a core has about 24 requests to memory in flight, and blocks that lie apart are not foreseen by hardware.
+struct UnitPointers {
+  const uint8_t* now[ATTENTION_UNITS];
+  const uint8_t* next[ATTENTION_UNITS];
+  int64_t count = 0, next_count = 0;
+
+  // `at(position)` gives the address of a unit.
+  template <class Address>
+  VIVACE_INLINE void begin(int64_t start, int64_t end, Address at) {
+    const auto number = [&](int64_t from) {
+      const int64_t left = end > from ? (end - from + KV_UNIT - 1) / KV_UNIT : 0;
+      return left < ATTENTION_UNITS ? left : ATTENTION_UNITS;
+    };
+    count = number(start);
+    next_count = number(start + ATTENTION_TILE);
+    for (int64_t unit = 0; unit < count; ++unit) now[unit] = at(start + KV_UNIT * unit);
+    for (int64_t unit = 0; unit < next_count; ++unit) next[unit] = at(start + ATTENTION_TILE + KV_UNIT * unit);
+  }
+
+  // Asks for bytes [begin, end) of a unit of the next tile.
+  VIVACE_INLINE void prefetch(int64_t unit, int64_t begin, int64_t end) const {
+    if (unit >= next_count) return;
+    for (int64_t byte = begin; byte < end; byte += 64) __builtin_prefetch(next[unit] + byte, 0, 2);
+  }
+};
+
 // Numbers 0 to 15, one a lane.
 VIVACE_INLINE V16 lane_numbers() {
   float numbers[16];
@@ -86,6 +113,7 @@ struct Visible {
 
 // `value` in the lanes of keys first .. first + 15 that are visible, `other` elsewhere.
 VIVACE_INLINE V16 select_visible(Visible visible, int64_t first, V16 value, V16 other) {
+  if (visible.begin <= first && visible.end >= first + KV_UNIT) return value;
   const V16 key = lane_numbers() + splat(static_cast<float>(first));
   value = select(key < splat(static_cast<float>(visible.begin)), other, value);
   return select(key >= splat(static_cast<float>(visible.end)), other, value);

@@ -136,8 +136,8 @@ inline void fill_block(const KVLayer& cache, int64_t block, int64_t head) {
     for (int64_t token = 0; token < block_size; token += KV_UNIT) {
       uint8_t bytes[KV_UNIT];
       store_bytes(bytes, affine.codes(load16(recent + d * block_size + token), 15.0f));
-      uint8_t* to = codes + (token / KV_UNIT * dim / 2 + d / 2) * KV_UNIT;
-      for (int64_t i = 0; i < KV_UNIT; ++i) to[i] = static_cast<uint8_t>(to[i] | bytes[i] << (d % 2 * 4));
+      uint8_t* to = codes + token * dim / 2 + d / 8 * LINE_BYTES + d % 4;
+      for (int64_t i = 0; i < KV_UNIT; ++i) to[i * 4] = static_cast<uint8_t>(to[i * 4] | bytes[i] << (d / 4 % 2 * 4));
     }
   }
 }
