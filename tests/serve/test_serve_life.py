@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -142,6 +143,19 @@ def test_a_port_in_use_is_an_error() -> None:
         with served(port=port) as process:
             assert process.wait_ended() == 2
             assert f"vivace: cannot listen on 127.0.0.1:{port}: Address already in use" in process.lines
+
+
+def test_few_open_files_mean_few_connections() -> None:
+    """Where the system allows 400 files, there are fewer connections; a flood of them ends nobody."""
+    with served(*SMALL, "--host", "localhost") as process:
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (400, 400))  # before it listens: Python is starting
+        process.wait_ready()
+        assert "16 connections at once instead of 4096" in process.line_with("connections at once")["message"]
+        sockets = [socket.create_connection(("127.0.0.1", process.port)) for _ in range(600)]
+        for one in sockets:
+            one.close()
+        with _begin(process, STREAM) as running:
+            assert _texts(running.answer().body)
 
 
 def test_open_to_all_without_a_key_is_a_warning() -> None:

@@ -139,6 +139,13 @@ class HttpProtocol(HttpToolsProtocol):
         elif self._phase is Phase.IDLE:
             self._close()
 
+    def cut(self) -> None:
+        """The server ends: a running answer breaks off, a complete one still goes out."""
+        if self._is_answering:
+            self.transport.abort()
+        else:
+            self._close()
+
     # --- the parser's callbacks -----------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
