@@ -131,7 +131,7 @@ class Generation:
         prepared = await self._until(self._order.deadline, prepare())
         self._params, self.prompt = prepared.params, prepared.token_ids
         self._continuations = [Continuation(self._tokenizer, self._params) for _ in range(self._params.n)]
-        self._ticket.measured(len(self.prompt), self._max_new_tokens())
+        self._ticket.measured(len(self.prompt), self._max_new_tokens(), self.prompt)
 
     async def submit(self) -> None:
         """Returns when the engine works on it: with its first tokens, or after `REFUSAL_WAIT_S` without a refusal.
