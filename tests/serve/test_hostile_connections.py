@@ -70,6 +70,18 @@ def test_an_early_answer_waits_for_no_body(strict: ServedProcess) -> None:
         assert connection.send(b"{").is_closed()
 
 
+def test_no_request_gets_two_answers(strict: ServedProcess) -> None:
+    """A proxy would take the second for the answer to its next request."""
+    with RawConnection(strict.port) as connection:
+        head = request_bytes("POST", "/v1/completions", {**JSON_TYPE, "Transfer-Encoding": "chunked"})
+        assert connection.send(head).answer().status == 401
+        assert connection.send(b"not a size\r\n").rest() == b""
+    with RawConnection(strict.port) as connection:
+        head = request_bytes("POST", "/v1/completions", {**JSON_TYPE, "Content-Length": "9"})
+        assert connection.send(head).answer().status == 401
+        assert connection.rest() == b""  # the deadline of a body that does not come
+
+
 def test_a_client_may_wait_to_be_asked_for_its_body(strict: ServedProcess) -> None:
     with RawConnection(strict.port) as connection:
         headers = {**JSON_TYPE, "Content-Length": str(len(COMPLETION)), "Expect": "100-continue"}
