@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import random
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -200,11 +201,13 @@ def test_a_seed_that_nobody_gave_is_given(config: EngineConfig) -> None:
 def test_what_cannot_be_loaded_is_said(options: dict[str, str], kind: type[Exception], message: str) -> None:
     async def serve() -> None:
         client = EngineClient(EngineConfig(**options))  # type: ignore[arg-type]
+        early = client.submit(Job("early", [1], SHORT))
         with pytest.raises(kind, match=message):
             await client.start()
         assert client.state == "stopped"
-        with pytest.raises(EngineError):
-            await read(client.submit(Job("a", [1], SHORT)))
+        for stream in (early, client.submit(Job("late", [1], SHORT))):
+            with pytest.raises(EngineError, match=f"could not be loaded.*{message}"):
+                await read(stream)
         await client.close()
 
     asyncio.run(serve())
@@ -248,23 +251,31 @@ def test_close_leaves_nothing(config: EngineConfig) -> None:
         base = len(open_files())
         tasks = asyncio.all_tasks()
         for _ in range(3):
-            client = EngineClient(config)
-            await client.start()
-            pid = client.engine_pid
-            stream = client.submit(Job("a", [1, 2, 3], ENDLESS))
-            await anext(stream)
-            await client.close()
-            await client.close()
-            assert client.state == "stopped"
-            with pytest.raises(EngineError, match="closed"):
-                await read(stream)
-            with pytest.raises(EngineError, match="closed"):
-                await read(client.submit(Job("b", [1, 2, 3], SHORT)))
-            assert pid is not None
-            assert not Path(f"/proc/{pid}").exists()  # not even a zombie
+            await live_and_die(EngineClient(config))
         assert (len(open_files()), asyncio.all_tasks()) == (base, tasks)
 
     asyncio.run(serve())
+
+
+async def live_and_die(client: EngineClient) -> None:
+    """Two engines of one client, the first one killed, the second one closed in the middle of a stream."""
+    await client.start()
+    first = client.engine_pid
+    assert first is not None
+    stream = client.submit(Job("a", [1, 2, 3], ENDLESS))
+    await anext(stream)
+    os.kill(first, signal.SIGKILL)
+    await until(lambda: client.engine_pid != first and client.state == "ready")
+    second = client.engine_pid
+    await client.close()
+    await client.close()
+    assert client.state == "stopped"
+    with pytest.raises(EngineError, match="closed"):
+        await read(stream)
+    with pytest.raises(EngineError, match="closed"):
+        await read(client.submit(Job("b", [1, 2, 3], SHORT)))
+    for pid in (first, second):
+        assert not Path(f"/proc/{pid}").exists()  # not even a zombie
 
 
 def test_closed_while_it_loads(config: EngineConfig) -> None:
@@ -278,7 +289,7 @@ def test_closed_while_it_loads(config: EngineConfig) -> None:
         with pytest.raises(asyncio.CancelledError):
             await starting
         await client.close()
-        with pytest.raises(EngineError, match="closed"):
+        with pytest.raises(EngineError, match="could not be loaded"):
             await read(waiting)
         assert not Path(f"/proc/{pid}").exists()
 

@@ -140,6 +140,23 @@ def test_stopped_continuations_stay_stopped(config: EngineConfig) -> None:
     assert answer.events[1][-1].stop_reason == "found"
 
 
+def test_a_static_batch_gathers_and_goes_on(config: EngineConfig) -> None:
+    """While it gathers, the engine has work but no step to run."""
+    static = replace(config, batching="static", static_batch_size=6, static_batch_timeout_ms=100.0)
+    jobs = make_jobs(7, seed=SEED)
+
+    async def serve() -> dict[str, Answer]:
+        async with running(static) as client:
+            streams = [client.submit(job) for job in jobs]
+            readings = [asyncio.create_task(read(stream)) for stream in streams]
+            await until(lambda: bool(streams[0].emitted[0]))
+            kill(client)
+            answers = await asyncio.gather(*readings)
+            return {job.request_id: answer for job, answer in zip(jobs, answers, strict=True)}
+
+    assert asyncio.run(serve()) == undisturbed(static, jobs)
+
+
 def test_decisions_of_the_first_start_are_kept(config: EngineConfig) -> None:
     """The free memory may be another one at a restart; context and pool must not be."""
     free = replace(config, num_kv_blocks=None, max_model_len=None, kv_cache_memory_bytes=2**22)

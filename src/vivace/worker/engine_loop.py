@@ -20,11 +20,12 @@ from vivace.worker.messages import (
     Stop,
     Submit,
 )
+from vivace.worker.probation import Probation
 from vivace.worker.refusal import error_as_data
 from vivace.worker.socket_channel import SocketChannel
 
 MAX_SCORES = 4096  # positions of prompt log probabilities in one message: at most 1.3 MB
-HEARTBEAT_S = 1.0  # sign of life while a static batch gathers
+HEARTBEAT_S = 1.0  # sign of life while a static batch gathers or a constraint is compiled
 
 
 class EngineLoop:
@@ -33,6 +34,8 @@ class EngineLoop:
     def __init__(self, engine: Engine, channel: SocketChannel) -> None:
         self._engine = engine
         self._channel = channel
+        self._probation = Probation()
+        self._reported_at = 0.0
         self._unstarted: set[str] = set()  # no event of theirs was reported yet
 
     def run(self) -> None:
@@ -43,6 +46,8 @@ class EngineLoop:
                 self._apply(command)
             if channel.is_closed:
                 return
+            while (submission := self._probation.pop()) is not None:
+                self._begin(submission)
             idle_s = engine.idle_s
             if idle_s == 0.0:
                 self._step()
@@ -50,19 +55,22 @@ class EngineLoop:
                 channel.wait(None)
             else:
                 channel.wait(min(idle_s, HEARTBEAT_S))
-                self._report([], 0.0)
+                if time.monotonic() - self._reported_at >= HEARTBEAT_S:
+                    self._report([], 0.0)
 
     def _apply(self, command: Command) -> None:
         match command:
             case Submit():
-                self._submit(command)
+                self._probation.push(command)
             case Abort(request_id):
-                self._engine.abort(request_id)
+                if not self._probation.drop(request_id):
+                    self._engine.abort(request_id)
             case Stop(request_id, index, reason):
-                self._engine.stop(request_id, index, reason)
+                if not self._probation.stop(request_id, index):
+                    self._engine.stop(request_id, index, reason)
 
-    def _submit(self, command: Submit) -> None:
-        job = command.job
+    def _begin(self, submission: Submit) -> None:
+        job = submission.job
         try:
             self._engine.add(
                 job.request_id,
@@ -70,10 +78,11 @@ class EngineLoop:
                 job.params,
                 priority=job.priority,
                 cache_salt=job.cache_salt,
-                emitted=command.emitted,
+                emitted=submission.emitted,
                 pooling=job.pooling,
             )
         except RequestError as error:
+            self._probation.refuse(job.request_id)
             self._channel.send(Refused(job.request_id, error_as_data(error)))
         else:
             self._unstarted.add(job.request_id)
@@ -81,6 +90,8 @@ class EngineLoop:
     def _step(self) -> None:
         began = time.monotonic()
         events = self._engine.step()
+        if self._probation.is_on:
+            self._probation.hear(events)
         self._report(events, time.monotonic() - began)
 
     def _report(self, events: list[TokenEvent], step_s: float) -> None:
@@ -96,6 +107,7 @@ class EngineLoop:
                     ended[request_id] = _ended(request_id, record)
         for request_id in ended:
             self._engine.forget(request_id)
+        self._reported_at = time.monotonic()
         self._channel.send(Step(events, started, list(ended.values()), self._gauges(step_s)))
 
     def _start(self, request_id: str) -> Started:
@@ -115,7 +127,7 @@ class EngineLoop:
         blocks = scheduler.block_manager
         return EngineGauges(
             scheduler.num_running,
-            scheduler.num_waiting,
+            scheduler.num_waiting + len(self._probation),
             blocks.num_used,
             blocks.num_cached,
             blocks.num_free,

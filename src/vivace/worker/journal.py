@@ -17,9 +17,9 @@ class Entry:
     stream: TokenStream
     number: int  # order of arrival
     is_present: bool = False
-    is_suspect: bool = False  # present when the engine died, and no token since
+    is_suspect: bool = False  # present when the engine died, and it brought nothing since
     was_submitted: bool = False
-    on_trial: set[int] = field(default_factory=set)  # continuations without a token since the trial began
+    silent: set[int] = field(default_factory=set)  # a suspect's continuations that brought nothing since
 
     def submission(self) -> Submit:
         """The command that begins the request, or continues it in a new engine."""
@@ -28,22 +28,23 @@ class Entry:
             return Submit(job)
         if stream.prompt_logprobs is not None:
             job = replace(job, params=replace(job.params, prompt_logprobs=None))  # they are here already
-        return Submit(job, stream.emitted)
+        return Submit(job, stream.emitted, self.is_suspect)
 
 
 class Journal:
-    """Hands requests to the engine in order, and after its death one suspect at a time.
+    """Which requests the engine gets, in which order, and who is to blame when it dies.
 
-    When the engine dies, every request in it is a suspect. The next engine gets the first suspect alone; once each of
-    its continuations has a new token (or ended) it is cleared and the next one follows, while those cleared run on.
-    Should the engine die again, the one on trial was in it both times and had come no further: it is guilty, alone.
-    A trial costs two steps for each suspect, and holds new requests back meanwhile.
+    When the engine dies, every request in it is a suspect. The next engine gets the suspects first and begins one at
+    a time (`Probation`): each is cleared once all its continuations brought something, and then runs on. Should the
+    engine die before that, the first that is not cleared was in it both times and had come no further: it is guilty,
+    alone. The kernel delivers what a process sent before its death, so front and engine agree on who that is.
     """
 
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
-        self._held: list[Entry] = []  # not in the engine, the next one first
-        self._trial: Entry | None = None
+        self._held: list[Entry] = []  # for an engine that is not there yet, the next one first
+        self._suspects: list[Entry] = []  # in the engine, not cleared, the next one first
+        self._leaver: str | None = None  # the suspect on trial when its reader left; the engine may still have it
         self._numbers = count()
 
     def __len__(self) -> int:
@@ -61,9 +62,8 @@ class Journal:
         return len(self._entries) - len(self._held)
 
     @property
-    def is_trying(self) -> bool:
-        """Whether a suspect is on trial."""
-        return self._trial is not None
+    def has_suspects(self) -> bool:
+        return bool(self._suspects)
 
     def find(self, request_id: str) -> Entry | None:
         return self._entries.get(request_id)
@@ -78,35 +78,42 @@ class Journal:
         del self._entries[entry.stream.job.request_id]
         if not entry.is_present:
             self._held.remove(entry)
-        if self._trial is entry:
-            self._trial = None
+        if entry in self._suspects:
+            self._suspects.remove(entry)
+
+    def leave(self, entry: Entry) -> None:
+        """The request has ended by the front's decision. Until the engine says so too, its trial goes on: should the
+        engine die now, nobody else is to blame."""
+        if self._suspects and self._suspects[0] is entry:
+            self._leaver = entry.stream.job.request_id
+        self.remove(entry)
+
+    def hear_of_unknown(self, request_id: str) -> None:
+        """The engine brought something of a request that is no more."""
+        if self._leaver == request_id:
+            self._leaver = None
 
     def release(self) -> list[Entry]:
-        """Those that the engine may get now, in order; they count as present from here on."""
-        released = []
-        while self._held and self._trial is None:
-            entry = self._held.pop(0)
+        """Those that the engine has to get, in order; they count as present from here on."""
+        released, self._held = self._held, []
+        for entry in released:
             entry.is_present = True
-            released.append(entry)
             if entry.is_suspect:
-                self._trial = entry
-                entry.on_trial = {index for index, tokens in enumerate(entry.stream.emitted) if tokens is not None}
+                self._suspects.append(entry)
+                entry.silent = {index for index, tokens in enumerate(entry.stream.emitted) if tokens is not None}
         return released
 
-    def progress(self, entry: Entry, indices: set[int]) -> bool:
-        """These continuations moved on. True where that ends the trial, so that others may be released."""
-        if self._trial is not entry:
-            return False
-        entry.on_trial -= indices
-        if entry.on_trial:
-            return False
-        entry.is_suspect = False
-        self._trial = None
-        return True
+    def progress(self, entry: Entry, indices: set[int]) -> None:
+        """These continuations of a suspect brought something, or ended."""
+        entry.silent -= indices
+        if not entry.silent and entry.is_suspect:
+            entry.is_suspect = False
+            self._suspects.remove(entry)
 
     def crash(self) -> Entry | None:
         """The engine is dead: nobody is present any more. Returns the guilty one, where there is one."""
-        guilty, self._trial = self._trial, None
+        guilty = self._suspects[0] if self._suspects and self._leaver is None else None
+        self._suspects, self._leaver = [], None
         for entry in self._entries.values():
             if entry.is_present:
                 entry.is_present, entry.is_suspect = False, True

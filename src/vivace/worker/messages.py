@@ -28,10 +28,14 @@ class Configure(msgspec.Struct, array_like=True, tag=1):
 
 
 class Submit(msgspec.Struct, array_like=True, tag=2):
-    """`emitted` comes from the journal when the engine was restarted: each continuation's tokens, None: finished."""
+    """`emitted` comes from the journal when the engine was restarted: each continuation's tokens, None: finished.
+
+    A suspect was in an engine that died; nobody begins while it has not shown that it does no harm.
+    """
 
     job: Job
     emitted: list[list[int] | None] | None = None
+    is_suspect: bool = False
 
 
 class Abort(msgspec.Struct, array_like=True, tag=3):

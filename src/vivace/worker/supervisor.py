@@ -25,6 +25,7 @@ from vivace.worker.refusal import error_from_data
 from vivace.worker.stream import TokenStream
 
 EngineState = Literal["loading", "ready", "restarting", "stopped"]
+SLOWEST_MACHINE = 2e10  # operations a second
 logger = logging.getLogger(__name__)
 
 
@@ -32,7 +33,8 @@ logger = logging.getLogger(__name__)
 class RestartPolicy:
     """When an engine counts as hung, and when restarting it is given up.
 
-    A step takes seconds at most on a machine that suits its model: 120 s without a report is no slow step.
+    A step takes seconds at most on a machine that suits its model: 120 s without a report is no slow step. A large
+    model gets what a full step takes at `SLOWEST_MACHINE`, a tenth of what two cores with AVX2 reach.
     Given up after `max_crashes` in a row that brought no token, found no guilty request, and came each within
     `crash_window_s` of the engine being ready.
     """
@@ -97,8 +99,8 @@ class EngineClient:
             raise EngineError("the engine was started twice")
         try:
             self._info = await self._load(self._config)
-        except BaseException:
-            self.state = "stopped"
+        except BaseException as error:
+            self._give_up(EngineError(f"the engine could not be loaded: {error}"))
             raise
         self._supervision = asyncio.create_task(self._supervise(), name="vivace-supervisor")
         return self._info
@@ -161,15 +163,16 @@ class EngineClient:
         stream.deliver([TokenEvent(stream.job.request_id, index, None, None, finish, reason) for index in indices])
         if stream.is_finished:
             stream.timings.finished = time.monotonic()
-        self._settle(entry, set(indices))
+            self._journal.leave(entry)
+        else:
+            self._journal.progress(entry, set(indices))
 
     def _settle(self, entry: Entry, indices: set[int]) -> None:
-        """After events: forget a finished request, end a trial, let others in."""
+        """After events: forget a finished request, clear a suspect."""
         if entry.stream.is_finished:
             self._journal.remove(entry)
-            self._release()
-        elif self._journal.progress(entry, indices):
-            self._release()
+        else:
+            self._journal.progress(entry, indices)
 
     def _release(self) -> None:
         child = self._child
@@ -224,13 +227,15 @@ class EngineClient:
             else:
                 batch.append(event)
         self._has_worked = self._has_worked or bool(batches)
-        find, is_trying = self._journal.find, self._journal.is_trying
+        find, has_suspects = self._journal.find, self._journal.has_suspects
         for request_id, events in batches.items():
             entry = find(request_id)
-            if entry is not None:
+            if entry is None:
+                self._journal.hear_of_unknown(request_id)
+            else:
                 stream = entry.stream
                 stream.deliver(events)
-                if is_trying or not stream.num_unfinished:
+                if has_suspects or not stream.num_unfinished:
                     self._settle(entry, {event.index for event in events})
 
     # --- life and death -------------------------------------------------------------------------------------------
@@ -270,10 +275,15 @@ class EngineClient:
     async def _until_lost(self) -> None:
         child = self._child
         assert child is not None
-        timeout_s = self._policy.hang_timeout_s
+        slowest_step_s = 2 * self.info.weight_bytes * self.info.max_num_batched_tokens / SLOWEST_MACHINE
+        timeout_s = max(self._policy.hang_timeout_s, slowest_step_s)
         while not child.lost.done():
+            began = time.monotonic()
             await asyncio.wait([child.lost], timeout=timeout_s / 4)
-            is_silent = time.monotonic() - child.last_heard > timeout_s
+            now = time.monotonic()
+            if now - began > timeout_s / 2:  # this process was stopped, or busy: what has come is not read yet
+                child.last_heard = now
+            is_silent = now - child.last_heard > timeout_s
             if is_silent and self._journal.num_present and not child.lost.done():
                 child.fail(EngineError(f"it had work but gave no sign of life for {timeout_s:g} s"))
 

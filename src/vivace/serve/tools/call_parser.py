@@ -38,8 +38,9 @@ class _State(Enum):
 class CallParser:
     """Reads one continuation's text.
 
-    With `streams` the arguments are given out while they arrive: for text that a grammar keeps well-formed. Without,
-    a call is given out when it is complete and right; what is not comes out as content, markers included.
+    With `streams` the arguments are given out while they arrive, and the head of a call that is cut short is dropped:
+    for text that a grammar keeps well-formed. Without, a call is given out when it is complete and right; what is not
+    comes out as content, markers included.
     """
 
     def __init__(self, frame: CallFrame, syntax: CallSyntax, new_id: Callable[[], str], *, streams: bool) -> None:
@@ -66,9 +67,15 @@ class CallParser:
     def finish(self) -> list[OutputDelta]:
         held = self._before + self._text
         undecided = self._state in (_State.START, _State.CONTENT, _State.OPENING, _State.CALL)
-        if undecided and not (self._only_space_since_call and held.isspace()):
+        if undecided and not (self._only_space_since_call and held.isspace()) and not self._is_cut_short():
             self._add_content(held)
         return self._taken()
+
+    def _is_cut_short(self) -> bool:
+        """A call was begun and its tokens ran out before its name was whole. Nothing else can follow its beginning
+        where a grammar is enforced."""
+        has_begun = bool(self._before.strip()) or self._text.startswith('{"name"')
+        return self._streams and has_begun and self._state in (_State.OPENING, _State.CALL)
 
     def _taken(self) -> list[OutputDelta]:
         deltas, self._deltas = self._deltas, []

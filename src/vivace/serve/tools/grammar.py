@@ -10,7 +10,7 @@ from vivace.engine.structured_grammar import TokenId, json_rule, literal, marker
 from vivace.serve.tools.call_parser import CallFrame
 from vivace.serve.tools.definitions import Tool, ToolChoice
 
-MAX_CALLS = 32  # in one answer; without a bound a weak model calls until its tokens are out
+MAX_CALLS = 8  # enforced in one answer: without a bound a weak model calls until its tokens are out
 ANY_TEXT = "/(?s:.*)/"
 _OPEN_SHAPES = frozenset({"additionalProperties", "patternProperties", "$ref", "anyOf", "oneOf", "allOf"})
 

@@ -36,6 +36,11 @@ from vivace.serve.tools.recognition import recognise_format
 
 _NUM_TAIL_IDS = 16  # "<think>" and a line end, letter by letter
 
+_RESERVED = {
+    *("tokenizer", "messages", "tools", "template"),
+    *("add_generation_prompt", "continue_final_message", "max_tokens"),
+}
+
 Check = Callable[[StructuredOutputs], Awaitable[None]]
 
 
@@ -111,6 +116,9 @@ def chat_plan(
     offered = defined if choice.mode != "none" else []
     style = recognise_format(template)
     rendering = style.render(read_messages(messages), offered)
+    reserved = _RESERVED & (template_variables or {}).keys()
+    if reserved:
+        raise RequestError(f"the chat template's variable {min(reserved)} is not the request's", param=min(reserved))
     options = {
         **(template_variables or {}),
         "template": template,
