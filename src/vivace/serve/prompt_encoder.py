@@ -49,7 +49,7 @@ class PromptEncoder:
         self._short = ThreadPoolExecutor(1, thread_name_prefix="vivace-encode")
         self._long = ThreadPoolExecutor(1, thread_name_prefix="vivace-encode-long")
         if tokenizer is not None:
-            _ = tokenizer.max_bytes_per_token  # up to 0.2 s for a large vocabulary: now, not at the first long text
+            _ = tokenizer.piece_bound  # up to 0.2 s for a large vocabulary: now, not at the first long text
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -63,6 +63,7 @@ async def _stream(
     with service.open(caller, order, [_num_bytes(prompt) for prompt in prompts]) as batch:
         await batch.start(_preparations(service, body, prompts, order))
         answer = CompletionAnswer(service, body, batch, prompts, caller.answer_id("cmpl"))
+        yield b""  # the status goes out, however long the first token takes
         async for pieces in batch:
             yield b"".join(map(data_event, answer.chunk(pieces)))
         last = answer.last_chunk()
