@@ -213,6 +213,27 @@ def test_a_constraint_that_was_left_fails_alone(tokenizer: Tokenizer, compiler: 
     assert whole.allowed_tokens() != b""
 
 
+def test_a_lexer_at_its_limit_fails_nobody_else(tokenizer: Tokenizer, compiler: ConstraintCompiler) -> None:
+    """One text drives the shared lexer over its limit; the others of the same constraint go on as if alone."""
+    outputs = StructuredOutputs("regex", "(.{0,5000}a.{0,5000}){100}|yes, certainly")
+
+    def written(compiled: CompiledConstraint, generator: random.Random) -> tuple[list[int], str | None]:
+        constraint, tokens = compiled.begin(), []
+        for _ in range(40):
+            ids = [one for one in token_ids(constraint.allowed_tokens()) if one not in tokenizer.eos_ids]
+            if constraint.failure is not None or not ids:
+                break
+            tokens.append(generator.choice(ids))
+            constraint.accept(tokens[-1])
+        return tokens, constraint.failure
+
+    shared = compiler.compile(outputs)
+    alone = [written(compiler.compile(outputs), random.Random(seed)) for seed in range(4)]
+    assert any(failure is not None for _, failure in alone)
+    assert [written(shared, random.Random(seed)) for seed in range(4)] == alone
+    assert shared.is_spent
+
+
 def test_without_an_end_token_a_text_still_completes(tokenizer: Tokenizer) -> None:
     compiled = ConstraintCompiler(tokenizer, frozenset()).compile(StructuredOutputs("regex", "ab?"))
     constraint = compiled.begin()

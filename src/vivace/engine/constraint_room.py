@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vivace.core.errors import RequestError
-from vivace.core.sequence import Sequence
+from vivace.core.sequence import Sequence, SequenceState
 from vivace.core.structured_outputs import StructuredOutputs
 from vivace.engine.tokenizer import Tokenizer
 
@@ -44,7 +44,7 @@ class ConstraintRoom:
         if self._tokenizer is None:
             raise RequestError("structured_outputs needs a model with a tokenizer", param="structured_outputs")
         compiled = self._kept.get(outputs)
-        if compiled is None:
+        if compiled is None or _is_spent(compiled):
             self._thread = self._thread or ThreadPoolExecutor(1, "vivace-constraints")
             compiled = self._kept[outputs] = self._thread.submit(self._compile, self._tokenizer, outputs)
             if len(self._kept) > MAX_KEPT:
@@ -66,10 +66,11 @@ class ConstraintRoom:
         return ready
 
     def drop(self, sequence: Sequence) -> bool:
-        """Forget a sequence that is held; False where it is not."""
+        """End a sequence that is held; False where it is not."""
         for one in self._held:
             if sequence in one.sequences:
                 one.sequences.remove(sequence)
+                sequence.state = SequenceState.FINISHED
                 return True
         return False
 
@@ -86,3 +87,7 @@ class ConstraintRoom:
         if self._compiler is None:
             self._compiler = ConstraintCompiler(tokenizer, self._eos_ids)
         return self._compiler.compile(outputs)
+
+
+def _is_spent(compiled: Future[CompiledConstraint]) -> bool:
+    return compiled.done() and compiled.exception() is None and compiled.result().is_spent

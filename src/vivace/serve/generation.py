@@ -142,7 +142,7 @@ class Generation:
     def _measure(self) -> None:
         if self._ticket is not None:
             try:
-                self._ticket.measured(len(self.prompt), self._max_new_tokens())
+                self._ticket.measured(len(self.prompt), self._max_new_tokens(), self.prompt)
             except BaseException:
                 self._release(finished=False)
                 self._ticket = None

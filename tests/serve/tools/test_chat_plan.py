@@ -192,6 +192,33 @@ def test_auto_is_free_text_until_a_call_begins(llm: LLM, parallel: bool, text: s
     assert allows(llm, plan.structured_outputs, text) is expected
 
 
+NOW = '{"name": "now", "arguments": {}}'
+L_NOW = '{"name": "now", "parameters": {}}'
+
+
+@pytest.mark.parametrize(
+    ("model", "text", "expected"),
+    [
+        ("mistralai-Mistral-Nemo-Instruct-2407", "Only text [TOOL", True),
+        ("mistralai-Mistral-Nemo-Instruct-2407", f"[TOOL_CALLS][{GOOD}, {NOW}]", True),
+        ("mistralai-Mistral-Nemo-Instruct-2407", f"Well: [TOOL_CALLS][{NOW}]", True),
+        ("mistralai-Mistral-Nemo-Instruct-2407", "[TOOL_CALLS] none", False),
+        ("mistralai-Mistral-Nemo-Instruct-2407", "[TOOL_CALLS][]", False),
+        ("meta-llama-Llama-3.1-8B-Instruct", "Only text { and so on", True),
+        ("meta-llama-Llama-3.1-8B-Instruct", "", True),
+        ("meta-llama-Llama-3.1-8B-Instruct", L_NOW, True),
+        ("meta-llama-Llama-3.1-8B-Instruct", f"<|python_tag|>{L_NOW}", True),
+        ("meta-llama-Llama-3.1-8B-Instruct", '{"name": "other", "parameters": {}}', False),
+        ("meta-llama-Llama-3.1-8B-Instruct", f"{L_NOW}; {L_NOW}", False),
+    ],
+)
+def test_auto_in_the_other_formats(llm: LLM, shared: Path, model: str, text: str, expected: bool) -> None:
+    template = (shared / "tokenizers" / "chat_templates" / f"{model}.jinja").read_text()
+    plan = chat_plan(llm.tokenizer, [USER], tools=TOOLS, template=template)
+    assert plan.structured_outputs is not None
+    assert allows(llm, plan.structured_outputs, text) is expected
+
+
 def test_auto_with_a_response_format_is_a_call_or_the_format(llm: LLM) -> None:
     constraint = Constraint(StructuredOutputs.choice(["yes", "no"]), "response_format")
     plan = chat_plan(llm.tokenizer, [USER], tools=TOOLS, constraint=constraint)

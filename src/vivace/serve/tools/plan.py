@@ -36,10 +36,7 @@ from vivace.serve.tools.recognition import recognise_format
 
 _NUM_TAIL_IDS = 16  # "<think>" and a line end, letter by letter
 
-_RESERVED = {
-    *("tokenizer", "messages", "tools", "template"),
-    *("add_generation_prompt", "continue_final_message", "max_tokens"),
-}
+_RESERVED = {"tokenizer", "messages", "tools"}
 
 Check = Callable[[StructuredOutputs], Awaitable[None]]
 
