@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
+from typing import Any
 
 from vivace.serve.generation import Generation, Piece, Prepared
 from vivace.serve.wire.usage import PromptTokensDetails, Timings, Usage
@@ -17,9 +18,11 @@ class Batch:
     Use as a context manager: leaving it ends what still runs.
     """
 
-    def __init__(self, generations: Sequence[Generation], n: int) -> None:
+    def __init__(self, generations: Sequence[Generation], n: int, log: dict[str, Any] | None = None) -> None:
+        """What it cost is written to `log` at its end."""
         self.generations = generations
         self.n = n
+        self._log = {} if log is None else log
         self._exits = ExitStack()
 
     def __enter__(self) -> Batch:
@@ -31,6 +34,10 @@ class Batch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._exits.__exit__(kind, error, trace)
+        usage = self.usage
+        self._log["num_prompt_tokens"] = usage.prompt_tokens
+        self._log["num_cached_tokens"] = usage.prompt_tokens_details.cached_tokens
+        self._log["num_generated_tokens"] = usage.completion_tokens
 
     async def start(self, preparations: Sequence[Callable[[], Awaitable[Prepared]]]) -> None:
         """Prepare every prompt and bring an only one to the engine; several go there as they are iterated over.
@@ -49,11 +56,10 @@ class Batch:
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
 
-    async def __aiter__(self) -> AsyncIterator[list[Piece]]:
-        if len(self.generations) == 1:
-            async for pieces in self.generations[0]:
-                yield pieces
-            return
+    def __aiter__(self) -> AsyncIterator[list[Piece]]:
+        return aiter(self.generations[0]) if len(self.generations) == 1 else self._interleaved()
+
+    async def _interleaved(self) -> AsyncIterator[list[Piece]]:
         readers = [_submitted(generation) for generation in self.generations]
         pending = {asyncio.create_task(_next(reader)): number for number, reader in enumerate(readers)}
         try:
@@ -72,7 +78,7 @@ class Batch:
 
     async def collect(self) -> list[Piece]:
         """Every continuation, whole, as one piece."""
-        wholes = [Piece(index) for index in range(len(self.generations) * self.n)]
+        wholes = [Piece(index, "", [], []) for index in range(len(self.generations) * self.n)]
         texts: list[list[str]] = [[] for _ in wholes]
         async for pieces in self:
             for piece in pieces:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 
 from vivace.core.errors import DeadlineError, EngineError, UnavailableError
@@ -20,6 +20,7 @@ from vivace.worker.job import Job
 from vivace.worker.stream import TokenStream
 from vivace.worker.supervisor import EngineClient
 
+COUNTED_TOKENS = 8  # half a block: the door counts blocks, at 2 us a time
 REFUSAL_WAIT_S = 1.0  # how long an answer's status line waits for the engine's refusal or first token
 
 
@@ -46,9 +47,9 @@ class Piece:
     """What one continuation gained since its last piece; `finish_reason` with the last one."""
 
     index: int
-    text: str = ""
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    text: str
+    token_ids: list[int]
+    logprobs: list[TokenLogprobs]
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
 
@@ -79,11 +80,13 @@ class Generation:
         self._params = order.params  # until it is prepared
         self._tokenizer = tokenizer
         self._continuations: list[Continuation] = []  # until it is prepared
+        self._num_open = order.params.n  # continuations that have not ended
         self._stream: TokenStream | None = None
         self._first: list[Piece] = []
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._is_late = False
         self._has_begun = False
+        self._num_uncounted = 0  # tokens that the door does not know of yet
 
     def __enter__(self) -> Generation:
         return self
@@ -106,7 +109,8 @@ class Generation:
 
     @property
     def is_finished(self) -> bool:
-        return bool(self._continuations) and all(one.finish_reason is not None for one in self._continuations)
+        """Whether every continuation has ended."""
+        return self._num_open == 0
 
     @property
     def prompt_logprobs(self) -> list[TokenLogprobs | None]:
@@ -151,11 +155,12 @@ class Generation:
                 self._first = self._pieces(await anext(self._stream))
 
     async def __aiter__(self) -> AsyncIterator[list[Piece]]:
-        assert self._stream is not None
+        stream = self._stream
+        assert stream is not None
         if self._first:
             yield self._first
-        while not self.is_finished:
-            pieces = self._pieces(await anext(self._stream))
+        while self._num_open:
+            pieces = self._pieces(await anext(stream))
             if pieces:
                 yield pieces
         self._ticket.release(finished=True)  # others of its batch may wait for the room
@@ -185,46 +190,66 @@ class Generation:
         return DeadlineError("the request took longer than its timeout allows; it was ended")
 
     def _pieces(self, events: list[TokenEvent]) -> list[Piece]:
-        pieces: dict[int, Piece] = {}
+        """The hot path of the front: once for every stream of every step."""
         num_before = self.num_output_tokens
+        if len(events) == 1:
+            piece = Piece(events[0].index, "", [], [])
+            self._extend(piece, events[0])
+            pieces = [piece]
+        else:
+            pieces = self._joined(events)
+        self._count(self.num_output_tokens - num_before)
+        return [piece for piece in pieces if piece.text or piece.logprobs or piece.finish_reason]
+
+    def _joined(self, events: list[TokenEvent]) -> list[Piece]:
+        """One piece for each continuation."""
+        pieces: dict[int, Piece] = {}
         for event in events:
-            if self._continuations[event.index].finish_reason is None:
-                piece = pieces.get(event.index)
-                if piece is None:
-                    piece = pieces[event.index] = Piece(event.index)
-                self._extend(piece, event)
-        self._count(num_before)
-        return [piece for piece in pieces.values() if piece.text or piece.logprobs or piece.finish_reason]
-
-    def _count(self, num_before: int) -> None:
-        """Tell the door and the metrics what came."""
-        if not self._has_begun:
-            self._has_begun = True
-            self._ticket.first_token(self.num_cached_tokens)
-            self._metrics.first_token(len(self.prompt))
-        num_new = self.num_output_tokens - num_before
-        if num_new:
-            self._ticket.tokens(num_new)
-            self._metrics.tokens(num_new)
-
-    @staticmethod
-    def _ending(kind: type[BaseException] | None) -> str:
-        """Of a request that did not finish: its client left or its time was over, or something failed."""
-        is_abort = kind is None or issubclass(kind, DeadlineError | asyncio.CancelledError | GeneratorExit)
-        return "abort" if is_abort else "error"
+            piece = pieces.get(event.index)
+            if piece is None:
+                piece = pieces[event.index] = Piece(event.index, "", [], [])
+            self._extend(piece, event)
+        return list(pieces.values())
 
     def _extend(self, piece: Piece, event: TokenEvent) -> None:
-        if event.finish == "abort":
-            raise self._late() if self._is_late else UnavailableError("the engine was stopped", retry_after_s=1.0)
-        if event.finish == "error":
-            raise EngineError(f"request {self._job_id}: {event.stop_reason}")
         continuation = self._continuations[event.index]
+        if continuation.finish_reason is not None:  # the engine did not know yet that a stop string ended it
+            return
+        if event.finish is not None:
+            self._check_finish(event)
         piece.text += continuation.push(event)
         if event.token is not None:
             self.num_output_tokens += 1
             piece.token_ids.append(event.token)
             if event.logprobs is not None:
                 piece.logprobs.append(event.logprobs)
-        piece.finish_reason, piece.stop_reason = continuation.finish_reason, continuation.stop_reason
-        if continuation.found_stop_string and self._stream is not None:
-            self._stream.stop(event.index, str(continuation.stop_reason))
+        if continuation.finish_reason is not None:
+            self._num_open -= 1
+            piece.finish_reason, piece.stop_reason = continuation.finish_reason, continuation.stop_reason
+            if continuation.found_stop_string and self._stream is not None:
+                self._stream.stop(event.index, str(continuation.stop_reason))
+
+    def _check_finish(self, event: TokenEvent) -> None:
+        if event.finish == "abort":
+            raise self._late() if self._is_late else UnavailableError("the engine was stopped", retry_after_s=1.0)
+        if event.finish == "error":
+            raise EngineError(f"request {self._job_id}: {event.stop_reason}")
+
+    def _count(self, num_new: int) -> None:
+        """Tell the metrics and the door what came."""
+        if not self._has_begun:
+            self._has_begun = True
+            self._ticket.first_token(self.num_cached_tokens)
+            self._metrics.first_token(len(self.prompt))
+        if num_new:
+            self._metrics.tokens(num_new)
+            self._num_uncounted += num_new
+        if self._num_uncounted >= COUNTED_TOKENS or (self._num_uncounted and not self._num_open):
+            self._ticket.tokens(self._num_uncounted)
+            self._num_uncounted = 0
+
+    @staticmethod
+    def _ending(kind: type[BaseException] | None) -> str:
+        """Of a request that did not finish: its client left or its time was over, or something failed."""
+        is_abort = kind is None or issubclass(kind, DeadlineError | asyncio.CancelledError | GeneratorExit)
+        return "abort" if is_abort else "error"

@@ -84,7 +84,7 @@ class Service:
             )
             for number, ticket in enumerate(entered)
         ]
-        return Batch(generations, params.n)
+        return Batch(generations, params.n, caller.log)
 
     @staticmethod
     def now() -> int:
