@@ -63,10 +63,11 @@ class ServedProcess:
 
     @property
     def engine_pid(self) -> int:
-        """The only child."""
-        children = child_pids(self.pid)
-        assert len(children) == 1, children
-        return children[0]
+        """The child that holds the model; another one compiles constraints."""
+        commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in child_pids(self.pid)}
+        engines = [pid for pid, command in commands.items() if b"vivace.worker" in command]
+        assert len(engines) == 1, commands
+        return engines[0]
 
     def line_with(self, text: str) -> dict[str, Any]:
         """The first log line whose message contains `text`; waits for it."""

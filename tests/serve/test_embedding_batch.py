@@ -15,6 +15,7 @@ from vivace.core.errors import ContextLengthError, DeadlineError, OverloadedErro
 from vivace.engine.llm import LLM
 from vivace.serve.admission import Admission, AdmissionLimits
 from vivace.serve.embedding import MAX_AT_ONCE, EmbeddingBatch, EmbeddingOrder, Input
+from vivace.serve.metrics import ServerMetrics
 from vivace.worker.supervisor import EngineClient
 
 SEED = 20261122
@@ -63,7 +64,7 @@ class Kept(dict[int, list[float]]):
         async def encode(text: str) -> list[int]:
             raise RequestError(f"no text here: {text}", param="prompt")
 
-        self.batch = EmbeddingBatch(engine, admission, encode, order, inputs, self.__setitem__)
+        self.batch = EmbeddingBatch(engine, admission, ServerMetrics(), encode, order, inputs, self.__setitem__)
 
 
 async def reached(condition: Callable[[], bool]) -> None:

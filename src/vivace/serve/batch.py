@@ -33,14 +33,19 @@ class Batch:
         self._exits.__exit__(kind, error, trace)
 
     async def start(self, preparations: Sequence[Callable[[], Awaitable[Prepared]]]) -> None:
-        """Bring every prompt to the engine. The first one's error ends them all."""
+        """Prepare every prompt and bring an only one to the engine; several go there as they are iterated over.
+
+        There may be more of them than the engine has rows: none may wait here for the turn of another. The first
+        one's error ends them all.
+        """
         if len(preparations) == 1:
-            await self.generations[0].start(preparations[0])
+            await self.generations[0].prepare(preparations[0])
+            await self.generations[0].submit()
             return
         try:
             async with asyncio.TaskGroup() as group:
                 for generation, prepare in zip(self.generations, preparations, strict=True):
-                    group.create_task(generation.start(prepare))
+                    group.create_task(generation.prepare(prepare))
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
 
@@ -49,7 +54,7 @@ class Batch:
             async for pieces in self.generations[0]:
                 yield pieces
             return
-        readers = [aiter(generation) for generation in self.generations]
+        readers = [_submitted(generation) for generation in self.generations]
         pending = {asyncio.create_task(_next(reader)): number for number, reader in enumerate(readers)}
         try:
             while pending:
@@ -116,6 +121,12 @@ class Batch:
         for piece in pieces:
             piece.index += number * self.n
         return pieces
+
+
+async def _submitted(generation: Generation) -> AsyncIterator[list[Piece]]:
+    await generation.submit()
+    async for pieces in generation:
+        yield pieces
 
 
 async def _next(reader: AsyncIterator[list[Piece]]) -> list[Piece] | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 from vivace.core.errors import DeadlineError, EngineError, OverloadedError, RequestError, UnavailableError
@@ -14,11 +14,13 @@ from vivace.core.events import TokenEvent
 from vivace.core.sampling import SamplingParams
 from vivace.core.sequence import Pooling
 from vivace.serve.admission import Admission, Ticket
+from vivace.serve.metrics import RequestMetrics, ServerMetrics
 from vivace.worker.job import Job
 from vivace.worker.supervisor import EngineClient
 
 MAX_AT_ONCE = 64  # inputs of 8 tokens fill a step of 512; more would only keep others waiting
 BYTES_PER_ID = 4  # what a token id counts at the door, where text counts its bytes
+ABORTS = (asyncio.CancelledError, DeadlineError)  # its client left, or its time was over
 PARAMS = SamplingParams(max_tokens=0, seed=0)
 
 Input = str | list[int]
@@ -49,6 +51,7 @@ class EmbeddingBatch:
         self,
         engine: EngineClient,
         admission: Admission,
+        metrics: ServerMetrics,
         encode: Callable[[str], Awaitable[list[int]]],
         order: EmbeddingOrder,
         inputs: Sequence[Input],
@@ -57,6 +60,7 @@ class EmbeddingBatch:
         self.num_prompt_tokens = 0
         self._engine = engine
         self._admission = admission
+        self._metrics = metrics
         self._encode = encode
         self._order = order
         self._inputs = inputs
@@ -94,8 +98,8 @@ class EmbeddingBatch:
     async def _work(self, number: int, ticket: Ticket) -> None:
         """One input after the other."""
         while True:
-            with ticket:
-                self._keep(number, await self._embed(number, ticket))
+            with ticket, self._counted(ticket) as metrics:
+                self._keep(number, await self._embed(number, ticket, metrics))
             if not self._left:
                 break
             try:
@@ -112,17 +116,29 @@ class EmbeddingBatch:
         num_bytes = len(entry.encode()) if isinstance(entry, str) else BYTES_PER_ID * len(entry)
         return self._admission.enter(key=order.key, num_bytes=num_bytes, max_tokens=0, priority=order.priority)
 
-    async def _embed(self, number: int, ticket: Ticket) -> list[float]:
+    @contextmanager
+    def _counted(self, ticket: Ticket) -> Iterator[RequestMetrics]:
+        metrics = self._metrics.begin(ticket.entered)
+        try:
+            yield metrics
+        except BaseException as error:
+            metrics.finished("abort" if isinstance(error, ABORTS) else "error")
+            raise
+        metrics.finished("stop")
+
+    async def _embed(self, number: int, ticket: Ticket, metrics: RequestMetrics) -> list[float]:
         entry, order = self._inputs[number], self._order
         try:
             prompt = await self._encode(entry) if isinstance(entry, str) else entry
             ticket.measured(len(prompt), 0)
             await ticket.turn(order.deadline)
+            metrics.turn()
             job = Job(f"{order.request_id}-{number}", prompt, PARAMS, order.priority, order.cache_salt, order.pooling)
             vector = await self._pooled(job, ticket)
         except RequestError as error:
             error.param = "input" if error.param == "prompt" else error.param
             raise
+        metrics.first_token(len(prompt))
         self.num_prompt_tokens += len(prompt)
         return vector
 

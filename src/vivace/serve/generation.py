@@ -56,8 +56,8 @@ class Piece:
 class Generation:
     """One prompt with its `n` continuations. Use as a context manager: leaving it ends whatever still runs.
 
-    `start` brings it to the engine; then iterate over lists of pieces, at most one for each continuation. A slow
-    reader gets larger pieces, not more of them: what came meanwhile is joined.
+    `prepare` and `submit` bring it to the engine; then iterate over lists of pieces, at most one for each
+    continuation. A slow reader gets larger pieces, not more of them: what came meanwhile is joined.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class Generation:
         self._metrics = metrics
         self._job_id = job_id
         self._order = order
+        self._params = order.params  # until it is prepared
         self._tokenizer = tokenizer
         self._continuations: list[Continuation] = []  # until it is prepared
         self._stream: TokenStream | None = None
@@ -92,7 +93,7 @@ class Generation:
     ) -> None:
         if self._deadline_timer is not None:
             self._deadline_timer.cancel()
-        if self._stream is not None and not self.is_finished:
+        if self._stream is not None and not self.is_finished and not self._is_late:
             self._stream.abort()
         has_ended = self.is_finished and kind is None
         self._ticket.release(finished=has_ended)
@@ -122,16 +123,22 @@ class Generation:
         assert self._stream is not None
         return self._stream.timings
 
-    async def start(self, prepare: Callable[[], Awaitable[Prepared]]) -> None:
+    async def prepare(self, prepare: Callable[[], Awaitable[Prepared]]) -> None:
+        """Know the prompt, and that it fits.
+
+        Raises `RequestError`, `TemplateError`, `OverloadedError` and `DeadlineError`.
+        """
+        prepared = await self._until(self._order.deadline, prepare())
+        self._params, self.prompt = prepared.params, prepared.token_ids
+        self._continuations = [Continuation(self._tokenizer, self._params) for _ in range(self._params.n)]
+        self._ticket.measured(len(self.prompt), self._max_new_tokens(), self.prompt)
+
+    async def submit(self) -> None:
         """Returns when the engine works on it: with its first tokens, or after `REFUSAL_WAIT_S` without a refusal.
 
-        Raises `RequestError` (also of the engine's), `TemplateError`, `OverloadedError` and `DeadlineError`.
+        Raises `RequestError` (of the engine's), `OverloadedError` and `DeadlineError`.
         """
-        deadline = self._order.deadline
-        prepared = await self._until(deadline, prepare())
-        params, self.prompt = prepared.params, prepared.token_ids
-        self._continuations = [Continuation(self._tokenizer, params) for _ in range(params.n)]
-        self._ticket.measured(len(self.prompt), self._max_new_tokens())
+        deadline, params = self._order.deadline, self._params
         await self._ticket.turn(deadline)
         self._metrics.turn()
         job = Job(self._job_id, self.prompt, params, self._order.priority, self._order.cache_salt)
@@ -151,6 +158,7 @@ class Generation:
             pieces = self._pieces(await anext(self._stream))
             if pieces:
                 yield pieces
+        self._ticket.release(finished=True)  # others of its batch may wait for the room
 
     def _max_new_tokens(self) -> int:
         room = self._engine.info.max_model_len - len(self.prompt)

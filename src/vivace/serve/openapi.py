@@ -57,7 +57,12 @@ def build_document(operations: Sequence[Operation], model: ServedModel, *, secur
     schemas = _Schemas(operations, model)
     paths: dict[str, Json] = {}
     for operation in operations:
-        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, schemas, secured)
+        path = paths.setdefault(operation.path, {})
+        path[operation.method.lower()] = _operation(operation, schemas, secured)
+        if "{model}" in operation.path:
+            path["parameters"] = [
+                {"name": "model", "in": "path", "required": True, "schema": {"enum": [*model.names]}}
+            ]
     document: Json = {
         "openapi": "3.1.0",
         "info": {"title": "Vivace", "version": __version__},
@@ -126,7 +131,7 @@ def _operation(operation: Operation, schemas: _Schemas, secured: bool) -> Json:
 
 def _may_fail(operation: Operation, status: int, secured: bool) -> bool:
     if status in BODY_FAILURES:
-        return operation.request is not None
+        return operation.request is not None or (status == 404 and "{" in operation.path)
     if operation.is_open:
         return status in (431, 500)
     return secured or status != 401

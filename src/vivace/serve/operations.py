@@ -11,7 +11,7 @@ from msgspec import Meta
 from vivace.serve.wire.chat import ChatChunk, ChatCompletion, ChatRequest
 from vivace.serve.wire.completions import Completion, CompletionRequest
 from vivace.serve.wire.embeddings import EmbeddingRequest, EmbeddingResponse
-from vivace.serve.wire.models import ModelList
+from vivace.serve.wire.models import Model, ModelList
 from vivace.serve.wire.responses import Event, ResponseObject, ResponsesRequest
 from vivace.serve.wire.status import Health, Readiness
 from vivace.serve.wire.tokenize import Detokenized, DetokenizeRequest, Tokenized, TokenizeRequest
@@ -83,6 +83,7 @@ OPERATIONS = (
         response=EmbeddingResponse,
     ),
     Operation("GET", "/v1/models", "list_models", "What is served.", response=ModelList),
+    Operation("GET", "/v1/models/{model}", "retrieve_model", "One of the models.", response=Model),
     Operation(
         "POST",
         "/tokenize",

@@ -30,6 +30,7 @@ class PlannedChat:
     async def prepare(self) -> Prepared:
         """Raises `RequestError` and `TemplateError`."""
         plan = await self._service.encoder.plan_chat(self._chat)
+        plan = await plan.checked(self._service.compiler.check)
         self._plan = plan
         params = replace(
             self._params,

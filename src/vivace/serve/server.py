@@ -25,6 +25,7 @@ from vivace.serve.http_server import HttpServer, is_loopback
 from vivace.serve.lifecycle import Lifecycle
 from vivace.serve.logs import logging_to_stderr
 from vivace.serve.service import Service
+from vivace.worker.compiler import CompilerClient
 from vivace.worker.info import EngineInfo
 from vivace.worker.job import Job
 from vivace.worker.supervisor import EngineClient
@@ -98,14 +99,17 @@ class _Server:
             max_queued_tokens=config.max_queued_tokens,
             max_queue_s=config.max_queue_s,
         )
+        compiler = CompilerClient(self._engine_config)
         self._service = Service(
             self._engine,
+            compiler,
             tokenizer,
             Admission(limits, state=lambda: self._engine.gauges),
             self._app.state.metrics,
             config.served_model_name or (model_name(self._engine_config),),
             request_timeout_s=config.request_timeout_s,
         )
+        await compiler.start()
         await self._warm_up()
         self._app.state.service = self._service
         self._app.state.metrics.event_loop.start()
@@ -141,7 +145,7 @@ class _Server:
         self._app.state.metrics.event_loop.stop()
         await self._engine.close()
         if self._service is not None:
-            self._service.close()
+            await self._service.close()
         if self._config.port_file is not None:
             Path(self._config.port_file).unlink(missing_ok=True)
 

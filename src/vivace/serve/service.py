@@ -15,6 +15,7 @@ from vivace.serve.generation import Generation, Order
 from vivace.serve.logprob_shapes import LogprobShapes
 from vivace.serve.metrics import ServerMetrics
 from vivace.serve.prompt_encoder import PromptEncoder
+from vivace.worker.compiler import CompilerClient
 from vivace.worker.supervisor import EngineClient
 
 
@@ -24,6 +25,7 @@ class Service:
     def __init__(
         self,
         engine: EngineClient,
+        compiler: CompilerClient,
         tokenizer: Tokenizer | None,
         admission: Admission,
         metrics: ServerMetrics,
@@ -32,6 +34,7 @@ class Service:
         request_timeout_s: float | None = None,
     ) -> None:
         self.engine = engine
+        self.compiler = compiler
         self.tokenizer = tokenizer
         self.admission = admission
         self.metrics = metrics
@@ -88,6 +91,7 @@ class Service:
         """Seconds since 1970, for the field `created`."""
         return int(time.time())
 
-    def close(self) -> None:
-        """End the threads. The engine is closed by who started it."""
+    async def close(self) -> None:
+        """End the threads and the compiler's process. The engine is closed by who started it."""
         self.encoder.close()
+        await self.compiler.close()

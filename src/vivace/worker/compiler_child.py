@@ -7,7 +7,7 @@ import logging
 import socket
 import subprocess
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 from vivace.core.config import EngineConfig
 from vivace.core.errors import EngineError, RequestError, UnavailableError, VivaceError
@@ -80,9 +80,8 @@ class CompilerChild(asyncio.Protocol):
                 await asyncio.sleep(REAP_INTERVAL_S)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.write(encode_frame(Prepare(self._config)))
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        self._transport.write(encode_frame(Prepare(self._config)))
 
     def data_received(self, data: bytes) -> None:
         try:

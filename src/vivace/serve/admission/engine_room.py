@@ -30,10 +30,7 @@ class EngineRoom:
             self.held.num_sequences + demand.num_sequences <= self._engine.max_num_seqs
             and self.held.blocks + demand.blocks <= self._engine.num_kv_blocks
             and self.unstarted.prompt_blocks + demand.prompt_blocks <= num_available_blocks
-            and (
-                not ready
-                or ready + demand.computed_tokens <= max(lead_tokens, 2 * self._engine.max_num_batched_tokens)
-            )
+            and (not ready or ready + demand.computed_tokens <= max(lead_tokens, self._engine.max_num_batched_tokens))
         )
 
     def share_at_once(self, demand: Demand) -> float:

@@ -10,6 +10,7 @@ from vivace.serve.admission.limits import EngineCapacity
 DEFAULT_BYTES_PER_TOKEN = 3.0  # English text has about 4 bytes a token; too many tokens is the safer guess
 DEFAULT_OUTPUT_LEN = 256.0
 MEMORY = 0.05  # the weight of the newest request: the last 20 or so count
+CACHE_MEMORY = 0.2  # whether prompts have a beginning in common changes with a new client
 
 
 class RequestSizes:
@@ -34,11 +35,13 @@ class RequestSizes:
         max_new_tokens = room if max_tokens is None else min(max_tokens, room)
         return self.demand(num_prompt_tokens, max_new_tokens, n)
 
-    def demand(self, num_prompt_tokens: int, max_new_tokens: int, n: int) -> Demand:
-        """The demand of a request whose prompt has been tokenised."""
+    def demand(self, num_prompt_tokens: int, max_new_tokens: int, n: int, num_known: int | None = None) -> Demand:
+        """The demand of a request. `num_known` tokens of its prompt need no computing; None: as usual of late."""
         likely = min(max_new_tokens, self._output_len)
         ample = min(max_new_tokens, self._output_len + 2 * self._output_deviation)
         computed = num_prompt_tokens * (1.0 - self._cached_share)
+        if num_known is not None:
+            computed = float(num_prompt_tokens - num_known)
         prompt_blocks = self._blocks(computed)
         return Demand(
             num_requests=1,
@@ -62,7 +65,9 @@ class RequestSizes:
 
     def learn_cached(self, num_prompt_tokens: float, num_cached_tokens: int) -> None:
         if num_prompt_tokens:
-            self._cached_share += MEMORY * (min(num_cached_tokens / num_prompt_tokens, 1.0) - self._cached_share)
+            self._cached_share += CACHE_MEMORY * (
+                min(num_cached_tokens / num_prompt_tokens, 1.0) - self._cached_share
+            )
 
     def learn_output(self, output_len: float, max_new_tokens: int) -> None:
         """A continuation ended. One that was cut short says only that it could have been longer."""

@@ -18,6 +18,7 @@ from vivace.serve.completion_answer import CompletionAnswer
 from vivace.serve.disconnect import run_until_disconnected
 from vivace.serve.generation import Order, Prepared
 from vivace.serve.json_answer import json_answer
+from vivace.serve.response_format import read_constraint
 from vivace.serve.sampling_order import make_order, sampling_params
 from vivace.serve.service import Service
 from vivace.serve.sse import DONE, data_event, open_stream
@@ -65,13 +66,19 @@ async def _stream(
 def _preparations(
     service: Service, body: CompletionRequest, prompts: Sequence[Prompt], order: Order
 ) -> list[Callable[[], Awaitable[Prepared]]]:
-    add_special = body.add_special_tokens is not False
-    return [partial(_prepare, service, prompt, add_special, order.params) for prompt in prompts]
+    return [partial(_prepare, service, body, prompt, order.params) for prompt in prompts]
 
 
-async def _prepare(service: Service, prompt: Prompt, add_special: bool, params: SamplingParams) -> Prepared:
+async def _prepare(service: Service, body: CompletionRequest, prompt: Prompt, params: SamplingParams) -> Prepared:
+    if params.structured_outputs is not None:
+        try:
+            await service.compiler.check(params.structured_outputs)
+        except RequestError as error:
+            param = "structured_outputs" if body.structured_outputs is not None else "response_format"
+            raise RequestError(str(error), param=param) from None
     if isinstance(prompt, str):
-        return Prepared(await service.encoder.encode(prompt, add_special=add_special), params)
+        ids = await service.encoder.encode(prompt, add_special=body.add_special_tokens is not False)
+        return Prepared(ids, params)
     return Prepared(prompt, params)
 
 
@@ -81,11 +88,13 @@ def _params(body: CompletionRequest) -> SamplingParams:
     if body.best_of is not None and body.best_of != (body.n or 1):
         raise RequestError("best_of is served where it equals n: nothing is ranked", param="best_of")
     scored = body.logprobs if body.echo else None
+    constraint = read_constraint(response_format=body.response_format, structured_outputs=body.structured_outputs)
     return sampling_params(
         body,
         max_tokens=DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens,
         logprobs=body.logprobs,
         prompt_logprobs=max((k for k in (body.prompt_logprobs, scored) if k is not None), default=None),
+        structured_outputs=None if constraint is None else constraint.outputs,
     )
 
 

@@ -44,6 +44,7 @@ async def create_embeddings(request: Request) -> Response:
     batch = EmbeddingBatch(
         service.engine,
         service.admission,
+        service.metrics,
         service.encoder.encode,
         _order(body, Caller.of(request), service.request_timeout_s),
         inputs,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -21,6 +21,8 @@ class CompletionRequest(SamplingFields, kw_only=True):
     best_of: int | None = None
     suffix: Annotated[str, Meta(extra_json_schema={"maxLength": 0})] | None = None
     add_special_tokens: bool | None = None
+    response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
 
 
 class LegacyLogprobs(Struct):
