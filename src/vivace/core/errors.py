@@ -7,6 +7,9 @@ VivaceError
 ├── TemplateError          a chat template failed or left its sandbox budget
 ├── RequestError           one request is wrong; carries OpenAI's `param`
 │   └── ContextLengthError the request can never fit the context or the KV pool
+├── OverloadedError        the request is right, but too many others wait; carries when to come again
+├── UnavailableError       nothing is served now: the model is loading or the server is draining
+├── DeadlineError          the request's time was over before its answer was
 └── EngineError            the engine broke a promise (a bug); never the user's fault
 """
 
@@ -63,6 +66,26 @@ class RequestError(VivaceError):
 
 class ContextLengthError(RequestError):
     """The request can never fit: longer than the context window or than the whole KV pool."""
+
+
+class OverloadedError(VivaceError):
+    """Too much is queued: the request was not begun. Come again in `retry_after_s` seconds."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+class UnavailableError(VivaceError):
+    """Nothing is served now, for a reason that will pass. Come again in `retry_after_s` seconds."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+class DeadlineError(VivaceError):
+    """The time that the request or the server allows was over; what was running for it has been ended."""
 
 
 class EngineError(VivaceError):

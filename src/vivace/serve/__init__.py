@@ -1,0 +1,1 @@
+"""The HTTP server: connections, validation, text and admission in front of an engine process."""

@@ -1,0 +1,1 @@
+"""Requests and responses as OpenAI's clients send and read them."""
