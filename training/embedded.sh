@@ -2,7 +2,7 @@
 # Makes the embedded model, its draft and its Medusa heads again:
 #   training/embedded.sh TEXT_FOLDER WORK_FOLDER MINUTES [train options, such as --compile --processes 2 --threads 1]
 # TEXT_FOLDER holds training text (*.txt, *.txt.xz) and heldout.txt.xz; MINUTES are those of the model, the draft takes
-# a sixth of them. Every step goes on where it was stopped. Run from the repository's root, with vivace importable.
+# a sixth of them. Every step goes on where it was stopped; with more MINUTES a finished run is trained further. Run from the repository's root, with vivace importable.
 set -eu
 text=$1 work=$2 minutes=$3
 shift 3
@@ -23,7 +23,9 @@ python -m training.train --data "$work/data" --run "$work/draft-run" --teacher "
 python -m training.export --data "$work/data" --run "$work/draft-run" --target "$work/run" \
     --output "$work/embedded-draft" --gguf q8_0
 
-[ -e "$work/embedded-medusa/medusa.json" ] || python -m vivace train-medusa "$work/embedded" \
-    --data "$work/data/prompts.txt" --output "$work/embedded-medusa" --num-sequences 384
-python -m training.medusa_card "$work/embedded-medusa"
+heads=$work/embedded-medusa
+if [ -e "$heads/medusa.json" ] && [ "$heads/medusa.json" -ot "$work/embedded/model.safetensors" ]; then rm -r "$heads"; fi
+[ -e "$heads/medusa.json" ] || python -m vivace train-medusa "$work/embedded" --data "$work/data/prompts.txt" \
+    --output "$heads" --num-sequences 384 --steps 500 --batch 384
+python -m training.medusa_card "$heads"
 echo "to ship them: cp -r $work/embedded $work/embedded-draft $work/embedded-medusa src/vivace/resources/"
