@@ -2,7 +2,8 @@
 # Makes the embedded model, its draft and its Medusa heads again:
 #   training/embedded.sh TEXT_FOLDER WORK_FOLDER MINUTES [train options, such as --compile --processes 2 --threads 1]
 # TEXT_FOLDER holds training text (*.txt, *.txt.xz) and heldout.txt.xz; MINUTES are those of the model, the draft takes
-# a sixth of them. Every step goes on where it was stopped; with more MINUTES a finished run is trained further. Run from the repository's root, with vivace importable.
+# a sixth of them. Every step goes on where it was stopped; with more MINUTES a finished run is
+# trained further. Run from the repository's root, with vivace importable.
 set -eu
 text=$1 work=$2 minutes=$3
 shift 3
