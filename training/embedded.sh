@@ -19,8 +19,8 @@ python -m training.train --data "$work/data" --run "$work/run" --layers 4 --hidd
 python -m training.export --data "$work/data" --run "$work/run" --output "$work/embedded" --gguf q8_0
 
 python -m training.train --data "$work/data" --run "$work/draft-run" --teacher "$work/run" --layers 2 --hidden 96 \
-    --intermediate 128 --heads 3 --kv-heads 1 --max-length 2048 --context 512 --batch 4 --micro-batch 2 \
-    --learning-rate 5e-3 --bf16 --minutes "$((minutes / 6 + 1))" "$@"
+    --intermediate 128 --heads 3 --kv-heads 1 --max-length 2048 --context 512 --final-context 2048 --batch 4 \
+    --micro-batch 2 --learning-rate 5e-3 --bf16 --minutes "$((minutes / 6 + 1))" "$@"
 python -m training.export --data "$work/data" --run "$work/draft-run" --target "$work/run" \
     --output "$work/embedded-draft" --gguf q8_0
 
