@@ -25,7 +25,7 @@ from vivace.evaluate.perplexity import PerplexityResult, perplexity
 from vivace.quantize.gguf_export import export_gguf
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-ACCEPTANCE_WINDOWS, ACCEPTANCE_CONTEXT = 64, 512
+ACCEPTANCE_WINDOWS, ACCEPTANCE_CONTEXT = 16, 2048
 
 
 def llama_config(model: Llama) -> dict[str, Any]:
