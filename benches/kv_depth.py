@@ -79,11 +79,15 @@ def main() -> None:
     model = build_decoder(spec, parameters, max(arguments.depths) + STEPS)
     num_blocks = max(arguments.depths) // BLOCK_SIZE + 1
     table = np.random.default_rng(1).permutation(num_blocks).astype(np.int32)
-    print("| depth | cache | bytes a token | tok/s | ratio | read, GB/s | plain read, GB/s |\n|---|---|---|---|---|---|---|")
+    print(
+        "| depth | cache | bytes a token | tok/s | ratio | read, GB/s | plain read, GB/s |\n|---|---|---|---|---|---|---|"
+    )
     for depth in arguments.depths:
         executables = {}
         for kind in arguments.kinds:
-            cache = backend.kv_cache(KVSpec(spec.num_layers, spec.num_kv_heads, spec.head_dim, BLOCK_SIZE, kind), num_blocks)
+            cache = backend.kv_cache(
+                KVSpec(spec.num_layers, spec.num_kv_heads, spec.head_dim, BLOCK_SIZE, kind), num_blocks
+            )
             fill(backend, spec, cache, depth, table)
             executables[kind] = backend.compile(model, cache, StepLimits(1, 1))
         times: dict[str, list[float]] = {kind: [] for kind in arguments.kinds}
