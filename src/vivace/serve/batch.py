@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
+from typing import Any
 
+from vivace.core.errors import OverloadedError
 from vivace.serve.generation import Generation, Piece, Prepared
 from vivace.serve.wire.usage import PromptTokensDetails, Timings, Usage
 
@@ -17,9 +20,11 @@ class Batch:
     Use as a context manager: leaving it ends what still runs.
     """
 
-    def __init__(self, generations: Sequence[Generation], n: int) -> None:
+    def __init__(self, generations: Sequence[Generation], n: int, log: dict[str, Any] | None = None) -> None:
+        """What it cost is written to `log` at its end."""
         self.generations = generations
         self.n = n
+        self._log = {} if log is None else log
         self._exits = ExitStack()
 
     def __enter__(self) -> Batch:
@@ -31,6 +36,10 @@ class Batch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._exits.__exit__(kind, error, trace)
+        usage = self.usage
+        self._log["num_prompt_tokens"] = usage.prompt_tokens
+        self._log["num_cached_tokens"] = usage.prompt_tokens_details.cached_tokens
+        self._log["num_generated_tokens"] = usage.completion_tokens
 
     async def start(self, preparations: Sequence[Callable[[], Awaitable[Prepared]]]) -> None:
         """Prepare every prompt and bring an only one to the engine; several go there as they are iterated over.
@@ -49,13 +58,14 @@ class Batch:
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
 
-    async def __aiter__(self) -> AsyncIterator[list[Piece]]:
-        if len(self.generations) == 1:
-            async for pieces in self.generations[0]:
-                yield pieces
-            return
-        readers = [_submitted(generation) for generation in self.generations]
-        pending = {asyncio.create_task(_next(reader)): number for number, reader in enumerate(readers)}
+    def __aiter__(self) -> AsyncIterator[list[Piece]]:
+        return aiter(self.generations[0]) if len(self.generations) == 1 else self._interleaved()
+
+    async def _interleaved(self) -> AsyncIterator[list[Piece]]:
+        """Those that were let in run at once; each that ends makes room for the next."""
+        waiting = deque(number for number, one in enumerate(self.generations) if not one.is_let_in)
+        readers = {number: _submitted(one) for number, one in enumerate(self.generations) if one.is_let_in}
+        pending = {asyncio.create_task(_next(reader)): number for number, reader in readers.items()}
         try:
             while pending:
                 done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
@@ -65,14 +75,30 @@ class Batch:
                     if more is not None:
                         pending[asyncio.create_task(_next(readers[number]))] = number
                         yield self._shifted(more, number)
+                    else:
+                        for following in self._let_in(waiting, is_last=not pending):
+                            readers[following] = _submitted(self.generations[following])
+                            pending[asyncio.create_task(_next(readers[following]))] = following
         finally:
             for task in pending:
                 task.cancel()
             await asyncio.gather(*pending, return_exceptions=True)
 
+    def _let_in(self, waiting: deque[int], is_last: bool) -> list[int]:
+        """Numbers of those that find room now. Raises `OverloadedError` where none does and none else runs."""
+        entered: list[int] = []
+        try:
+            while waiting:
+                self.generations[waiting[0]].let_in()
+                entered.append(waiting.popleft())
+        except OverloadedError:
+            if is_last and not entered:
+                raise
+        return entered
+
     async def collect(self) -> list[Piece]:
         """Every continuation, whole, as one piece."""
-        wholes = [Piece(index) for index in range(len(self.generations) * self.n)]
+        wholes = [Piece(index, "", [], []) for index in range(len(self.generations) * self.n)]
         texts: list[list[str]] = [[] for _ in wholes]
         async for pieces in self:
             for piece in pieces:
@@ -106,7 +132,7 @@ class Batch:
         prompt_s, predicted_s = first_token - admitted, finished - first_token
         computed, predicted = usage.prompt_tokens - cached, usage.completion_tokens
         return Timings(
-            queue_ms=1e3 * (admitted - min(generation.entered for generation in self.generations)),
+            queue_ms=1e3 * (admitted - min(generation.arrived for generation in self.generations)),
             cache_n=cached,
             prompt_n=computed,
             prompt_ms=1e3 * prompt_s,

@@ -59,12 +59,12 @@ def check_shared(body: SharedFields) -> None:
 
 def make_order(caller: Caller, body: SharedFields, params: SamplingParams, default_timeout_s: float | None) -> Order:
     """What each prompt of the request is generated with."""
-    timeout_s = _or(body.timeout, default_timeout_s)
+    limits_s = [limit_s for limit_s in (body.timeout, default_timeout_s) if limit_s is not None]
     return Order(
         params,
         _or(body.priority, 0),
         _cache_salt(caller.salt, body.cache_salt),
-        None if timeout_s is None else caller.arrival + timeout_s,
+        caller.arrival + min(limits_s) if limits_s else None,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import msgspec
@@ -56,19 +56,16 @@ class EventStream(Response):
             await run_until_disconnected(self._request, self._write(send))
 
     async def _write(self, send: Send) -> None:
-        await send({"type": "http.response.body", "body": self._first, "more_body": True})
-        async for event in _told(self._events):
+        """The error that ends the events is the last of them; an error of `send` is none of theirs."""
+        event: bytes | None = self._first
+        while event is not None:
             await send({"type": "http.response.body", "body": event, "more_body": True})
+            try:
+                event = await anext(self._events, None)
+            except Exception as error:
+                await send({"type": "http.response.body", "body": error_event(error), "more_body": True})
+                break
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _told(events: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
-    """The events, and the error that ended them as the last one."""
-    try:
-        async for event in events:
-            yield event
-    except Exception as error:
-        yield error_event(error)
 
 
 async def open_stream(request: Request, events: AsyncGenerator[bytes, None]) -> EventStream:
