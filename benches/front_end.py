@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import uvloop
-from raw_http import Client
+from http_load import Client
 from server_process import ServerProcess, dummy_flags, running_server
 
 from vivace.bench.metrics import rates, tpot_ms
