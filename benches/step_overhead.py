@@ -68,7 +68,7 @@ def make_engine() -> Engine:
         max_model_len=MAX_MODEL_LEN,
     )
     model: Any = ConstantModel()
-    runner = Runner(model, model, model, BatchBuilder(MAX_NUM_SEQS, MAX_MODEL_LEN, BLOCK_SIZE))
+    runner = Runner(model, model, model, BatchBuilder(MAX_NUM_SEQS, MAX_MODEL_LEN, BLOCK_SIZE), model)
     return Engine(runner, scheduler, config, ModelLimits(32000, frozenset({2})))
 
 

@@ -41,6 +41,8 @@ struct LogitKernels {
   float (*maximum)(const float* logits, int64_t count, bool* is_broken);
   // out[i] = exp((logits[i] - shift) * factor); returns their sum. out may be null.
   double (*exponentials)(const float* logits, int64_t count, float shift, float factor, float* out);
+  // out[i] = logits[i] where bit i % 32 of mask[i / 32] is set, else -inf.
+  void (*masked)(const float* logits, const uint32_t* mask, int64_t count, float* out);
 };
 
 // Loops that measure what this instruction set can reach at most. Each returns the operations done (a multiply-add

@@ -28,6 +28,12 @@ Workspace& workspace() {
   return space;
 }
 
+// The row's mask; null where every token is allowed.
+const uint32_t* mask_of(const SampleInputs& inputs, int64_t row) {
+  if (!inputs.mask_index || inputs.mask_index[row] < 0) return nullptr;
+  return inputs.masks + inputs.mask_index[row] * inputs.mask_words;
+}
+
 bool has_penalties(const SampleInputs& inputs, int64_t row) {
   return inputs.history_starts[row] != inputs.history_starts[row + 1] ||
          inputs.bias_starts[row] != inputs.bias_starts[row + 1];
@@ -146,8 +152,14 @@ int32_t sample_row(const LogitKernels& kernels, const float* raw, int64_t count,
   if (is_broken) return -1;
   Workspace& space = workspace();
   const float* logits = raw;
-  if (has_penalties(inputs, row)) {
-    space.logits.assign(raw, raw + count);
+  const uint32_t* mask = mask_of(inputs, row);
+  if (mask || has_penalties(inputs, row)) {
+    space.logits.resize(static_cast<size_t>(count));
+    if (mask) {
+      kernels.masked(raw, mask, count, space.logits.data());
+    } else {
+      std::copy(raw, raw + count, space.logits.data());
+    }
     penalize(inputs, row, space.logits.data());
     logits = space.logits.data();
     largest = kernels.maximum(logits, count, &is_broken);
@@ -166,6 +178,18 @@ void check_sparse(const int32_t* starts, int64_t num_rows, const int32_t* tokens
   if (!good) throw std::invalid_argument("sample: starts do not fit their arrays");
   for (int64_t i = starts[0]; i < starts[num_rows]; ++i) {
     if (tokens[i] < 0 || tokens[i] >= vocabulary) throw std::invalid_argument("sample: a token is outside the vocabulary");
+  }
+}
+
+void check_masks(const SampleInputs& inputs, Logits logits) {
+  if (!inputs.mask_index) return;
+  if (inputs.mask_words != (logits.vocabulary + 31) / 32) {
+    throw std::invalid_argument("sample: a mask does not have one bit for each token");
+  }
+  for (int64_t row = 0; row < logits.num_rows; ++row) {
+    if (inputs.mask_index[row] < -1 || inputs.mask_index[row] >= inputs.num_masks) {
+      throw std::invalid_argument("sample: a row names a mask that there is not");
+    }
   }
 }
 
@@ -204,6 +228,7 @@ void rank_row(const LogitKernels& kernels, const float* logits, int64_t count, i
 void sample(Device& device, Logits logits, const SampleInputs& inputs, int32_t* tokens) {
   check_sparse(inputs.history_starts, logits.num_rows, inputs.history_tokens, inputs.history_size, logits.vocabulary);
   check_sparse(inputs.bias_starts, logits.num_rows, inputs.bias_tokens, inputs.bias_size, logits.vocabulary);
+  check_masks(inputs, logits);
   const std::lock_guard turn(device.pool.turn());
   device.pool.parallel_for(logits.num_rows, 1, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {

@@ -32,6 +32,11 @@ struct SampleInputs {
   const int32_t* bias_tokens;
   const float* bias_values;
   int64_t bias_size;
+  // Bit b of word w of a mask allows token 32 w + b; mask_index[row] is -1 for a row without one. Null: no row has one.
+  const int32_t* mask_index;
+  const uint32_t* masks;
+  int64_t num_masks;
+  int64_t mask_words;
 };
 
 // Token ids [S]; -1 for a row with a NaN or +inf, or without any finite logit. Throws std::invalid_argument.

@@ -56,9 +56,21 @@ inline double logit_exponentials(const float* logits, int64_t count, float shift
   return total;
 }
 
+// Words that allow all or nothing are the rule: inside free text and inside a literal.
+inline void masked_logits(const float* logits, const uint32_t* mask, int64_t count, float* out) {
+  for (int64_t start = 0; start < count; start += 32) {
+    const uint32_t word = mask[start / 32];
+    const int64_t size = count - start < 32 ? count - start : 32;
+    for (int64_t i = 0; i < size; ++i) {
+      out[start + i] = (word >> i) & 1u ? logits[start + i] : -__builtin_inff();
+    }
+  }
+}
+
 inline constexpr LogitKernels LOGIT_KERNELS = {
     .maximum = logit_maximum,
     .exponentials = logit_exponentials,
+    .masked = masked_logits,
 };
 
 }  // namespace vivace::VIVACE_ISA

@@ -12,6 +12,7 @@ using ContiguousArray = nanobind::ndarray<Scalar, nanobind::ndim<rank>, nanobind
 using Floats1 = ContiguousArray<const float, 1>;
 using Floats2 = ContiguousArray<const float, 2>;
 using Ints1 = ContiguousArray<const int32_t, 1>;
+using Words2 = ContiguousArray<const uint32_t, 2>;
 using Ints2 = ContiguousArray<const int32_t, 2>;
 using FloatsOut1 = ContiguousArray<float, 1>;
 using FloatsOut2 = ContiguousArray<float, 2>;

@@ -18,7 +18,7 @@ void require_length(int64_t actual, int64_t expected) {
 void sample_from_python(Device& device, Floats2 logits, Floats1 temperature, Ints1 top_k, Floats1 top_p, Floats1 min_p,
                         Floats1 repetition, Floats1 presence, Floats1 frequency, Floats1 uniform,
                         Ints1 history_starts, Ints1 history_tokens, Ints1 history_counts, Ints1 bias_starts,
-                        Ints1 bias_tokens, Floats1 bias_values, IntsOut1 tokens) {
+                        Ints1 bias_tokens, Floats1 bias_values, Ints1 mask_index, Words2 masks, IntsOut1 tokens) {
   const int64_t rows = length(logits);
   for (const Floats1* array : {&temperature, &top_p, &min_p, &repetition, &presence, &frequency, &uniform}) {
     require_length(length(*array), rows);
@@ -29,10 +29,13 @@ void sample_from_python(Device& device, Floats2 logits, Floats1 temperature, Int
   require_length(length(bias_starts), rows + 1);
   require_length(length(history_counts), length(history_tokens));
   require_length(length(bias_values), length(bias_tokens));
+  const bool has_masks = length(mask_index) > 0;
+  if (has_masks) require_length(length(mask_index), rows);
   const SampleInputs inputs{temperature.data(),    top_k.data(),          top_p.data(),          min_p.data(),
                             repetition.data(),     presence.data(),       frequency.data(),      uniform.data(),
                             history_starts.data(), history_tokens.data(), history_counts.data(), length(history_tokens),
-                            bias_starts.data(),    bias_tokens.data(),    bias_values.data(),    length(bias_tokens)};
+                            bias_starts.data(),    bias_tokens.data(),    bias_values.data(),    length(bias_tokens),
+                            has_masks ? mask_index.data() : nullptr, masks.data(), length(masks), length(masks, 1)};
   const Logits view = logits_of(logits);
   int32_t* out = tokens.data();
   nb::gil_scoped_release release;
@@ -62,7 +65,7 @@ void bind_sampling(nb::module_& module) {
              "presence"_a.noconvert(), "frequency"_a.noconvert(), "uniform"_a.noconvert(),
              "history_starts"_a.noconvert(), "history_tokens"_a.noconvert(), "history_counts"_a.noconvert(),
              "bias_starts"_a.noconvert(), "bias_tokens"_a.noconvert(), "bias_values"_a.noconvert(),
-             "tokens"_a.noconvert());
+             "mask_index"_a.noconvert(), "masks"_a.noconvert(), "tokens"_a.noconvert());
   module.def("top_logprobs", &top_logprobs_from_python, "device"_a, "logits"_a.noconvert(), "tokens"_a.noconvert(),
              "logprob"_a.noconvert(), "rank"_a.noconvert(), "top_ids"_a.noconvert(), "top_values"_a.noconvert());
 }

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from command_tree import commands, flags
 
-from vivace.cli.options import ENGINE_HELP, SAMPLING_HELP
+from vivace.cli.options import ENGINE_HELP, SAMPLING_HELP, SERVE_HELP
 from vivace.core.config import EngineConfig
 from vivace.core.sampling import SamplingParams
+from vivace.serve.config import ServeConfig
 
 FROZEN = Path(__file__).with_name("flags.txt")
 
@@ -24,9 +25,10 @@ def test_flags_are_the_frozen_ones() -> None:
     assert _listing() == FROZEN.read_text()
 
 
-def test_every_engine_and_sampling_field_is_a_flag() -> None:
+def test_every_field_is_a_flag() -> None:
     assert set(ENGINE_HELP) | {"model"} == set(EngineConfig.__slots__)
     assert set(SAMPLING_HELP) == set(SamplingParams.__slots__)
+    assert set(SERVE_HELP) == set(ServeConfig.__slots__)
 
 
 def test_every_flag_has_a_help_text() -> None:

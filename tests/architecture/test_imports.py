@@ -9,6 +9,7 @@ from source_tree import imports
 LAZY = {
     "cli/": "a command pays only for what it runs: --help and a wrong flag import no engine",
     "engine/llm.py": "60 ms of jinja2 that plain prompts do not pay",
+    "engine/constraint_room.py": "60 ms of llguidance that free text does not pay",
     "engine/backend.py": "only the backend that was asked for is imported",
     "engine/source.py": "huggingface_hub costs 60 ms that local models do not pay",
 }
@@ -19,6 +20,7 @@ OWNERS = {
     "tokenizers": "engine/tokenizer/",
     "jinja2": "engine/",
     "huggingface_hub": "engine/source.py",
+    "llguidance": "engine/structured_output.py",
     "vivace.backends.cpu._native": "backends/cpu/",
 }
 

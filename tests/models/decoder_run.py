@@ -9,7 +9,7 @@ import numpy as np
 
 from vivace.backends.cpu.backend import CpuBackend
 from vivace.backends.reference.backend import ReferenceBackend
-from vivace.models.decoder import build_decoder
+from vivace.models.decoder import Output, build_decoder
 from vivace.models.parameters import Parameters
 from vivace.models.spec import ModelSpec
 from vivace.ops.backend import Backend, KVSpec, StepInputs, StepLimits
@@ -33,16 +33,17 @@ class DecoderRun:
         parameters: Parameters,
         max_model_len: int = 128,
         num_sequences: int = 2,
+        output: Output = "logits",
     ) -> None:
         kv_spec = KVSpec(spec.num_layers, spec.num_kv_heads, spec.head_dim, BLOCK_SIZE, "f32")
-        program = build_decoder(spec, parameters, max_model_len)
+        program = build_decoder(spec, parameters, max_model_len, output=output)
         self.executable = backend.compile(program, backend.kv_cache(kv_spec, NUM_BLOCKS), StepLimits(256, 256))
         blocks = np.random.default_rng(5).permutation(NUM_BLOCKS)
         self.block_tables = int32(blocks.reshape(num_sequences, -1))
         self.num_computed = [0] * num_sequences
 
     def step(self, tokens: Sequence[Sequence[int] | np.ndarray]) -> list[np.ndarray]:
-        """Runs `tokens[b]` more tokens of each sequence b that has some; logits [T, V] of each of those."""
+        """Runs `tokens[b]` more tokens of each sequence b that has some; the output [T, V or D] of each of those."""
         active = [sequence for sequence, new in enumerate(tokens) if len(new)]
         starts = np.cumsum([0, *(len(tokens[sequence]) for sequence in active)])
         positions = [np.arange(len(tokens[sequence])) + self.num_computed[sequence] for sequence in active]
@@ -52,7 +53,7 @@ class DecoderRun:
         ]
         for sequence in active:
             self.num_computed[sequence] += len(tokens[sequence])
-        logits = self.executable.run(
+        output = self.executable.run(
             StepInputs(
                 token_ids_T=int32(np.concatenate([tokens[sequence] for sequence in active])),
                 positions_T=int32(np.concatenate(positions)),
@@ -63,7 +64,7 @@ class DecoderRun:
                 sampled_rows_S=int32(np.arange(starts[-1])),
             )
         )
-        return [np.array(part) for part in np.split(np.asarray(logits), starts[1:-1])]
+        return [np.array(part) for part in np.split(np.asarray(output), starts[1:-1])]
 
 
 def prompt_logits(

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from decoder_run import BACKENDS, DecoderRun, prompt_logits
-from tiny_checkpoints import CASES, CASES_BY_NAME, Case, make_model, prompt_tokens, save, true_logits
+from tiny_checkpoints import CASES, CASES_BY_NAME, Case, make_model, prompt_tokens, save, true_hidden, true_logits
 
 from vivace.core.errors import ConfigError
 from vivace.formats.checkpoint import open_checkpoint
@@ -36,6 +36,22 @@ def test_logits_equal_those_of_transformers(case: Case, backend: Backend, tmp_pa
     tokens = prompt_tokens()
     expected = true_logits(model, tokens)
     actual = prompt_logits(backend, spec, parameters, tokens, case.max_model_len)
+    assert 1 < np.abs(expected).max() < 20
+    assert np.abs(actual - expected).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["llama-mqa-tied", "qwen2", "qwen3", "gemma2", "gemma3", "phi3-window"])
+def test_hidden_states_equal_those_of_transformers(name: str, backend: Backend, tmp_path: Path) -> None:
+    case = CASES_BY_NAME[name]
+    model = make_model(case)
+    save(model, tmp_path)
+    spec = read_hf_config(tmp_path)
+    with open_checkpoint(tmp_path) as checkpoint:
+        parameters = load_parameters(spec, checkpoint, backend)
+    tokens = prompt_tokens()
+    actual = DecoderRun(backend, spec, parameters, output="hidden").step([tokens, []])[0]
+    expected = true_hidden(model, tokens)
+    assert actual.shape == (len(tokens), spec.hidden_size)
     assert 1 < np.abs(expected).max() < 20
     assert np.abs(actual - expected).max() < TOLERANCE
 

@@ -156,5 +156,11 @@ def true_logits(model: transformers.PreTrainedModel, tokens: np.ndarray) -> np.n
         return model(torch.asarray(tokens)[None].long()).logits[0].numpy()
 
 
+def true_hidden(model: transformers.PreTrainedModel, tokens: np.ndarray) -> np.ndarray:
+    """[T, D] after the final norm, as transformers computes it."""
+    with torch.no_grad():
+        return model.model(torch.asarray(tokens)[None].long()).last_hidden_state[0].numpy()
+
+
 def save(model: transformers.PreTrainedModel, directory: Path) -> None:
     model.save_pretrained(directory)

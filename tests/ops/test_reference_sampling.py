@@ -108,6 +108,15 @@ def test_non_finite_logits_are_never_chosen() -> None:
         assert sample(logits, inputs(3, 0.5, temperature=temperature)).tolist() == [2, -1, -1]
 
 
+def test_masks_ban_what_their_bits_do_not_allow() -> None:
+    row = inputs(3, 0.999, temperature=1)
+    row.mask_index_S = np.array([1, -1, 0], np.int32)
+    row.mask_RW = np.array([[0b00001], [0b00110]], np.uint32)
+    assert sample(np.tile(LOGITS, (3, 1)), row).tolist() == [2, 4, 0]
+    row.mask_RW[1] = 0
+    assert sample(np.tile(LOGITS, (3, 1)), row).tolist() == [-1, 4, 0]
+
+
 def test_everything_banned_gives_no_token() -> None:
     assert sample(LOGITS[None], inputs(1, bias=dict.fromkeys(range(5), -np.inf))).tolist() == [-1]
 

@@ -14,6 +14,7 @@ from vivace.cli.doctor import doctor
 from vivace.cli.evaluate import evaluate
 from vivace.cli.failures import EXIT_INTERRUPTED, guarded
 from vivace.cli.generate import generate
+from vivace.cli.serve import serve
 from vivace.cli.tokenize import tokenize
 
 
@@ -48,7 +49,7 @@ def vivace(
     """Makes a language model fast on the machine you have, and proves it."""
 
 
-for command in (generate, chat, tokenize, doctor, evaluate):
+for command in (generate, chat, serve, tokenize, doctor, evaluate):
     app.command(command.__name__)(guarded(command))
 bench.command("latency")(guarded(bench_latency))
 bench.command("throughput")(guarded(bench_throughput))

@@ -12,10 +12,13 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from typer.models import ArgumentInfo
 
 from vivace.core.config import CHOICES, EngineConfig
 from vivace.core.errors import ConfigError
 from vivace.core.sampling import SamplingParams
+from vivace.core.structured_outputs import StructuredOutputs
+from vivace.serve.config import SERVE_CHOICES, ServeConfig
 
 Parameter = inspect.Parameter
 
@@ -32,9 +35,28 @@ class OptionGroup:
         changed = (p.replace(default=defaults.get(p.name, p.default)) for p in self.parameters)
         return OptionGroup(tuple(changed), self.build)
 
+    def given(self, **help_texts: str) -> OptionGroup:
+        """The same flags, built into a dict of those that were given: what was not may come from elsewhere."""
+        return OptionGroup(tuple(_optional(p, help_texts.get(p.name)) for p in self.parameters), _given)
+
     def without(self, *names: str) -> OptionGroup:
         """The group less some flags; the value keeps its own defaults there."""
         return OptionGroup(tuple(p for p in self.parameters if p.name not in names), self.build)
+
+
+def _optional(parameter: Parameter, help_text: str | None) -> Parameter:
+    """None where the flag is not given; its help goes on showing the default."""
+    kind, option = parameter.annotation.__origin__, parameter.annotation.__metadata__[0]
+    if isinstance(option, ArgumentInfo):
+        return parameter
+    shown = False if parameter.default is None else str(parameter.default)
+    option = typer.Option(help=help_text or option.help, show_default=shown)
+    return parameter.replace(default=None, annotation=Annotated[kind | None, option])
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    given = {name: value for name, value in values.items() if value is not None and value != []}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
 
 
 def takes(**groups: OptionGroup) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -63,7 +85,7 @@ def takes(**groups: OptionGroup) -> Callable[[Callable[..., None]], Callable[...
 
 def _flag_type(hint: Any, name: str) -> Any:
     """What the command line parses for a field of type `hint`."""
-    if name in CHOICES:
+    if name in CHOICES or name in SERVE_CHOICES:
         return str
     if hint == tuple[str, ...]:
         return list[str]
@@ -71,6 +93,8 @@ def _flag_type(hint: Any, name: str) -> Any:
         return list[int]
     if hint == Mapping[int, float]:
         return list[str]
+    if hint == StructuredOutputs | None:
+        return str | None
     return hint
 
 
@@ -149,6 +173,36 @@ SAMPLING_HELP = {
     "logprobs": "With --json: log probabilities of the chosen token and the k likeliest.",
     "prompt_logprobs": "With --json: the same for the prompt's tokens.",
     "skip_special_tokens": "Leave control tokens out of the text.",
+    "structured_outputs": "json_object, json_schema=SCHEMA, regex=EXPRESSION, choice=JSON_LIST or grammar=LARK.",
+}
+
+SERVE_HELP = {
+    "host": "Address to listen on; 0.0.0.0 or :: for every interface.",
+    "port": "Port to listen on; 0: any free one.",
+    "port_file": "Write the port to this file when the server listens.",
+    "served_model_name": "Name of the model in the API; may be repeated. Default: the model's own.",
+    "api_key": "Key that opens the API; may be repeated. The list of processes shows it to others on this machine: "
+    "prefer --api-key-file or the environment variable VIVACE_API_KEY, which counts where neither flag is given.",
+    "api_key_file": "File with a key a line; # begins a comment.",
+    "shared_prefix_cache": "Let API keys share the prefix cache; they could then time each other's prompts.",
+    "cors_allow_origin": "Origin whose web pages may call the API (* for all); may be repeated.",
+    "ssl_certfile": "Certificate chain (PEM): serve HTTPS.",
+    "ssl_keyfile": "The certificate's private key (PEM, not encrypted).",
+    "max_connections": "Connections at once; further ones get 503.",
+    "max_header_bytes": "Bytes of a request's line and headers (431).",
+    "max_headers": "Headers of a request (431).",
+    "max_body_bytes": "Bytes of a request's body (413).",
+    "header_timeout_s": "Seconds in which a request's headers must arrive (408).",
+    "body_timeout_s": "Seconds in which its body must arrive (408).",
+    "keep_alive_timeout_s": "Seconds that an idle connection is kept.",
+    "send_timeout_s": "Seconds after which a client that does not read its answer is cut off.",
+    "max_queued_requests": "Requests that may wait (429).",
+    "max_queued_tokens": "Prompt tokens that may wait (429); default: a million.",
+    "max_queue_s": "Seconds of predicted waiting beyond which a request is refused (429).",
+    "request_timeout_s": "Seconds after which a request ends (504), where it does not ask for less; default: none.",
+    "drain_timeout": "Seconds that running requests have to end after SIGTERM.",
+    "log_format": f"Lines of the log on stderr: {', '.join(SERVE_CHOICES['log_format'])}.",
+    "access_log": "Log a line for every request.",
 }
 
 _ENGINE_DEFAULTS = EngineConfig()
@@ -173,7 +227,16 @@ def _logit_bias(entries: list[str]) -> dict[int, float]:
 
 def _sampling_params(values: dict[str, Any]) -> SamplingParams:
     lists = {name: values[name] or () for name in ("stop", "stop_token_ids")}
-    return SamplingParams(**{**values, **lists, "logit_bias": _logit_bias(values["logit_bias"] or [])})
+    parsed = {
+        "logit_bias": _logit_bias(values["logit_bias"] or []),
+        "structured_outputs": _structured_outputs(values["structured_outputs"]),
+    }
+    return SamplingParams(**{**values, **lists, **parsed})
+
+
+def _structured_outputs(entry: str | None) -> StructuredOutputs | None:
+    kind, _, text = (entry or "").partition("=")
+    return StructuredOutputs(kind, text) if entry is not None else None  # type: ignore[arg-type]
 
 
 def _optional_seed(flags: list[Parameter]) -> tuple[Parameter, ...]:
@@ -184,4 +247,5 @@ def _optional_seed(flags: list[Parameter]) -> tuple[Parameter, ...]:
 
 ENGINE = OptionGroup((MODEL, *_optional_seed(_flags_of(EngineConfig, ENGINE_HELP))), _engine_config)
 SAMPLING = OptionGroup(_optional_seed(_flags_of(SamplingParams, SAMPLING_HELP)), _sampling_params)
+SERVE = OptionGroup(tuple(_flags_of(ServeConfig, SERVE_HELP)), lambda values: ServeConfig(**values))
 MODEL_ONLY = ENGINE.without(*(name for name in ENGINE_HELP if name != "tokenizer"))

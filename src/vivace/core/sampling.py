@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vivace.core.errors import RequestError
+from vivace.core.structured_outputs import StructuredOutputs
 
 MAX_N = 16
 MAX_LOGPROBS = 20
@@ -22,6 +23,7 @@ class SamplingParams:
 
     `max_tokens=None` means: up to the context window. `logprobs=k` returns the chosen token's log probability
     and the k most likely ones, of the raw distribution (before penalties, temperature and filters).
+    `structured_outputs` restricts the text to what a schema, expression or grammar allows.
     `seed=None` lets the engine pick one; a given seed makes the text independent of everything else that runs.
     """
 
@@ -44,6 +46,7 @@ class SamplingParams:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     skip_special_tokens: bool = True
+    structured_outputs: StructuredOutputs | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):

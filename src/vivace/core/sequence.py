@@ -5,8 +5,12 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Literal
 
+from vivace.core.constraint import TokenConstraint
 from vivace.core.sampling import SamplingParams
+
+Pooling = Literal["mean", "last"]
 
 
 class SequenceState(Enum):
@@ -36,6 +40,7 @@ class Sequence:
     max_len: int = 2**31 - 1  # tokens at which it ends: prompt + max_tokens, bounded by the context window
     stop_ids: frozenset[int] = frozenset()  # token ids that end it once min_tokens are out
     use_prefix_cache: bool = True  # off when logits of cached prompt positions are wanted (prompt_logprobs)
+    pooling: Pooling | None = None  # hidden states are wanted instead of tokens
 
     state: SequenceState = SequenceState.WAITING
     num_computed: int = 0
@@ -45,6 +50,7 @@ class Sequence:
     block_hashes: list[bytes] = field(default_factory=list)  # chained, of the full blocks hashed so far
     num_registered: int = 0  # full blocks already offered to the prefix index
     num_forks: int = 0  # continuations still to be forked off once the prompt is computed (n - 1 at first)
+    constraint: TokenConstraint | None = None  # made when the sequence first samples
     row: int = -1  # row in the runtime's persistent block-table array while running
 
     @property

@@ -8,17 +8,25 @@ from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 from itertools import count, repeat
+from typing import TYPE_CHECKING
 
 from vivace.core.config import ResolvedConfig
-from vivace.core.errors import ContextLengthError, RequestError
+from vivace.core.constraint import TokenConstraint
+from vivace.core.errors import RequestError
 from vivace.core.events import FinishReason, RequestTimings, TokenEvent, TokenLogprobs
 from vivace.core.sampling import SamplingParams
-from vivace.core.sequence import Sequence, SequenceState
+from vivace.core.sequence import Pooling, Sequence, SequenceState
 from vivace.core.step import StepPlan
+from vivace.engine.constraint_room import ConstraintRoom
+from vivace.engine.model_limits import ModelLimits
+from vivace.engine.pooling import PooledStates
 from vivace.engine.stats import EngineStats
 from vivace.ops.random import derived_seed
 from vivace.runtime.runner import Runner, StepResult
 from vivace.schedule import Scheduler
+
+if TYPE_CHECKING:
+    from vivace.engine.structured_output import CompiledConstraint
 
 
 @dataclass(slots=True)
@@ -29,18 +37,13 @@ class RequestRecord:
     sequences: list[Sequence] = field(default_factory=list)
     num_unfinished: int = 0
     prompt_logprobs: list[TokenLogprobs | None] | None = None
+    constraint: CompiledConstraint | None = None  # of every continuation
+    pooled: PooledStates | None = None
+    embedding: list[float] | None = None  # of float32 values, not normalised; there before the last event
 
     @property
     def num_cached_tokens(self) -> int:
         return self.sequences[0].num_cached
-
-
-@dataclass(frozen=True, slots=True)
-class ModelLimits:
-    """What the engine must know of the model: prompt ids are checked against it, and eos ends a sequence."""
-
-    vocab_size: int
-    eos_ids: frozenset[int]
 
 
 class Engine:
@@ -53,15 +56,18 @@ class Engine:
         config: ResolvedConfig,
         limits: ModelLimits,
         clock: Callable[[], float] = time.monotonic,
+        constraints: ConstraintRoom | None = None,
     ) -> None:
         self._runner = runner
         self._scheduler = scheduler
-        self._limits = limits
+        self.limits = limits
         self._clock = clock
         self._arrivals = count()
         self._requests: dict[str, RequestRecord] = {}
         self._events: list[TokenEvent] = []
         self._num_unfinished = 0
+        self._num_constrained = 0  # unfinished requests that run under a constraint
+        self.constraints = constraints or ConstraintRoom(None, limits.eos_ids)
         self.config = config
         self.stats = EngineStats()
 
@@ -73,9 +79,19 @@ class Engine:
         *,
         priority: int = 0,
         cache_salt: bytes = b"",
+        emitted: Items[Items[int] | None] | None = None,
+        pooling: Pooling | None = None,
     ) -> None:
-        """Queue a request of prompt token ids. Raises `RequestError` when it can never be served."""
-        self._check(request_id, prompt, params)
+        """Queue a request of prompt token ids. Raises `RequestError` when it can never be served.
+
+        `emitted` continues a request that another engine has begun: for each continuation its tokens so far, None
+        where it has ended. With the same seed, what follows is equal to the bit.
+        With `pooling` no token is generated (`params` must say max_tokens=0): the request ends with one event, "stop"
+        without a token, and its record holds the `embedding`.
+        """
+        if request_id in self._requests:
+            raise RequestError(f"request id {request_id!r} is already running", param="request_id")
+        self.limits.check(prompt, params, pooling, self.config.max_model_len)
         arrival = next(self._arrivals)
         room = self.config.max_model_len - len(prompt)
         max_new = room if params.max_tokens is None else min(params.max_tokens, room)
@@ -90,17 +106,23 @@ class Engine:
             priority=priority,
             cache_salt=cache_salt,
             max_len=len(prompt) + max_new,
-            stop_ids=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._limits.eos_ids),
-            use_prefix_cache=params.prompt_logprobs is None,
+            stop_ids=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self.limits.eos_ids),
+            use_prefix_cache=params.prompt_logprobs is None and pooling != "mean",
+            pooling=pooling,
             num_forks=params.n - 1,
         )
-        self._scheduler.add(sequence)
-        request = RequestRecord(RequestTimings(arrival=self._clock()), [sequence], params.n)
+        sequences = [sequence] if emitted is None else self._continued(sequence, emitted)
+        self._queue(sequences, params)
+        num_unfinished = sum(1 + one.num_forks for one in sequences)
+        request = RequestRecord(RequestTimings(arrival=self._clock()), sequences, num_unfinished)
         if params.prompt_logprobs is not None:
             request.prompt_logprobs = [None] * len(prompt)
+        if pooling is not None:
+            request.pooled = PooledStates(pooling)
         self._requests[request_id] = request
         self._num_unfinished += 1
-        self.stats.num_prompt_tokens += len(prompt)
+        if emitted is None:
+            self.stats.num_prompt_tokens += len(prompt)
 
     def abort(self, request_id: str) -> None:
         """End every continuation of a request now; its blocks are free when this returns. Unknown ids are ignored."""
@@ -124,7 +146,10 @@ class Engine:
     @property
     def idle_s(self) -> float | None:
         """Seconds until `step` has work although nothing is added (a static batch fills up): 0 now, None never."""
-        return 0.0 if self._events else self._scheduler.idle_s
+        if self._events:
+            return 0.0
+        waits = [one for one in (self._scheduler.idle_s, self.constraints.idle_s) if one is not None]
+        return min(waits, default=None)
 
     def drain_events(self) -> list[TokenEvent]:
         """Events that `abort` and `stop` left, without a step."""
@@ -145,55 +170,93 @@ class Engine:
 
     def step(self) -> list[TokenEvent]:
         """One unit of work. Returns the events since the last call; empty when there is nothing to do yet."""
+        self._release_compiled()
         plan = self._scheduler.plan()
         if plan:
-            scored_only = self._prepare(plan)
+            ended = self._prepare(plan)
+            if self._num_constrained:
+                self._constrain(plan)
             result = self._runner.run(plan)
             self._scheduler.commit(plan)
             self._admit_forks(plan)
             self._emit(result)
-            for sequence in scored_only:
-                self._end(sequence, None, None, "length", None)
+            for sequence in ended:
+                self._end_prompt(sequence)
             self.stats.count_step(plan)
         return self.drain_events()
 
-    def _check(self, request_id: str, prompt: Items[int], params: SamplingParams) -> None:
-        if request_id in self._requests:
-            raise RequestError(f"request id {request_id!r} is already running", param="request_id")
-        if not prompt:
-            raise RequestError("the prompt is empty: at least one token is needed", param="prompt")
-        if min(prompt) < 0 or max(prompt) >= self._limits.vocab_size:
-            raise RequestError(f"prompt token ids must be in [0, {self._limits.vocab_size})", param="prompt")
-        wanted = len(prompt) + (1 if params.max_tokens != 0 else 0)
-        if wanted > self.config.max_model_len:
-            raise ContextLengthError(
-                f"the prompt has {len(prompt)} tokens and leaves no room in the context of "
-                f"{self.config.max_model_len}; shorten it or raise max_model_len",
-                param="prompt",
+    def _continued(self, sequence: Sequence, emitted: Items[Items[int] | None]) -> list[Sequence]:
+        """The unfinished continuations with their tokens; the whole request where it has no token yet."""
+        unfinished = {index: tokens for index, tokens in enumerate(emitted) if tokens is not None}
+        if len(emitted) != sequence.params.n or not unfinished:
+            raise RequestError(
+                f"emitted must list n = {sequence.params.n} continuations, at least one of them not None",
+                param="emitted",
             )
-        for name, ids in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
-            if ids and max(ids) >= self._limits.vocab_size:
-                raise RequestError(f"{name} has a token id outside [0, {self._limits.vocab_size})", param=name)
+        for tokens in unfinished.values():
+            self.limits.check_tokens("emitted", tokens)
+            if tokens and sequence.num_prompt + len(tokens) >= sequence.max_len:
+                raise RequestError("a continuation in emitted has all its tokens: it has ended", param="emitted")
+        if len(unfinished) == len(emitted) and not any(unfinished.values()):
+            return [sequence]
+        sequence.num_forks = 0
+        continued = [_continuation(sequence, index) for index in unfinished]
+        for one, tokens in zip(continued, unfinished.values(), strict=True):
+            one.tokens.extend(tokens)
+        return continued
+
+    def _queue(self, sequences: list[Sequence], params: SamplingParams) -> None:
+        """Let the sequences run; those under a constraint once it is compiled."""
+        if params.structured_outputs is None:
+            for one in sequences:
+                self._scheduler.add(one)
+            return
+        for one in sequences:
+            self._scheduler.check(one)
+        self.constraints.hold(sequences, params.structured_outputs)
+
+    def _release_compiled(self) -> None:
+        for held in self.constraints.take_ready():
+            error = held.compiled.exception()
+            if error is not None and not isinstance(error, RequestError):
+                raise error
+            if held.sequences and error is None:
+                self._requests[held.sequences[0].request_id].constraint = held.compiled.result()
+                self._num_constrained += 1
+            for sequence in held.sequences:
+                self._scheduler.add(sequence)
+                if error is not None:
+                    self._end(sequence, None, None, "error", str(error))
+
+    def _constrain(self, plan: StepPlan) -> None:
+        """Give each sequence that samples for the first time its constraint, at the point that its tokens reached."""
+        for item in plan.scheduled:
+            for sequence in (item.sequence, *item.forks) if item.samples else ():
+                compiled = self._requests[sequence.request_id].constraint
+                if compiled is not None and sequence.constraint is None:
+                    sequence.constraint = compiled.begin()
+                    for token in sequence.output_tokens():
+                        sequence.constraint.accept(token)
 
     def _prepare(self, plan: StepPlan) -> list[Sequence]:
         """Note admissions and create the forks of prompts that this step completes.
 
-        Returns the sequences that end with their prompt: scoring only (max_tokens = 0), no token is wanted.
+        Returns the sequences that end with their prompt (max_tokens = 0): scored or pooled, no token is wanted.
         """
         for sequence in plan.table_resets:  # the admitted ones are among them
             timings = self._requests[sequence.request_id].timings
             timings.admitted = timings.admitted or self._clock()
-        scored_only = []
+        ended = []
         for item in plan.scheduled:
             sequence = item.sequence
             if item.start >= sequence.num_prompt or not item.samples:  # a decode row, or an inner chunk
                 continue
             if len(sequence.tokens) >= sequence.max_len:
                 item.samples = False
-                scored_only.append(sequence)
+                ended.append(sequence)
             elif sequence.num_forks:
                 item.forks = [_continuation(sequence, index) for index in range(1, sequence.num_forks + 1)]
-        return scored_only
+        return ended
 
     def _admit_forks(self, plan: StepPlan) -> None:
         for item in plan.scheduled:
@@ -206,6 +269,10 @@ class Engine:
             kept = self._requests[scored.sequence.request_id].prompt_logprobs
             if kept is not None:
                 kept[scored.start : scored.start + len(scored.logprobs)] = scored.logprobs
+        for hidden in result.hidden:
+            pooled = self._requests[hidden.sequence.request_id].pooled
+            if pooled is not None:
+                pooled.add(hidden.start, hidden.rows_SD)
         self.stats.num_generation_tokens += len(result.tokens)
         logprobs: Iterable[TokenLogprobs | None] = repeat(None) if result.logprobs is None else result.logprobs
         for sequence, token, entry in zip(result.sequences, result.tokens, logprobs, strict=False):
@@ -216,16 +283,38 @@ class Engine:
         if len(tokens) == sequence.num_prompt:
             timings = self._requests[sequence.request_id].timings
             timings.first_token = timings.first_token or self._clock()
+        constraint = sequence.constraint
         if token < 0:
-            self._end(sequence, None, None, "error", "the model's logits are not finite")
+            self._end(sequence, None, None, *_end_without_token(constraint))
             return
         tokens.append(token)
         if token in sequence.stop_ids and sequence.num_output > sequence.params.min_tokens:
             self._end(sequence, token, logprobs, "stop", token)
+            return
+        if constraint is not None:
+            constraint.accept(token)
+            if constraint.failure is not None:
+                self._end(sequence, token, logprobs, "error", constraint.failure)
+                return
+        if constraint is not None and constraint.is_complete:
+            self._events.append(TokenEvent(sequence.request_id, sequence.index, token, logprobs))
+            self._end(sequence, None, None, "stop", None)  # on its own: the token of a "stop" is no text
         elif len(tokens) >= sequence.max_len:
             self._end(sequence, token, logprobs, "length", None)
         else:
             self._events.append(TokenEvent(sequence.request_id, sequence.index, token, logprobs))
+
+    def _end_prompt(self, sequence: Sequence) -> None:
+        """End a sequence that wanted no token."""
+        request = self._requests[sequence.request_id]
+        if request.pooled is None:
+            self._end(sequence, None, None, "length", None)
+            return
+        request.embedding = request.pooled.vector()
+        if request.embedding is None:
+            self._end(sequence, None, None, "error", "the model's hidden states are not finite")
+        else:
+            self._end(sequence, None, None, "stop", None)
 
     def _end(
         self,
@@ -236,7 +325,8 @@ class Engine:
         stop_reason: int | str | None,
     ) -> None:
         """End a sequence and, when its prompt was not computed yet, the continuations it would have forked."""
-        self._scheduler.finish(sequence)
+        if not self.constraints.drop(sequence):
+            self._scheduler.finish(sequence)
         request = self._requests[sequence.request_id]
         self._events.append(TokenEvent(sequence.request_id, sequence.index, token, logprobs, reason, stop_reason))
         for index in range(1, sequence.num_forks + 1):
@@ -245,7 +335,17 @@ class Engine:
         if request.num_unfinished == 0:
             request.timings.finished = self._clock()
             self._num_unfinished -= 1
+            self._num_constrained -= request.constraint is not None
         self.stats.count_finished(reason)
+
+
+def _end_without_token(constraint: TokenConstraint | None) -> tuple[FinishReason, str | None]:
+    """Why no token could be drawn."""
+    if constraint is None:
+        return "error", "the model's logits are not finite"
+    if constraint.is_complete:  # and the vocabulary has no token that says so
+        return "stop", None
+    return "error", constraint.failure or "the constraint, logit_bias and min_tokens together leave no token"
 
 
 def _continuation(parent: Sequence, index: int) -> Sequence:

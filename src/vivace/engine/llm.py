@@ -9,14 +9,18 @@ from itertools import count
 from typing import Any
 
 from vivace.core.config import EngineConfig
-from vivace.core.errors import RequestError
-from vivace.core.events import RequestOutput
+from vivace.core.errors import EngineError, RequestError
+from vivace.core.events import EmbeddingOutput, RequestOutput
 from vivace.core.sampling import SamplingParams
+from vivace.core.sequence import Pooling
 from vivace.engine.loader import LoadedEngine, load_engine
 from vivace.engine.output import OutputProcessor, TextDelta
+from vivace.engine.pooling import unit_vector
 from vivace.engine.progress import TokenProgress
 from vivace.engine.tokenizer import Tokenizer
 from vivace.models.parameters import Progress
+
+POOLING_PARAMS = SamplingParams(max_tokens=0)  # no token is generated
 
 Prompt = str | Items[int]
 Message = Mapping[str, Any]
@@ -69,6 +73,23 @@ class LLM:
             raise
         return [self._outputs.take(request_id) for request_id in ids]
 
+    def embed(
+        self, prompts: Prompt | Items[Prompt], *, pooling: Pooling = "mean", normalize: bool = True
+    ) -> list[EmbeddingOutput]:
+        """One vector for every prompt: the mean of its hidden states after the final norm, or the last one.
+
+        `normalize` scales it to length 1. Raises `EngineError` where a hidden state is not finite.
+        """
+        ids: list[str] = []
+        try:
+            for prompt in _as_list(prompts):
+                ids.append(self.submit(prompt, POOLING_PARAMS, pooling=pooling))
+            for _ in self._drain():
+                pass
+            return [self._embedding(request_id, normalize) for request_id in ids]
+        finally:
+            self._discard(ids)
+
     def chat(
         self,
         messages: Items[Message] | Items[Items[Message]],
@@ -85,12 +106,16 @@ class LLM:
 
         return encode_chat(self.tokenizer, messages)
 
-    def submit(self, prompt: Prompt, params: SamplingParams, *, priority: int = 0) -> str:
+    def submit(
+        self, prompt: Prompt, params: SamplingParams, *, priority: int = 0, pooling: Pooling | None = None
+    ) -> str:
         """Queue one request and return its id; `stream` yields what it produces."""
         text = prompt if isinstance(prompt, str) else None
         token_ids = self.loaded.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        if params.structured_outputs is not None:
+            self.engine.constraints.compile(params.structured_outputs).result()  # a wrong one is refused here
         request_id = str(next(self._ids))
-        self.engine.add(request_id, token_ids, params, priority=priority)
+        self.engine.add(request_id, token_ids, params, priority=priority, pooling=pooling)
         self._outputs.register(request_id, text, token_ids, params)
         return request_id
 
@@ -111,6 +136,13 @@ class LLM:
                 time.sleep(idle_s)
             yield from self._outputs.process(self.engine.step())
         yield from self._outputs.process(self.engine.drain_events())
+
+    def _embedding(self, request_id: str, normalize: bool) -> EmbeddingOutput:
+        output, embedding = self._outputs.output(request_id), self.engine.record(request_id).embedding
+        if embedding is None:
+            raise EngineError(f"no embedding: {output.outputs[0].stop_reason or output.outputs[0].finish_reason}")
+        vector = unit_vector(embedding) if normalize else embedding
+        return EmbeddingOutput(output.prompt, output.prompt_token_ids, vector, output.num_cached_tokens)
 
     def _discard(self, ids: list[str]) -> None:
         """Abort what is unfinished and forget the requests."""

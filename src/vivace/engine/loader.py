@@ -10,8 +10,10 @@ from pathlib import Path
 from vivace.core.config import Choice, EngineConfig, ResolvedConfig
 from vivace.core.errors import RequestError
 from vivace.engine.backend import make_backend
-from vivace.engine.engine import Engine, ModelLimits
+from vivace.engine.constraint_room import ConstraintRoom
+from vivace.engine.engine import Engine
 from vivace.engine.memory import available_memory_bytes
+from vivace.engine.model_limits import ModelLimits
 from vivace.engine.resolve import resolve
 from vivace.engine.source import ModelSource, locate
 from vivace.engine.tokenizer import Tokenizer, load_tokenizer, tokenizer_from_gguf
@@ -95,15 +97,19 @@ def _assemble(
         max_sampled=resolved.max_num_batched_tokens + resolved.max_num_seqs,
     )
     executable = backend.compile(build_decoder(spec, parameters, resolved.max_model_len), kv_cache, limits)
+    hidden = backend.compile(
+        build_decoder(spec, parameters, resolved.max_model_len, output="hidden"), kv_cache, limits
+    )
     batch = BatchBuilder(resolved.max_num_seqs, resolved.max_model_len, resolved.block_size)
     eos_ids = frozenset(spec.eos_token_ids) | (tokenizer.eos_ids if tokenizer else frozenset())
     scheduler = make_scheduler(resolved)
     kv_cache.track(scheduler.block_manager.references)
     engine = Engine(
-        Runner(backend, executable, kv_cache, batch),
+        Runner(backend, executable, kv_cache, batch, hidden),
         scheduler,
         resolved,
         ModelLimits(spec.vocab_size, eos_ids),
+        constraints=ConstraintRoom(tokenizer, eos_ids),
     )
     return LoadedEngine(engine, tokenizer, spec, backend, parameters, kv_spec, resolved.choices)
 

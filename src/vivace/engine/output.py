@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from vivace.core.events import CompletionOutput, RequestOutput, TokenEvent
 from vivace.core.sampling import SamplingParams
-from vivace.engine.detokenize import Detokenizer
+from vivace.engine.continuation import Continuation
 from vivace.engine.engine import Engine
 from vivace.engine.tokenizer import Tokenizer
 
@@ -29,8 +29,7 @@ class OutputProcessor:
         self._engine = engine
         self._tokenizer = tokenizer
         self._outputs: dict[str, RequestOutput] = {}
-        self._params: dict[str, SamplingParams] = {}
-        self._detokenizers: dict[tuple[str, int], Detokenizer] = {}
+        self._continuations: dict[str, list[Continuation]] = {}
 
     def register(self, request_id: str, prompt: str | None, token_ids: list[int], params: SamplingParams) -> None:
         """Call right after `engine.add`."""
@@ -39,16 +38,7 @@ class OutputProcessor:
         for output in outputs if params.logprobs is not None else ():
             output.logprobs, output.cumulative_logprob = [], 0.0
         self._outputs[request_id] = RequestOutput(request_id, prompt, token_ids, outputs, record.timings)
-        self._params[request_id] = params
-        for index in range(params.n if self._tokenizer else 0):
-            assert self._tokenizer is not None
-            self._detokenizers[request_id, index] = Detokenizer(
-                self._tokenizer,
-                params.stop,
-                params.include_stop_str_in_output,
-                params.skip_special_tokens,
-                min_tokens=params.min_tokens,
-            )
+        self._continuations[request_id] = [Continuation(self._tokenizer, params) for _ in range(params.n)]
 
     def output(self, request_id: str) -> RequestOutput:
         return self._outputs[request_id]
@@ -60,9 +50,7 @@ class OutputProcessor:
     def take(self, request_id: str) -> RequestOutput:
         """Remove and return a finished request's output."""
         output = self._outputs.pop(request_id)
-        del self._params[request_id]
-        for index in range(len(output.outputs)):
-            self._detokenizers.pop((request_id, index), None)
+        del self._continuations[request_id]
         self._engine.forget(request_id)
         return output
 
@@ -75,13 +63,12 @@ class OutputProcessor:
             return None
         if event.token is not None:
             self._add_token(output, event)
-        text = self._new_text(event)
+        continuation = self._continuations[event.request_id][event.index]
+        text = continuation.push(event)
         output.text += text
-        if (stop := self._stop_string(event)) is not None:  # also where the same token was the last for its length
-            output.finish_reason, output.stop_reason = "stop", stop
-            self._engine.stop(event.request_id, event.index, stop)
-        elif event.finish is not None:
-            output.finish_reason, output.stop_reason = event.finish, event.stop_reason
+        output.finish_reason, output.stop_reason = continuation.finish_reason, continuation.stop_reason
+        if continuation.found_stop_string:
+            self._engine.stop(event.request_id, event.index, str(continuation.stop_reason))
         if output.finish_reason is not None:
             self._close(request)
         ids = () if event.token is None else (event.token,)
@@ -94,18 +81,6 @@ class OutputProcessor:
         if event.logprobs is not None and output.logprobs is not None:
             output.logprobs.append(event.logprobs)
             output.cumulative_logprob = (output.cumulative_logprob or 0.0) + event.logprobs.logprob
-
-    def _new_text(self, event: TokenEvent) -> str:
-        detokenizer = self._detokenizers.get((event.request_id, event.index))
-        if detokenizer is None:
-            return ""
-        is_stop_token = event.finish == "stop" and event.token is not None
-        text = "" if event.token is None or is_stop_token else detokenizer.push([event.token])
-        return text + detokenizer.finish() if event.finish is not None and not detokenizer.stopped else text
-
-    def _stop_string(self, event: TokenEvent) -> str | None:
-        detokenizer = self._detokenizers.get((event.request_id, event.index))
-        return detokenizer.stop_string if detokenizer is not None and detokenizer.stopped else None
 
     def _close(self, request: RequestOutput) -> None:
         if all(output.finish_reason is not None for output in request.outputs):

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from vivace.core.errors import ConfigError
 from vivace.models.parameters import LayerParameters, Parameters, RopeFrequencies
 from vivace.models.rope import RopeSpec
 from vivace.models.spec import ModelSpec
 from vivace.ops.program import Program, Value
 
+Output = Literal["logits", "hidden"]
 
-def build_decoder(spec: ModelSpec, parameters: Parameters, max_model_len: int) -> Program:
+
+def build_decoder(
+    spec: ModelSpec, parameters: Parameters, max_model_len: int, *, output: Output = "logits"
+) -> Program:
     """Records the step: token ids to the logits [S, V] of the sampled rows.
 
+    With `output="hidden"` it ends with the final norm, before the lm_head: hidden states [S, D] of the sampled rows.
     `max_model_len` is the longest context that the engine will run, in tokens; it decides between LongRoPE's two
     sets of factors, once. Raises ConfigError if the model was not made for so long a context.
     """
     if not 1 <= max_model_len <= spec.max_position_embeddings:
         limit = spec.max_position_embeddings
         raise ConfigError(f"max_model_len must be from 1 to the model's {limit} positions, got {max_model_len}")
-    return _Recorder(spec, parameters, max_model_len).record()
+    recorder = _Recorder(spec, parameters, max_model_len)
+    hidden = recorder.hidden()
+    recorder.program.output = hidden if output == "hidden" else recorder.logits(hidden)
+    return recorder.program
 
 
 class _Recorder:
@@ -29,18 +39,20 @@ class _Recorder:
         self.program = Program()
         self.rope_tables: dict[RopeSpec, Value] = {}
 
-    def record(self) -> Program:
+    def hidden(self) -> Value:
+        """[S, D]: the sampled rows after the final norm."""
         spec, program, parameters = self.spec, self.program, self.parameters
         x = program.embedding(parameters.token_embedding, spec.embedding_scale)
         for index, layer in enumerate(parameters.layers):
             x = self._layer(index, layer, x)
         x = program.gather_rows(x)
-        x = program.rms_norm(x, parameters.final_norm, spec.norm_eps)
-        logits = program.linear(x, (parameters.lm_head,))
-        if spec.final_softcap is not None:
-            logits = program.softcap(logits, spec.final_softcap)
-        program.output = logits
-        return program
+        return program.rms_norm(x, parameters.final_norm, spec.norm_eps)
+
+    def logits(self, hidden: Value) -> Value:
+        """[S, V]."""
+        logits = self.program.linear(hidden, (self.parameters.lm_head,))
+        cap = self.spec.final_softcap
+        return logits if cap is None else self.program.softcap(logits, cap)
 
     def _layer(self, index: int, layer: LayerParameters, x: Value) -> Value:
         program, eps = self.program, self.spec.norm_eps

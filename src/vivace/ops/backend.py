@@ -6,7 +6,7 @@ Shape letters: T tokens of the step, S sampled rows, B sequences of the step, V 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +18,7 @@ from vivace.ops.program import Program, Weight
 
 Int32Array = NDArray[np.int32]
 Float32Array = NDArray[np.float32]
+UInt32Array = NDArray[np.uint32]
 
 KV_ELEMENT_BYTES: dict[str, int] = {"f32": 4, "bf16": 2, "f16": 2}
 KV_CODE_BITS: dict[str, int] = {"int8_per_token_head": 8, "int4_per_token_head": 4, "int4_k_per_channel": 4}
@@ -128,17 +129,23 @@ class Executable(Protocol):
         ...
 
 
+NO_MASK_INDEX: Int32Array = np.zeros(0, np.int32)
+NO_MASK: UInt32Array = np.zeros((0, 0), np.uint32)
+
+
 @dataclass(slots=True)
 class SampleInputs:
     """Parameters of each sampled row, in arrays of length S. Neutral values switch a step off.
 
-    Order of application: repetition penalty, frequency and presence penalties, logit bias, banned tokens;
+    Order of application: mask, repetition penalty, frequency and presence penalties, logit bias, banned tokens;
     greedy rows (temperature 0) take the argmax, lowest id on ties; others divide by the temperature, keep
     top-k, then min-p (relative to the largest probability), then top-p of what is left, and draw by inverse
     CDF in the order of token ids with one uniform number.
     Sparse rows: history_starts[s] : history_starts[s + 1] is row s's range in history_tokens / history_counts
     (counts of output tokens; a prompt-only token has count 0 and still takes the repetition penalty); the same
     for bias_*; a bias of -inf bans the token.
+    Masks: mask_index[s] is row s's row of mask_RW, or -1: every token is allowed. W = ceil(V / 32); bit b of word w
+    allows token 32 w + b. Both are empty where no row has one.
     """
 
     temperature_S: Float32Array
@@ -155,6 +162,8 @@ class SampleInputs:
     bias_starts_S1: Int32Array
     bias_tokens: Int32Array
     bias_values: Float32Array
+    mask_index_S: Int32Array = field(default_factory=lambda: NO_MASK_INDEX)
+    mask_RW: UInt32Array = field(default_factory=lambda: NO_MASK)
 
 
 @dataclass(frozen=True, slots=True)

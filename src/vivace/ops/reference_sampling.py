@@ -24,6 +24,7 @@ def sample(logits_SV: Float32Array, inputs: SampleInputs) -> Int32Array:
 
 
 def _sample_row(logits_V: Row, inputs: SampleInputs, row: int) -> int:
+    _mask(logits_V, inputs, row)
     _penalize(logits_V, inputs, row)
     logits_V[~np.isfinite(logits_V)] = -np.inf
     if not np.isfinite(logits_V).any():
@@ -34,6 +35,14 @@ def _sample_row(logits_V: Row, inputs: SampleInputs, row: int) -> int:
     weights_V = np.exp((logits_V - logits_V.max()) / temperature)
     kept_V = _kept(weights_V, int(inputs.top_k_S[row]), float(inputs.min_p_S[row]), float(inputs.top_p_S[row]))
     return _draw(np.where(kept_V, weights_V, 0.0), float(inputs.uniform_S[row]))
+
+
+def _mask(logits_V: Row, inputs: SampleInputs, row: int) -> None:
+    """Minus infinity on every token that the row's mask does not allow; in place."""
+    if len(inputs.mask_index_S) and (index := int(inputs.mask_index_S[row])) >= 0:
+        words = inputs.mask_RW[index].astype("<u4").view(np.uint8)
+        allowed_V = np.unpackbits(words, bitorder="little")[: len(logits_V)].astype(np.bool_)
+        logits_V[~allowed_V] = -np.inf
 
 
 def _penalize(logits_V: Row, inputs: SampleInputs, row: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from vivace.core.sequence import Sequence
 from vivace.core.step import ScheduledSequence, StepPlan
 from vivace.ops.backend import Backend, Executable, KVCache, TopLogprobs
 from vivace.runtime.batch import BatchBuilder
+from vivace.runtime.pooling import HiddenRows, PoolingRunner, split_pooling
 from vivace.runtime.sampler import SamplerInputs
 
 
@@ -35,6 +36,7 @@ class StepResult:
     tokens: list[int]
     logprobs: list[TokenLogprobs | None] | None
     prompt_logprobs: list[PromptLogprobs]
+    hidden: list[HiddenRows] = field(default_factory=list)
 
 
 class _SampledRows:
@@ -67,19 +69,28 @@ class _SampledRows:
 
 
 class Runner:
-    """Runs plans through a compiled program."""
+    """Runs plans through a compiled program; what pools goes through another, `hidden`, over the same cache."""
 
-    def __init__(self, backend: Backend, executable: Executable, kv_cache: KVCache, batch: BatchBuilder) -> None:
+    def __init__(
+        self, backend: Backend, executable: Executable, kv_cache: KVCache, batch: BatchBuilder, hidden: Executable
+    ) -> None:
         self._backend = backend
         self._executable = executable
         self._kv_cache = kv_cache
         self._batch = batch
         self._sampler_inputs = SamplerInputs()
+        self._pooling = PoolingRunner(hidden, batch)
 
     def run(self, plan: StepPlan) -> StepResult:
-        """Run one step: a token for each row that samples, and the prompt log probabilities that were asked for."""
+        """Run one step: a token for each row that samples, prompt log probabilities and hidden states if wanted."""
         if plan.block_copies:
             self._kv_cache.copy_blocks(plan.block_copies)
+        generating, pooling = split_pooling(plan)
+        result = self._generate(generating) if generating else StepResult([], [], None, [])
+        result.hidden = self._pooling.run(pooling) if pooling else []
+        return result
+
+    def _generate(self, plan: StepPlan) -> StepResult:
         rows = _SampledRows(plan)
         logits = self._executable.run(self._batch.build(plan, rows.rows))
         split = len(rows.sequences)
@@ -88,7 +99,7 @@ class Runner:
         return StepResult(rows.sequences, tokens, logprobs, scores)
 
     def _sample(self, logits: Any, sequences: list[Sequence]) -> tuple[list[int], list[TokenLogprobs | None] | None]:
-        inputs = self._sampler_inputs.build(sequences)
+        inputs = self._sampler_inputs.build(sequences, logits.shape[-1])
         token_S = self._backend.sample(logits, inputs)
         tokens: list[int] = token_S.tolist()
         wanted = self._sampler_inputs.max_logprobs

@@ -13,7 +13,7 @@ from itertools import chain
 import numpy as np
 
 from vivace.core.sequence import Sequence
-from vivace.ops.backend import Float32Array, Int32Array, SampleInputs
+from vivace.ops.backend import NO_MASK, NO_MASK_INDEX, Float32Array, Int32Array, SampleInputs, UInt32Array
 from vivace.ops.random import uniforms
 
 _NO_INT = np.zeros(0, np.int32)
@@ -36,6 +36,7 @@ class _Columns:
     draws: bool  # at least one row is not greedy
     has_penalties: bool
     has_bias: bool
+    has_constraints: bool
     max_logprobs: int | None  # the most that any row asks for
 
 
@@ -51,7 +52,7 @@ class SamplerInputs:
         """The most log probabilities that a row of the last build asks for; None when none does."""
         return self._columns.max_logprobs
 
-    def build(self, sequences: list[Sequence]) -> SampleInputs:
+    def build(self, sequences: list[Sequence], vocab_size: int) -> SampleInputs:
         """One row for each sequence, in order; a sequence that forks appears once for each continuation."""
         if sequences != self._members:  # compared by identity; a steady decode batch skips the rebuild
             self._members = list(sequences)
@@ -59,6 +60,7 @@ class SamplerInputs:
         columns = self._columns
         history = _history(sequences) if columns.has_penalties else _no_rows(len(sequences))
         bias = _bias(sequences) if columns.has_bias else _no_rows(len(sequences))
+        masks = _masks(sequences, vocab_size) if columns.has_constraints else (NO_MASK_INDEX, NO_MASK)
         return SampleInputs(
             temperature_S=columns.temperature_S,
             top_k_S=columns.top_k_S,
@@ -74,6 +76,8 @@ class SamplerInputs:
             bias_starts_S1=bias[0],
             bias_tokens=bias[1],
             bias_values=bias[2].astype(np.float32),
+            mask_index_S=masks[0],
+            mask_RW=masks[1],
         )
 
 
@@ -92,6 +96,7 @@ def _columns(sequences: list[Sequence]) -> _Columns:
         draws=any(not p.is_greedy for p in params),
         has_penalties=any(p.has_penalties for p in params),
         has_bias=any(p.logit_bias or p.min_tokens for p in params),
+        has_constraints=any(sequence.constraint is not None for sequence in sequences),
         max_logprobs=max((p.logprobs for p in params if p.logprobs is not None), default=None),
     )
 
@@ -130,6 +135,18 @@ def _bias(sequences: list[Sequence]) -> tuple[Int32Array, Int32Array, np.ndarray
     tokens = np.fromiter(chain.from_iterable(rows), np.int32)
     values = np.fromiter(chain.from_iterable(row.values() for row in rows), np.float32)
     return _starts(rows), tokens, values
+
+
+def _masks(sequences: list[Sequence], vocab_size: int) -> tuple[Int32Array, UInt32Array]:
+    """What each constrained row may draw. Tokens that its constraint does not know are not allowed."""
+    constraints = [(row, one.constraint) for row, one in enumerate(sequences) if one.constraint is not None]
+    mask_index_S = np.full(len(sequences), -1, np.int32)
+    mask_RW = np.zeros((len(constraints), -(-vocab_size // 32)), np.uint32)
+    for number, (row, constraint) in enumerate(constraints):
+        mask_index_S[row] = number
+        words = np.frombuffer(constraint.allowed_tokens(), "<u4")[: mask_RW.shape[1]]
+        mask_RW[number, : len(words)] = words
+    return mask_index_S, mask_RW
 
 
 def _no_rows(num_rows: int) -> tuple[Int32Array, Int32Array, np.ndarray]:

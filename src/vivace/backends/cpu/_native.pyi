@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 _Floats = NDArray[np.float32]
 _Ints = NDArray[np.int32]
+_Words = NDArray[np.uint32]
 
 def isa_names() -> list[str]: ...
 def cpu_features() -> list[str]: ...
@@ -95,6 +96,8 @@ def sample(
     bias_starts: _Ints,
     bias_tokens: _Ints,
     bias_values: _Floats,
+    mask_index: _Ints,
+    masks: _Words,
     tokens: _Ints,
 ) -> None: ...
 def top_logprobs(

@@ -192,6 +192,8 @@ class CpuBackend:
                 inputs.bias_starts_S1,
                 inputs.bias_tokens,
                 inputs.bias_values,
+                inputs.mask_index_S,
+                inputs.mask_RW,
                 tokens_S,
             )
         except (ValueError, TypeError) as error:

@@ -36,6 +36,7 @@ class ControlTokens:
         self._by_name: Mapping[str, ControlToken] = {token.name: token for token in tokens if token.name}
         self.name_of: Mapping[int, str] = {token.token_id: token.name for token in tokens}
         self.ids = frozenset(self.name_of)
+        self.strip_spaces = any(token.strips_left or token.strips_right for token in tokens)
         names = self._by_name.keys()
         alternatives = _alternatives(frozenset(names))
         self._name = re.compile(f"(?<!{NOT_A_START})(?:{alternatives})(?!{NOT_AN_END})") if names else None

@@ -1,0 +1,28 @@
+"""Who asks, as the routes see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """`request_id` is the server's own, `key` the unit of fairness; `log` goes into the access log's line."""
+
+    request_id: str
+    key: str
+    salt: bytes
+    arrival: float  # monotonic clock
+    log: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, request: Request) -> Caller:
+        state = request.state
+        return cls(state.request_id, state.api_key.name, state.api_key.salt, state.arrival, state.log)
+
+    def answer_id(self, prefix: str) -> str:
+        """An answer's id, from which the request's is seen."""
+        return f"{prefix}-{self.request_id.removeprefix('req-')}"

@@ -1,0 +1,145 @@
+"""What the server was asked for, as values: default < file < flag."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from vivace.core.errors import ConfigError
+
+LogFormat = Literal["text", "json"]
+
+SERVE_CHOICES: dict[str, tuple[str, ...]] = {"log_format": get_args(LogFormat)}
+_COUNTS = (
+    "max_connections",
+    "max_header_bytes",
+    "max_headers",
+    "max_body_bytes",
+    "max_queued_requests",
+    "max_queued_tokens",
+)
+_SECONDS = (
+    "header_timeout_s",
+    "body_timeout_s",
+    "keep_alive_timeout_s",
+    "send_timeout_s",
+    "max_queue_s",
+    "request_timeout_s",
+    "drain_timeout",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ServeConfig:
+    """Everything that `vivace serve` takes beside the engine's configuration. Invalid values raise `ConfigError`.
+
+    Every limit is on by default. Times are seconds, sizes bytes.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000  # 0: any free one
+    port_file: str | None = None  # written when the server listens
+    served_model_name: tuple[str, ...] = ()
+    # who may ask
+    api_key: tuple[str, ...] = field(default=(), repr=False)
+    api_key_file: str | None = None
+    shared_prefix_cache: bool = False
+    cors_allow_origin: tuple[str, ...] = ()
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+    # what one connection may take
+    max_connections: int = 4_096
+    max_header_bytes: int = 64 * 1024
+    max_headers: int = 100
+    max_body_bytes: int = 4 * 1024 * 1024
+    header_timeout_s: float = 10.0
+    body_timeout_s: float = 30.0
+    keep_alive_timeout_s: float = 65.0
+    send_timeout_s: float = 30.0
+    # what may wait
+    max_queued_requests: int = 1_024
+    max_queued_tokens: int | None = None
+    max_queue_s: float = 10.0
+    request_timeout_s: float | None = None
+    # the end
+    drain_timeout: float = 30.0
+    log_format: LogFormat = "text"
+    access_log: bool = True
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for entry in fields(self):
+            check_type(entry.name, getattr(self, entry.name), hints[entry.name])
+        if not 0 <= self.port <= 65_535:
+            raise ConfigError(f"port must be from 0 to 65535, not {self.port}")
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be 1 or more, not {value}")
+        for name in _SECONDS:
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{name} must be a number of seconds above 0, not {value}")
+        if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
+            raise ConfigError("TLS needs both ssl_certfile and ssl_keyfile")
+        if "" in self.served_model_name:
+            raise ConfigError("served_model_name must not be empty")
+        for key in self.api_key:
+            check_api_key(key, "api_key")
+
+    @property
+    def scheme(self) -> str:
+        return "https" if self.ssl_certfile is not None else "http"
+
+    def all_api_keys(self) -> tuple[str, ...]:
+        """Of `api_key` and of the file, in which a line is a key and `#` begins a comment."""
+        if self.api_key_file is None:
+            return self.api_key
+        try:
+            lines = Path(self.api_key_file).read_text(encoding="ascii").splitlines()
+        except OSError as error:
+            raise ConfigError(f"cannot read {self.api_key_file}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"{self.api_key_file}: a key is plain ASCII") from None
+        stripped = {number: line.strip() for number, line in enumerate(lines, 1)}
+        keys = {number: key for number, key in stripped.items() if key and not key.startswith("#")}
+        if not keys:
+            raise ConfigError(f"{self.api_key_file} has no key: write one a line")
+        for number, key in keys.items():
+            check_api_key(key, f"{self.api_key_file}, line {number}")
+        return tuple(dict.fromkeys((*self.api_key, *keys.values())))
+
+
+def check_api_key(key: str, where: str) -> None:
+    """A key is what an Authorization header can carry."""
+    if not key or len(key) > 4_096 or not all("!" <= char <= "~" for char in key):
+        raise ConfigError(f"{where}: a key needs 1 to 4096 printable ASCII characters without blanks")
+
+
+_KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
+    str: ("a string", (str,)),
+    bool: ("true or false", (bool,)),
+    int: ("an integer", (int,)),
+    float: ("a number", (int, float)),
+}
+
+
+def check_type(name: str, value: object, hint: Any) -> None:
+    """Whether a value that a file or a caller gave fits its field. Raises `ConfigError`."""
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    if value is None and type(None) in kinds:
+        return
+    hint = kinds[0]
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ConfigError(f"{name} must be one of {', '.join(get_args(hint))}, not {value!r}")
+    elif hint == tuple[str, ...]:
+        if not isinstance(value, tuple) or not all(isinstance(entry, str) for entry in value):
+            raise ConfigError(f"{name} must be a list of strings, not {value!r}")
+    else:
+        expected, types = _KINDS[hint]
+        if not isinstance(value, types) or (isinstance(value, bool) and hint is not bool):
+            raise ConfigError(f"{name} must be {expected}, not {value!r}")

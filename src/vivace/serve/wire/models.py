@@ -1,0 +1,20 @@
+"""GET /v1/models."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class Model(Struct):
+    id: str
+    created: int
+    max_model_len: int
+    root: str
+    parent: None = None
+    owned_by: str = "vivace"
+    object: str = "model"
+
+
+class ModelList(Struct):
+    data: list[Model]
+    object: str = "list"

@@ -1,0 +1,44 @@
+"""Loaded by schemathesis: what a request that fits its schema may still be refused for, and nothing else."""
+
+from __future__ import annotations
+
+import schemathesis
+
+RULES = {
+    "context_length_exceeded": None,  # whatever is too long for the model
+    "template_error": None,  # the model's own template objects to this order of messages
+    "invalid_value": {
+        # one field depends on another
+        "best_of",
+        "continue_final_message",
+        "max_tokens",
+        "min_tokens",
+        "stream_options",
+        "tool_choice",
+        "top_logprobs",
+        # free JSON with rules of its own
+        "chat_template_kwargs",
+        "reasoning_effort",
+        "response_format",
+        "structured_outputs",
+        "text",
+        "tools",
+        # keys that are token ids
+        "logit_bias",
+        # items whose fields depend on their type
+        "input",
+        "messages",
+    },
+}
+
+
+@schemathesis.check
+def refuses_valid_data_by_a_rule(ctx, response, case):
+    """A 400 to schema-valid data names a rule that a schema cannot say."""
+    del ctx
+    if case.meta is None or not case.meta.generation.mode.is_positive or response.status_code != 400:
+        return
+    error = response.json()["error"]
+    params = RULES.get(error["code"], set())
+    name = (error["param"] or "").partition(".")[0].partition("[")[0]
+    assert params is None or name in params, f"refused, but the schema allows it: {error}"

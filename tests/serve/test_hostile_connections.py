@@ -1,0 +1,274 @@
+"""Connections that are slow, many, deaf or gone (HTTP rows of the list of hostile input), ids and log lines."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import struct
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from http.client import RemoteDisconnected
+
+import pytest
+from canaries import gauge, num_used_blocks
+from hostile_requests import COMPLETION, JSON_TYPE, MAX_CONNECTIONS, chunks, complete, is_healthy
+from raw_http import Answer, RawConnection, exchange, request_bytes
+from served_process import API_KEY, ServedProcess, eventually, resident_bytes
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def undisturbed(strict: ServedProcess) -> tuple[int, str]:
+    """The engine's process, and what it answers."""
+    return strict.engine_pid, _text(complete(strict.port))
+
+
+@pytest.fixture(autouse=True)
+def unharmed(strict: ServedProcess, undisturbed: tuple[int, str]) -> Iterator[None]:
+    """After each test the same processes serve the same text, and no KV block is in use."""
+    yield
+    assert eventually(lambda: _is_idle(strict))
+    assert (strict.engine_pid, _text(complete(strict.port))) == undisturbed
+
+
+def _text(answer: Answer) -> str:
+    assert answer.status == 200, answer
+    return str(json.loads(answer.body)["choices"][0]["text"])
+
+
+def _is_idle(server: ServedProcess) -> bool:
+    names = ("num_requests_running", "num_requests_waiting")
+    return not any(gauge(server, name) for name in names) and num_used_blocks(server) == 0
+
+
+# --- time -----------------------------------------------------------------------------------------
+
+
+def test_slow_head_is_408(strict: ServedProcess) -> None:
+    with RawConnection(strict.port) as connection:
+        answer = connection.send(b"GET /v1/models HTTP/1.1\r\nHos").answer()
+        assert (answer.status, answer.error["type"]) == (408, "timeout_error")
+        assert connection.is_closed()
+
+
+def test_slow_body_is_408(strict: ServedProcess) -> None:
+    with RawConnection(strict.port) as connection:
+        headers = {**JSON_TYPE, "Content-Length": "100"}
+        answer = connection.send(request_bytes("POST", "/v1/completions", headers, key=API_KEY) + b"{").answer()
+        assert (answer.status, answer.error["type"]) == (408, "timeout_error")
+        assert connection.is_closed()
+
+
+def test_an_early_answer_waits_for_no_body(strict: ServedProcess) -> None:
+    """Nobody without a key can hold a connection by sending slowly, nor ask the server to read."""
+    with RawConnection(strict.port) as connection:
+        headers = {**JSON_TYPE, "Content-Length": "1000000", "Expect": "100-continue"}
+        assert connection.send(request_bytes("POST", "/v1/completions", headers)).answer().status == 401
+        assert connection.send(b"{").is_closed()
+
+
+def test_no_request_gets_two_answers(strict: ServedProcess) -> None:
+    """A proxy would take the second for the answer to its next request."""
+    with RawConnection(strict.port) as connection:
+        head = request_bytes("POST", "/v1/completions", {**JSON_TYPE, "Transfer-Encoding": "chunked"})
+        assert connection.send(head).answer().status == 401
+        assert connection.send(b"not a size\r\n").rest() == b""
+    with RawConnection(strict.port) as connection:
+        head = request_bytes("POST", "/v1/completions", {**JSON_TYPE, "Content-Length": "9"})
+        assert connection.send(head).answer().status == 401
+        assert connection.rest() == b""  # the deadline of a body that does not come
+
+
+def test_a_client_may_wait_to_be_asked_for_its_body(strict: ServedProcess) -> None:
+    with RawConnection(strict.port) as connection:
+        headers = {**JSON_TYPE, "Content-Length": str(len(COMPLETION)), "Expect": "100-continue"}
+        connection.send(request_bytes("POST", "/v1/completions", headers, key=API_KEY))
+        interim = b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert connection.socket.recv(len(interim), socket.MSG_WAITALL) == interim
+        assert connection.send(COMPLETION).answer().status == 200
+
+
+def test_http_1_0_is_answered_and_closed(strict: ServedProcess) -> None:
+    with RawConnection(strict.port) as connection:
+        assert connection.send(b"GET /health HTTP/1.0\r\n\r\n").answer().status == 200
+        assert connection.is_closed()
+
+
+def test_idle_connections_are_closed(strict: ServedProcess) -> None:
+    with RawConnection(strict.port) as silent, RawConnection(strict.port) as used:
+        assert used.send(request_bytes(target="/health")).answer().status == 200
+        assert silent.is_closed()
+        assert used.is_closed()
+
+
+def test_a_thousand_half_open_sockets_hurt_nobody(server: ServedProcess) -> None:
+    """Within the default bound on connections."""
+    sockets = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(1_000)]
+    try:
+        for one in sockets:
+            one.sendall(b"POST /v1/completions HTTP/1.1\r\nHost:")
+        for _ in range(10):
+            assert complete(server.port).status == 200
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def test_half_open_sockets_do_not_hurt(strict: ServedProcess) -> None:
+    """Ten times more than may be open; the others are told, and room is there again after the time-out."""
+    sockets = [socket.socket() for _ in range(10 * MAX_CONNECTIONS)]
+    try:
+        for one in sockets:
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.1", strict.port))
+        assert eventually(lambda: is_healthy(strict.port))
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def test_too_many_connections_are_503(strict: ServedProcess) -> None:
+    def is_refused() -> bool:
+        """Whether any of a few too many is; on a slow machine the first may have gone before the last came."""
+        connections = [RawConnection(strict.port) for _ in range(MAX_CONNECTIONS + 4)]
+        try:
+            with suppress(RemoteDisconnected, ConnectionResetError):
+                answer = connections[-1].answer()
+                assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+                assert answer.error["type"] == "unavailable_error"
+                return True
+            return False
+        finally:
+            for one in connections:
+                one.socket.close()
+
+    assert eventually(is_refused)
+    assert eventually(lambda: is_healthy(strict.port))
+
+
+# --- readers and departures -----------------------------------------------------------------------
+
+LONG = json.dumps({"prompt": "Once", "max_tokens": 1000, "ignore_eos": True, "stream": True}).encode()
+
+
+def _begun_stream(port: int, body: bytes = LONG) -> RawConnection:
+    connection = RawConnection(port)
+    connection.send(request_bytes("POST", "/v1/completions", JSON_TYPE, body, key=API_KEY))
+    assert connection.socket.recv(1, socket.MSG_PEEK)
+    return connection
+
+
+def test_departures_free_everything(strict: ServedProcess) -> None:
+    """Before the head, in it, in the body, at a random token, by half-closing, by a reset."""
+    generator = random.Random(7)
+    whole = request_bytes("POST", "/v1/completions", JSON_TYPE, LONG, key=API_KEY)
+    for cut in (0, 3, 40, len(whole) - 10):
+        RawConnection(strict.port).send(whole[:cut]).socket.close()
+    for way in ("close", "half-close", "reset") * 3:
+        connection = _begun_stream(strict.port)
+        connection.socket.recv(generator.randint(1, 20_000))
+        if way == "half-close":
+            connection.socket.shutdown(socket.SHUT_WR)
+            assert connection.is_closed()
+        elif way == "reset":
+            connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.socket.close()
+    assert eventually(lambda: _is_idle(strict))
+
+
+def test_departure_ends_an_answer_that_is_not_streamed(strict: ServedProcess) -> None:
+    body = json.dumps({"prompt": "Once", "max_tokens": 1000, "ignore_eos": True, "n": 4}).encode()
+    with RawConnection(strict.port) as connection:
+        connection.send(request_bytes("POST", "/v1/completions", JSON_TYPE, body, key=API_KEY))
+        assert eventually(lambda: not _is_idle(strict))
+    assert eventually(lambda: _is_idle(strict))
+
+
+@pytest.mark.parametrize("num_read", [0, 1])
+def test_deaf_readers_are_cut_off(strict: ServedProcess, num_read: int) -> None:
+    """Sixteen long answers at once are more than socket buffers hold. The server lets go, its memory stays."""
+
+    def num_cut_off() -> int:
+        return sum(line.get("status") == 499 for line in strict.logs)
+
+    def is_cut_off() -> bool:
+        """Looks fifty times a second, and each time one byte is read, or none."""
+        for one in connections:
+            with suppress(ConnectionResetError):
+                one.recv(num_read)
+        return num_cut_off() == num_before + len(connections)
+
+    before, num_before = resident_bytes(strict.pid), num_cut_off()
+    body = json.dumps({"prompt": "Once", "max_tokens": 1000, "ignore_eos": True, "stream": True, "n": 16}).encode()
+    connections = []
+    for _ in range(2):
+        one = socket.socket()
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        one.connect(("127.0.0.1", strict.port))
+        one.sendall(request_bytes("POST", "/v1/completions", JSON_TYPE, body, key=API_KEY))
+        connections.append(one)
+    assert eventually(is_cut_off, 120.0)
+    assert _is_idle(strict)
+    assert resident_bytes(strict.pid) - before < 32 * MIB
+    for one in connections:
+        one.close()
+
+
+def test_pipelined_requests_get_one_answer_and_the_end(strict: ServedProcess) -> None:
+    one = request_bytes("POST", "/v1/completions", JSON_TYPE, COMPLETION, key=API_KEY)
+    with RawConnection(strict.port) as connection:
+        answer = connection.send(one * 3).answer()
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert connection.is_closed()
+
+
+@pytest.mark.parametrize("protocol", ["websocket", "h2c"])
+def test_upgrades_are_declined(strict: ServedProcess, protocol: str) -> None:
+    """Java's client offers h2c with each request; its body follows as if nothing had been offered."""
+    offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": protocol, "HTTP2-Settings": "AAMAAABkAAQAAP__"}
+    head = {**offer, **JSON_TYPE, "Transfer-Encoding": "chunked"}
+    chunked = request_bytes("POST", "/v1/completions", head, key=API_KEY) + chunks([COMPLETION[:9], COMPLETION[9:]])
+    with RawConnection(strict.port) as connection:
+        for data in (
+            request_bytes("POST", "/v1/completions", {**offer, **JSON_TYPE}, COMPLETION, key=API_KEY),
+            request_bytes(headers=offer, key=API_KEY),
+            chunked,
+            request_bytes(key=API_KEY),
+        ):
+            assert connection.send(data).answer().status == 200
+
+
+# --- ids and logs ---------------------------------------------------------------------------------
+
+
+def test_request_ids_are_ours(strict: ServedProcess) -> None:
+    headers = {**JSON_TYPE, "X-Request-Id": "mine"}
+    data = request_bytes("POST", "/v1/completions", headers, COMPLETION, key=API_KEY)
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda _: exchange(strict.port, data), range(100)))
+    assert {answer.status for answer in answers} == {200}
+    assert len({answer.headers["x-request-id"] for answer in answers}) == 100
+    assert {answer.headers["x-client-request-id"] for answer in answers} == {"mine"}
+
+
+@pytest.mark.parametrize("value", ["a b", "x" * 129, "<script>", "é", "a\x1b[31m", "%0d%0aSet-Cookie:x"])
+def test_harmful_ids_are_not_echoed(strict: ServedProcess, value: str) -> None:
+    answer = exchange(strict.port, request_bytes(headers={"X-Request-Id": value}))
+    assert answer.status in (400, 401)
+    assert "x-client-request-id" not in answer.headers
+
+
+def test_no_line_of_the_log_is_forged(strict: ServedProcess) -> None:
+    target = "/nothing%0d%0a%7b%22message%22:%22forged%22%7d%1b%5b31m%7f%c2%9b"
+    answer = exchange(strict.port, request_bytes(target=target, key=API_KEY))
+    assert answer.status == 404
+    request_id = answer.headers["x-request-id"]
+    assert strict.wait_for(lambda: any(request_id == line.get("request_id") for line in strict.logs))
+    line = next(line for line in strict.logs if line.get("request_id") == request_id)
+    assert (line["status"], line["key"], line["method"]) == (404, "key-1", "GET")
+    assert line["path"].startswith("/nothing\r\n")  # as JSON, in one line
+    assert not [line for line in strict.lines if not line.isprintable()]
+    assert not [line for line in strict.logs if line["message"] == "forged"]

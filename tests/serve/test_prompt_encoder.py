@@ -1,0 +1,108 @@
+"""Encoding beside the event loop: long texts hold nobody up, hopeless ones are not encoded at all."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from vivace.core.errors import ContextLengthError, RequestError
+from vivace.engine.tokenizer import Tokenizer, load_tokenizer
+from vivace.resources import embedded_model_path
+from vivace.serve.prompt_encoder import LONG_CHARS, Chat, PromptEncoder
+
+DEADLINE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return load_tokenizer(embedded_model_path())
+
+
+def test_short_texts_overtake_a_long_one(tokenizer: Tokenizer) -> None:
+    async def work() -> list[str]:
+        encoder = PromptEncoder(tokenizer, 1 << 22)
+        done: list[str] = []
+
+        async def encode(name: str, text: str) -> None:
+            await encoder.encode(text)
+            done.append(name)
+
+        long = asyncio.create_task(encode("long", "sea " * (1 << 20)))
+        await asyncio.sleep(0)
+        await asyncio.gather(*(encode("short", "word " * 1_000) for _ in range(3)))
+        await long
+        encoder.close()
+        return done
+
+    assert asyncio.run(asyncio.wait_for(work(), DEADLINE_S)) == ["short", "short", "short", "long"]
+
+
+def test_the_loop_turns_while_a_long_text_is_encoded(tokenizer: Tokenizer) -> None:
+    """Counted, not timed: the loop gets its turns while 2 MiB are encoded, which a held GIL would not allow."""
+
+    async def work() -> int:
+        encoder = PromptEncoder(tokenizer, 1 << 22)
+        long = asyncio.create_task(encoder.encode("a" * (2 << 20)))
+        num_turns = 0
+        while not long.done():
+            await asyncio.sleep(0.001)
+            num_turns += 1
+        encoder.close()
+        return num_turns
+
+    assert asyncio.run(asyncio.wait_for(work(), DEADLINE_S)) > 20
+
+
+@pytest.mark.parametrize("unit", ["a", " ", "\u0301", "<|end|>", "日本"])
+def test_length_alone_refuses_what_cannot_fit(tokenizer: Tokenizer, unit: str) -> None:
+    bound = tokenizer.piece_bound
+    assert bound is not None
+    text = unit * (1_001 * bound.max_bytes // len(unit.encode()) + 1)
+
+    async def work() -> None:
+        encoder = PromptEncoder(tokenizer, 1_000)
+        with pytest.raises(ContextLengthError, match="at least"):
+            await encoder.encode(text)
+        chat = Chat([{"role": "user", "content": text}], len(text))
+        with pytest.raises(ContextLengthError, match="at least"):
+            await encoder.plan_chat(chat)
+        encoder.close()
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("name", ["gpt2", "smollm2", "phi3", "qwen2.5"])
+def test_the_bound_on_tokens_holds(shared: Path, name: str) -> None:
+    tokenizer = load_tokenizer(shared / "tokenizers" / name)
+    bound = tokenizer.piece_bound
+    assert bound is not None
+    names = sorted(tokenizer.backend.get_vocab(), key=len)[-20:]
+    texts = [tokenizer.token_bytes(tokenizer.backend.token_to_id(one)).decode(errors="ignore") for one in names]
+    for text in [
+        *texts,
+        " " * 500,
+        "e\u0301" * 200,
+        "\u1100\u1161\u11a8" * 100,
+        "=" * 300,
+        "a\n" * 200,
+        *map(chr, range(256)),
+    ]:
+        ids = tokenizer.encode(text * 50, add_special=False)
+        assert bound.min_tokens(text * 50) <= len(ids)
+
+
+def test_long_texts_have_the_ids_of_short_ones(tokenizer: Tokenizer) -> None:
+    """Batches of one are another way through the library: same ids."""
+    text = "It was the best of times. – naïve 日本 <|end|>\n" * 2_000
+    assert len(text) > LONG_CHARS
+    plain = tokenizer.backend.encode(text, add_special_tokens=False).ids
+    assert tokenizer.encode(text, add_special=False) == plain
+
+
+def test_a_model_without_tokenizer_says_so() -> None:
+    encoder = PromptEncoder(None, 100)
+    with pytest.raises(RequestError, match="token ids"):
+        asyncio.run(encoder.encode("text"))
+    encoder.close()
