@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vivace.core.config import EngineConfig
     from vivace.core.sampling import SamplingParams
+    from vivace.core.structured_outputs import StructuredOutputs
     from vivace.engine.async_engine import AsyncEngine
     from vivace.engine.llm import LLM
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "AsyncEngine", "EngineConfig", "SamplingParams", "__version__"]
+__all__ = ["LLM", "AsyncEngine", "EngineConfig", "SamplingParams", "StructuredOutputs", "__version__"]
 
 _HOMES = {
     "LLM": "vivace.engine.llm",
     "AsyncEngine": "vivace.engine.async_engine",
     "EngineConfig": "vivace.core.config",
     "SamplingParams": "vivace.core.sampling",
+    "StructuredOutputs": "vivace.core.structured_outputs",
 }
 
 

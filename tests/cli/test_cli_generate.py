@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import pytest
 from command_run import Vivace
@@ -26,6 +27,15 @@ def test_without_a_model_the_embedded_one_answers(vivace: Vivace) -> None:
     record = json.loads(done.stdout)
     assert len(record["token_ids"]) == 8 or record["finish_reason"] == "stop"
     assert record["text"]
+
+
+def test_structured_outputs(vivace: Vivace) -> None:
+    done = vivace("generate", "--prompt", "Call ", "--structured-outputs", "regex=[0-9]{3}-[0-9]{4}")
+    assert re.fullmatch("[0-9]{3}-[0-9]{4}\n", done.stdout)
+    for wrong in ("regex=(", "yaml=x", "json_object=x", "regex"):
+        refused = vivace("generate", "--prompt", "Call ", "--structured-outputs", wrong)
+        assert refused.code == 2
+        assert refused.stderr.startswith("vivace: ")
 
 
 def test_json_holds_text_ids_logprobs_and_timings(vivace: Vivace, stories: str) -> None:

@@ -106,6 +106,7 @@ def test_the_loop_goes_on_while_a_constraint_is_compiled(llm: LLM) -> None:
     engine.add("left", [5, 6, 7], constrained(StructuredOutputs("regex", "[ef]{5}")))
     engine.add("free", [5, 6, 7], SamplingParams(max_tokens=3, ignore_eos=True))
     engine.abort("left")
+    engine.abort("left")
     events = run(engine)
     endings = {(event.request_id, event.index): event for event in events if event.finish}
     assert endings["left", 0].finish == "abort"

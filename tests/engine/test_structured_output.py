@@ -180,6 +180,9 @@ def test_thinking_may_come_first(tokenizer: Tokenizer, compiler: ConstraintCompi
         (StructuredOutputs("choice", '"yes"'), "list of texts"),
         (StructuredOutputs("choice", '["yes", ""]'), "list of texts"),
         (StructuredOutputs("grammar", "start: missing"), "unknown name"),
+        (StructuredOutputs("grammar", "root ::= ((("), "no GBNF"),
+        (StructuredOutputs("grammar", "root ::= " + "(" * 5000), "no GBNF"),
+        (StructuredOutputs("grammar", "rule ::= x"), "no GBNF"),
         (StructuredOutputs("regex", "[^\\s\\S]"), "no text at all"),
     ],
 )
@@ -202,6 +205,15 @@ def test_expressions_mean_what_re_means(tokenizer: Tokenizer, compiler: Constrai
     assert all(re.fullmatch(expression, text) for text in texts)
 
 
+def test_gbnf(tokenizer: Tokenizer, compiler: ConstraintCompiler) -> None:
+    text = 'root ::= "[" item ("," item)* "]"\nitem ::= [0-9]{2} | "\\"x\\"" # a comment\n'
+    compiled = compiler.compile(StructuredOutputs("grammar", text))
+    for written, expected in (('[12,"x",07]', True), ("[12]", True), ("[1]", False), ("[]", False)):
+        assert follow(tokenizer, compiled, written) is expected
+    thinking = compiler.compile(StructuredOutputs("grammar", text, ThinkTags("<think>", "</think>")))
+    assert follow(tokenizer, thinking, "<think>hm</think>[12]")
+
+
 def test_a_constraint_that_was_left_fails_alone(tokenizer: Tokenizer, compiler: ConstraintCompiler) -> None:
     compiled = compiler.compile(StructuredOutputs.choice(["yes", "no"]))
     broken, whole = compiled.begin(), compiled.begin()
@@ -211,6 +223,27 @@ def test_a_constraint_that_was_left_fails_alone(tokenizer: Tokenizer, compiler: 
     assert not broken.is_complete
     assert whole.failure is None
     assert whole.allowed_tokens() != b""
+
+
+def test_a_lexer_at_its_limit_fails_nobody_else(tokenizer: Tokenizer, compiler: ConstraintCompiler) -> None:
+    """One text drives the shared lexer over its limit; the others of the same constraint go on as if alone."""
+    outputs = StructuredOutputs("regex", "(.{0,5000}a.{0,5000}){100}|yes, certainly")
+
+    def written(compiled: CompiledConstraint, generator: random.Random) -> tuple[list[int], str | None]:
+        constraint, tokens = compiled.begin(), []
+        for _ in range(40):
+            ids = [one for one in token_ids(constraint.allowed_tokens()) if one not in tokenizer.eos_ids]
+            if constraint.failure is not None or not ids:
+                break
+            tokens.append(generator.choice(ids))
+            constraint.accept(tokens[-1])
+        return tokens, constraint.failure
+
+    shared = compiler.compile(outputs)
+    alone = [written(compiler.compile(outputs), random.Random(seed)) for seed in range(4)]
+    assert any(failure is not None for _, failure in alone)
+    assert [written(shared, random.Random(seed)) for seed in range(4)] == alone
+    assert shared.is_spent
 
 
 def test_without_an_end_token_a_text_still_completes(tokenizer: Tokenizer) -> None:

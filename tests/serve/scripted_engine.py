@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from vivace.core.errors import VivaceError
 from vivace.core.events import FinishReason, TokenEvent
-from vivace.serve.admission import Admission, AdmissionLimits
+from vivace.serve.admission import Admission, AdmissionLimits, Ticket
 from vivace.serve.generation import Generation, Order
 from vivace.serve.metrics import ServerMetrics
 from vivace.worker.job import Job
@@ -16,6 +16,8 @@ from vivace.worker.stream import TokenStream
 
 @dataclass(frozen=True)
 class Capacity:
+    vocab_size: int = 4096
+    eos_ids: tuple[int, ...] = (0,)
     max_model_len: int = 1024
     max_num_seqs: int = 8
     max_num_batched_tokens: int = 512
@@ -69,9 +71,14 @@ class Desk:
     def __post_init__(self) -> None:
         self.admission = Admission(AdmissionLimits(self.engine.info))
 
-    def generation(self, tokenizer: Any, order: Order, name: str = "job") -> Generation:
-        ticket = self.admission.enter(key="", num_bytes=4, max_tokens=order.params.max_tokens, n=order.params.n)
-        return Generation(cast(Any, self.engine), tokenizer, ticket, self.metrics.begin(), name, order)
+    def generation(self, tokenizer: Any, order: Order, name: str = "job", *, is_let_in: bool = True) -> Generation:
+        def enter() -> Ticket:
+            return self.admission.enter(key="", num_bytes=4, max_tokens=50, n=order.params.n)
+
+        generation = Generation(cast(Any, self.engine), tokenizer, enter, self.metrics.begin(), name, order)
+        if is_let_in:
+            generation.let_in()
+        return generation
 
     @property
     def is_idle(self) -> bool:

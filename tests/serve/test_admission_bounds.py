@@ -157,7 +157,7 @@ def test_a_turn_that_comes_far_too_late_is_refused_with_the_time_to_come_again()
         return late
 
     late = run_virtually(main())
-    assert late.refused_after_s == pytest.approx(2.5, abs=0.002)
+    assert late.refused_after_s == pytest.approx(2.4, abs=0.002)
     assert late.retry_after_s is not None
     assert late.retry_after_s >= 1.0
 

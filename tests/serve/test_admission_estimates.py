@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
-from virtual_server import Capacity, Numbers
+from virtual_server import Capacity, Numbers, run_virtually
 
-from vivace.core.errors import ConfigError
-from vivace.serve.admission import AdmissionLimits
+from vivace.core.errors import ConfigError, OverloadedError
+from vivace.serve.admission import Admission, AdmissionLimits
 from vivace.serve.admission.demand import Demand
 from vivace.serve.admission.drain_rate import DrainRate
+from vivace.serve.admission.known_prefixes import MAX_ENTRIES, MIN_LEN, KnownPrefixes
 from vivace.serve.admission.request_sizes import RequestSizes
 
 SEED = 3
@@ -119,6 +122,46 @@ def test_prompts_that_the_cache_holds_cost_nothing() -> None:
     demand = sizes.demand(1_000, 16, 1)
     assert demand.computed_tokens == pytest.approx(100, rel=0.05)
     assert demand.num_prompt_tokens == 1_000
+
+
+def test_a_common_beginning_is_known_once_one_prompt_had_it() -> None:
+    prefixes, chance = KnownPrefixes(), random.Random(SEED)
+    common = [chance.randrange(1000) for _ in range(512)]
+    prompts = [common + [chance.randrange(1000) for _ in range(32)] for _ in range(3)]
+    assert [prefixes.note("a", prompt) for prompt in prompts] == [0, 512, 512]
+    assert prefixes.note("a", common[:300] + [5] * 300) == 256
+    assert prefixes.note("a", common) == 256, "the last token of a prompt is always computed"
+    assert prefixes.note("b", prompts[0]) == 0, "keys do not share"
+    assert prefixes.note("a", [1, 2, 3]) == 0
+
+
+def test_prefixes_that_are_old_are_forgotten() -> None:
+    prefixes = KnownPrefixes()
+    for number in range(MAX_ENTRIES + 1):
+        prefixes.note("a", [number] * (MIN_LEN + 1))
+    assert prefixes.note("a", [MAX_ENTRIES] * 40) == MIN_LEN
+    assert prefixes.note("a", [0] * 40) == 0
+
+
+def test_clients_with_a_common_beginning_are_not_refused_for_it() -> None:
+    """Eight prompts of 544 tokens, 12 s of work where nothing is shared and a sixth of it where 512 tokens are."""
+
+    async def main(*, with_tokens: bool) -> int:
+        admission = Admission(
+            AdmissionLimits(Capacity(), default_prompt_tokens_per_s=300.0, default_generation_tokens_per_s=60.0)
+        )
+        turns = []
+        for number in range(8):
+            with suppress(OverloadedError):
+                ticket = admission.enter(key="a", num_bytes=1632, max_tokens=64)
+                prompt = [7] * 512 + [number] * 32
+                ticket.measured(len(prompt), 64, prompt if with_tokens else None)
+                turns.append(asyncio.create_task(ticket.turn()))
+                await asyncio.sleep(0)
+        return len(turns)
+
+    assert run_virtually(main(with_tokens=True)) == 8
+    assert run_virtually(main(with_tokens=False)) < 8
 
 
 @pytest.mark.parametrize("name", ["max_queued_requests", "max_queue_s", "aging_s", "default_prompt_tokens_per_s"])

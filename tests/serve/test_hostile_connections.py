@@ -13,7 +13,7 @@ from http.client import RemoteDisconnected
 
 import pytest
 from canaries import gauge, num_used_blocks
-from hostile_requests import COMPLETION, JSON_TYPE, MAX_CONNECTIONS, complete, is_healthy
+from hostile_requests import COMPLETION, JSON_TYPE, MAX_CONNECTIONS, chunks, complete, is_healthy
 from raw_http import Answer, RawConnection, exchange, request_bytes
 from served_process import API_KEY, ServedProcess, eventually, resident_bytes
 
@@ -62,11 +62,59 @@ def test_slow_body_is_408(strict: ServedProcess) -> None:
         assert connection.is_closed()
 
 
+def test_an_early_answer_waits_for_no_body(strict: ServedProcess) -> None:
+    """Nobody without a key can hold a connection by sending slowly, nor ask the server to read."""
+    with RawConnection(strict.port) as connection:
+        headers = {**JSON_TYPE, "Content-Length": "1000000", "Expect": "100-continue"}
+        assert connection.send(request_bytes("POST", "/v1/completions", headers)).answer().status == 401
+        assert connection.send(b"{").is_closed()
+
+
+def test_no_request_gets_two_answers(strict: ServedProcess) -> None:
+    """A proxy would take the second for the answer to its next request."""
+    with RawConnection(strict.port) as connection:
+        head = request_bytes("POST", "/v1/completions", {**JSON_TYPE, "Transfer-Encoding": "chunked"})
+        assert connection.send(head).answer().status == 401
+        assert connection.send(b"not a size\r\n").rest() == b""
+    with RawConnection(strict.port) as connection:
+        head = request_bytes("POST", "/v1/completions", {**JSON_TYPE, "Content-Length": "9"})
+        assert connection.send(head).answer().status == 401
+        assert connection.rest() == b""  # the deadline of a body that does not come
+
+
+def test_a_client_may_wait_to_be_asked_for_its_body(strict: ServedProcess) -> None:
+    with RawConnection(strict.port) as connection:
+        headers = {**JSON_TYPE, "Content-Length": str(len(COMPLETION)), "Expect": "100-continue"}
+        connection.send(request_bytes("POST", "/v1/completions", headers, key=API_KEY))
+        interim = b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert connection.socket.recv(len(interim), socket.MSG_WAITALL) == interim
+        assert connection.send(COMPLETION).answer().status == 200
+
+
+def test_http_1_0_is_answered_and_closed(strict: ServedProcess) -> None:
+    with RawConnection(strict.port) as connection:
+        assert connection.send(b"GET /health HTTP/1.0\r\n\r\n").answer().status == 200
+        assert connection.is_closed()
+
+
 def test_idle_connections_are_closed(strict: ServedProcess) -> None:
     with RawConnection(strict.port) as silent, RawConnection(strict.port) as used:
         assert used.send(request_bytes(target="/health")).answer().status == 200
         assert silent.is_closed()
         assert used.is_closed()
+
+
+def test_a_thousand_half_open_sockets_hurt_nobody(server: ServedProcess) -> None:
+    """Within the default bound on connections."""
+    sockets = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(1_000)]
+    try:
+        for one in sockets:
+            one.sendall(b"POST /v1/completions HTTP/1.1\r\nHost:")
+        for _ in range(10):
+            assert complete(server.port).status == 200
+    finally:
+        for one in sockets:
+            one.close()
 
 
 def test_half_open_sockets_do_not_hurt(strict: ServedProcess) -> None:
@@ -139,11 +187,19 @@ def test_departure_ends_an_answer_that_is_not_streamed(strict: ServedProcess) ->
     assert eventually(lambda: _is_idle(strict))
 
 
-def test_reader_that_never_reads_is_cut_off(strict: ServedProcess) -> None:
+@pytest.mark.parametrize("num_read", [0, 1])
+def test_deaf_readers_are_cut_off(strict: ServedProcess, num_read: int) -> None:
     """Sixteen long answers at once are more than socket buffers hold. The server lets go, its memory stays."""
 
     def num_cut_off() -> int:
         return sum(line.get("status") == 499 for line in strict.logs)
+
+    def is_cut_off() -> bool:
+        """Looks fifty times a second, and each time one byte is read, or none."""
+        for one in connections:
+            with suppress(ConnectionResetError):
+                one.recv(num_read)
+        return num_cut_off() == num_before + len(connections)
 
     before, num_before = resident_bytes(strict.pid), num_cut_off()
     body = json.dumps({"prompt": "Once", "max_tokens": 1000, "ignore_eos": True, "stream": True, "n": 16}).encode()
@@ -154,7 +210,7 @@ def test_reader_that_never_reads_is_cut_off(strict: ServedProcess) -> None:
         one.connect(("127.0.0.1", strict.port))
         one.sendall(request_bytes("POST", "/v1/completions", JSON_TYPE, body, key=API_KEY))
         connections.append(one)
-    assert eventually(lambda: num_cut_off() == num_before + 2, 120.0)
+    assert eventually(is_cut_off, 120.0)
     assert _is_idle(strict)
     assert resident_bytes(strict.pid) - before < 32 * MIB
     for one in connections:
@@ -169,11 +225,20 @@ def test_pipelined_requests_get_one_answer_and_the_end(strict: ServedProcess) ->
         assert connection.is_closed()
 
 
-def test_upgrades_are_ignored(strict: ServedProcess) -> None:
-    for protocol in ("websocket", "h2c"):
-        headers = {"Connection": "Upgrade", "Upgrade": protocol, "Sec-WebSocket-Key": "x", **JSON_TYPE}
-        data = request_bytes("POST", "/v1/completions", headers, COMPLETION, key=API_KEY)
-        assert exchange(strict.port, data).status == 200
+@pytest.mark.parametrize("protocol", ["websocket", "h2c"])
+def test_upgrades_are_declined(strict: ServedProcess, protocol: str) -> None:
+    """Java's client offers h2c with each request; its body follows as if nothing had been offered."""
+    offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": protocol, "HTTP2-Settings": "AAMAAABkAAQAAP__"}
+    head = {**offer, **JSON_TYPE, "Transfer-Encoding": "chunked"}
+    chunked = request_bytes("POST", "/v1/completions", head, key=API_KEY) + chunks([COMPLETION[:9], COMPLETION[9:]])
+    with RawConnection(strict.port) as connection:
+        for data in (
+            request_bytes("POST", "/v1/completions", {**offer, **JSON_TYPE}, COMPLETION, key=API_KEY),
+            request_bytes(headers=offer, key=API_KEY),
+            chunked,
+            request_bytes(key=API_KEY),
+        ):
+            assert connection.send(data).answer().status == 200
 
 
 # --- ids and logs ---------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import socket
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 from canaries import singing
@@ -227,6 +228,19 @@ def test_chunks_of_one_byte_are_refused(strict: ServedProcess) -> None:
 def test_ordinary_chunks_are_a_body(strict: ServedProcess) -> None:
     parts = [COMPLETION[start : start + 7] for start in range(0, len(COMPLETION), 7)]
     assert exchange(strict.port, chunked_head() + chunks(parts)).status == 200
+
+
+def test_a_request_may_come_in_any_pieces(strict: ServedProcess) -> None:
+    generator = random.Random(11)
+    plain = request_bytes("POST", "/v1/completions", JSON_TYPE, COMPLETION, key=API_KEY)
+    pieces = chunked_head() + chunks([COMPLETION[:5], COMPLETION[5:]])
+    with RawConnection(strict.port) as connection:
+        connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for data in (plain, pieces) * 5:
+            cuts = [0, *sorted(generator.sample(range(1, len(data)), 6)), len(data)]
+            for start, end in pairwise(cuts):
+                connection.send(data[start:end])
+            assert connection.answer().status == 200
 
 
 @pytest.mark.parametrize("size", [b"g", b"-1", b"ffffffffffffffffff", b"1 1", b"0x5", b"\xff"])

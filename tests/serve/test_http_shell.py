@@ -27,6 +27,7 @@ from vivace.core.errors import (
 )
 from vivace.serve.app import build_app
 from vivace.serve.authentication import ANONYMOUS, ApiKey, KeyRing
+from vivace.serve.body_room import BodyRoom
 from vivace.serve.config import ServeConfig
 from vivace.serve.disconnect import run_until_disconnected
 from vivace.serve.errors import HttpError, error_body, error_response
@@ -144,6 +145,16 @@ def test_requests_wait_for_a_restart_but_not_for_ever(state: str, status: int) -
         return Response(b"")
 
     assert _ask(endpoint, state=state).status_code == status
+
+
+def test_bodies_have_a_bound_together() -> None:
+    room = BodyRoom(max_bytes=100)
+    with room.reader() as first, room.reader() as second:
+        first.take(60)
+        second.take(40)
+        with pytest.raises(OverloadedError):
+            second.take(1)
+    assert room.num_bytes == 0
 
 
 def test_keys_have_salts_of_their_own() -> None:

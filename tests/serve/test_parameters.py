@@ -230,6 +230,10 @@ def test_null_and_zero_max_tokens(client: httpx.Client) -> None:
     assert answer["usage"]["completion_tokens"] == 0
 
 
+def test_prompts_times_n_are_bounded(client: httpx.Client) -> None:
+    assert_refused(complete(client, prompt=["a"] * 128, n=16, max_tokens=1), "n")
+
+
 def test_unknown_model_is_not_found(client: httpx.Client) -> None:
     for response in (complete(client, model="gpt-5"), chat(client, model="gpt-5"), client.get("/v1/models/gpt-5")):
         assert response.status_code == 404

@@ -57,9 +57,9 @@ def test_the_loop_turns_while_a_long_text_is_encoded(tokenizer: Tokenizer) -> No
 
 @pytest.mark.parametrize("unit", ["a", " ", "\u0301", "<|end|>", "日本"])
 def test_length_alone_refuses_what_cannot_fit(tokenizer: Tokenizer, unit: str) -> None:
-    bound = tokenizer.max_bytes_per_token
+    bound = tokenizer.piece_bound
     assert bound is not None
-    text = unit * (1_001 * bound // len(unit.encode()) + 1)
+    text = unit * (1_001 * bound.max_bytes // len(unit.encode()) + 1)
 
     async def work() -> None:
         encoder = PromptEncoder(tokenizer, 1_000)
@@ -76,14 +76,21 @@ def test_length_alone_refuses_what_cannot_fit(tokenizer: Tokenizer, unit: str) -
 @pytest.mark.parametrize("name", ["gpt2", "smollm2", "phi3", "qwen2.5"])
 def test_the_bound_on_tokens_holds(shared: Path, name: str) -> None:
     tokenizer = load_tokenizer(shared / "tokenizers" / name)
-    bound = tokenizer.max_bytes_per_token
-    if bound is None:
-        pytest.skip("this vocabulary may swallow text: nothing is refused by length")
+    bound = tokenizer.piece_bound
+    assert bound is not None
     names = sorted(tokenizer.backend.get_vocab(), key=len)[-20:]
     texts = [tokenizer.token_bytes(tokenizer.backend.token_to_id(one)).decode(errors="ignore") for one in names]
-    for text in [*texts, " " * 500, "e\u0301" * 200, "\u1100\u1161\u11a8" * 100, "=" * 300, "a\n" * 200]:
+    for text in [
+        *texts,
+        " " * 500,
+        "e\u0301" * 200,
+        "\u1100\u1161\u11a8" * 100,
+        "=" * 300,
+        "a\n" * 200,
+        *map(chr, range(256)),
+    ]:
         ids = tokenizer.encode(text * 50, add_special=False)
-        assert len((text * 50).encode()) <= bound * len(ids)
+        assert bound.min_tokens(text * 50) <= len(ids)
 
 
 def test_long_texts_have_the_ids_of_short_ones(tokenizer: Tokenizer) -> None:

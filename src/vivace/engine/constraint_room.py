@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vivace.core.errors import RequestError
-from vivace.core.sequence import Sequence
+from vivace.core.sequence import Sequence, SequenceState
 from vivace.core.structured_outputs import StructuredOutputs
 from vivace.engine.tokenizer import Tokenizer
 
@@ -38,13 +38,19 @@ class ConstraintRoom:
         self._kept: OrderedDict[StructuredOutputs, Future[CompiledConstraint]] = OrderedDict()
         self._held: list[HeldRequest] = []
 
+    def prepare(self) -> None:
+        """Build what compiling needs, now: for 152,000 tokens that takes 2 s and holds Python's lock all the while,
+        which a running engine would notice. Does nothing without a tokenizer."""
+        if self._tokenizer is not None:
+            self._compiler_of(self._tokenizer)
+
     def compile(self, outputs: StructuredOutputs) -> Future[CompiledConstraint]:
         """The compiled constraint, or its `RequestError`, at once where it is known. Raises `RequestError` without
         a tokenizer."""
         if self._tokenizer is None:
             raise RequestError("structured_outputs needs a model with a tokenizer", param="structured_outputs")
         compiled = self._kept.get(outputs)
-        if compiled is None:
+        if compiled is None or _is_spent(compiled):
             self._thread = self._thread or ThreadPoolExecutor(1, "vivace-constraints")
             compiled = self._kept[outputs] = self._thread.submit(self._compile, self._tokenizer, outputs)
             if len(self._kept) > MAX_KEPT:
@@ -66,10 +72,11 @@ class ConstraintRoom:
         return ready
 
     def drop(self, sequence: Sequence) -> bool:
-        """Forget a sequence that is held; False where it is not."""
+        """End a sequence that is held; False where it is not."""
         for one in self._held:
             if sequence in one.sequences:
                 one.sequences.remove(sequence)
+                sequence.state = SequenceState.FINISHED
                 return True
         return False
 
@@ -81,8 +88,15 @@ class ConstraintRoom:
         return 0.0 if any(one.compiled.done() for one in self._held) else POLL_S
 
     def _compile(self, tokenizer: Tokenizer, outputs: StructuredOutputs) -> CompiledConstraint:
+        return self._compiler_of(tokenizer).compile(outputs)
+
+    def _compiler_of(self, tokenizer: Tokenizer) -> ConstraintCompiler:
         from vivace.engine.structured_output import ConstraintCompiler
 
         if self._compiler is None:
             self._compiler = ConstraintCompiler(tokenizer, self._eos_ids)
-        return self._compiler.compile(outputs)
+        return self._compiler
+
+
+def _is_spent(compiled: Future[CompiledConstraint]) -> bool:
+    return compiled.done() and compiled.exception() is None and compiled.result().is_spent

@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute
 
 from vivace.core.errors import VivaceError
 from vivace.serve.authentication import Authentication, KeyRing
+from vivace.serve.body_room import BodyRoom
 from vivace.serve.config import ServeConfig
 from vivace.serve.errors import HttpError, error_response
 from vivace.serve.lifecycle import Lifecycle, LifecycleGate
@@ -37,7 +38,7 @@ ROUTES: tuple[BaseRoute, ...] = (
 def build_app(
     config: ServeConfig, lifecycle: Lifecycle, keys: KeyRing, routes: Sequence[BaseRoute] = ROUTES
 ) -> Starlette:
-    """The ASGI app. `app.state` has `config`, `lifecycle` and `metrics`; the server adds `service` when it stands."""
+    """The ASGI app. `app.state` has `config`, `lifecycle`, `metrics` and `bodies`; the server adds `service`."""
     server_metrics = ServerMetrics()
     middleware = [
         Middleware(RequestScope),
@@ -54,6 +55,7 @@ def build_app(
     app.router.redirect_slashes = False  # a redirect would repeat the Host header that the client chose
     app.state.config = config
     app.state.metrics = server_metrics
+    app.state.bodies = BodyRoom()
     app.state.lifecycle = lifecycle
     return app
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
+from vivace.core.errors import OverloadedError
 from vivace.serve.generation import Generation, Piece, Prepared
 from vivace.serve.wire.usage import PromptTokensDetails, Timings, Usage
 
@@ -60,8 +62,10 @@ class Batch:
         return aiter(self.generations[0]) if len(self.generations) == 1 else self._interleaved()
 
     async def _interleaved(self) -> AsyncIterator[list[Piece]]:
-        readers = [_submitted(generation) for generation in self.generations]
-        pending = {asyncio.create_task(_next(reader)): number for number, reader in enumerate(readers)}
+        """Those that were let in run at once; each that ends makes room for the next."""
+        waiting = deque(number for number, one in enumerate(self.generations) if not one.is_let_in)
+        readers = {number: _submitted(one) for number, one in enumerate(self.generations) if one.is_let_in}
+        pending = {asyncio.create_task(_next(reader)): number for number, reader in readers.items()}
         try:
             while pending:
                 done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
@@ -71,10 +75,26 @@ class Batch:
                     if more is not None:
                         pending[asyncio.create_task(_next(readers[number]))] = number
                         yield self._shifted(more, number)
+                    else:
+                        for following in self._let_in(waiting, is_last=not pending):
+                            readers[following] = _submitted(self.generations[following])
+                            pending[asyncio.create_task(_next(readers[following]))] = following
         finally:
             for task in pending:
                 task.cancel()
             await asyncio.gather(*pending, return_exceptions=True)
+
+    def _let_in(self, waiting: deque[int], is_last: bool) -> list[int]:
+        """Numbers of those that find room now. Raises `OverloadedError` where none does and none else runs."""
+        entered: list[int] = []
+        try:
+            while waiting:
+                self.generations[waiting[0]].let_in()
+                entered.append(waiting.popleft())
+        except OverloadedError:
+            if is_last and not entered:
+                raise
+        return entered
 
     async def collect(self) -> list[Piece]:
         """Every continuation, whole, as one piece."""
@@ -112,7 +132,7 @@ class Batch:
         prompt_s, predicted_s = first_token - admitted, finished - first_token
         computed, predicted = usage.prompt_tokens - cached, usage.completion_tokens
         return Timings(
-            queue_ms=1e3 * (admitted - min(generation.entered for generation in self.generations)),
+            queue_ms=1e3 * (admitted - min(generation.arrived for generation in self.generations)),
             cache_n=cached,
             prompt_n=computed,
             prompt_ms=1e3 * prompt_s,

@@ -18,6 +18,7 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 
 from vivace.core.errors import RequestError
+from vivace.serve.body_room import BodyReader
 from vivace.serve.errors import HttpError
 
 T = TypeVar("T")
@@ -39,10 +40,11 @@ async def read_body(request: Request, kind: type[T]) -> T:
     Raises `HttpError` 415 (not JSON, or compressed) and 413 (too long), `RequestError` with the field's name.
     """
     _check_content_type(request.headers)
-    body = await _read_bytes(request, request.app.state.config.max_body_bytes)
-    if len(body) > THREAD_BYTES:
-        return await asyncio.to_thread(parse_body, body, kind)
-    return parse_body(body, kind)
+    with request.app.state.bodies.reader() as reader:
+        body = await _read_bytes(request, request.app.state.config.max_body_bytes, reader)
+        if len(body) > THREAD_BYTES:
+            return await asyncio.to_thread(parse_body, body, kind)
+        return parse_body(body, kind)
 
 
 def parse_body(body: bytes, kind: type[T]) -> T:
@@ -74,14 +76,15 @@ def _check_content_type(headers: Mapping[str, str]) -> None:
     media_type, _, parameters = headers.get("content-type", "").partition(";")
     if media_type.strip().lower() != "application/json":
         raise HttpError(415, "send the body as Content-Type: application/json", param="Content-Type")
-    charset = parameters.strip().lower().removeprefix("charset=").strip('"')
-    if charset not in ("", "utf-8", "utf8"):
-        raise HttpError(415, "send the body in UTF-8", param="Content-Type")
+    for parameter in parameters.lower().split(";"):
+        name, _, value = parameter.strip().partition("=")
+        if name == "charset" and value.strip('"') not in ("utf-8", "utf8"):
+            raise HttpError(415, "send the body in UTF-8", param="Content-Type")
     if headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise HttpError(415, "send the body uncompressed, without Content-Encoding", param="Content-Encoding")
 
 
-async def _read_bytes(request: Request, max_bytes: int) -> bytes:
+async def _read_bytes(request: Request, max_bytes: int, reader: BodyReader) -> bytes:
     too_long = HttpError(413, f"the body may have {max_bytes} bytes at most", code="body_too_large")
     if int(request.headers.get("content-length", 0)) > max_bytes:  # the protocol let digits through only
         raise too_long
@@ -90,7 +93,9 @@ async def _read_bytes(request: Request, max_bytes: int) -> bytes:
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        body += message.get("body", b"")
+        part = message.get("body", b"")
+        reader.take(len(part))
+        body += part
         if len(body) > max_bytes:
             raise too_long
         if not message.get("more_body", False):

@@ -13,6 +13,7 @@ from vivace.core.errors import DeadlineError, EngineError, UnavailableError
 from vivace.core.events import FinishReason, RequestTimings, TokenEvent, TokenLogprobs
 from vivace.core.sampling import SamplingParams
 from vivace.engine.continuation import Continuation
+from vivace.engine.model_limits import ModelLimits
 from vivace.engine.tokenizer import Tokenizer
 from vivace.serve.admission import Ticket
 from vivace.serve.metrics import RequestMetrics
@@ -21,6 +22,7 @@ from vivace.worker.stream import TokenStream
 from vivace.worker.supervisor import EngineClient
 
 COUNTED_TOKENS = 8  # half a block: the door counts blocks, at 2 us a time
+READ_WAIT_S = 1.0  # a reader who follows takes the last tokens in milliseconds
 REFUSAL_WAIT_S = 1.0  # how long an answer's status line waits for the engine's refusal or first token
 
 
@@ -57,7 +59,7 @@ class Piece:
 class Generation:
     """One prompt with its `n` continuations. Use as a context manager: leaving it ends whatever still runs.
 
-    `prepare` and `submit` bring it to the engine; then iterate over lists of pieces, at most one for each
+    `let_in`, `prepare` and `submit` bring it to the engine; then iterate over lists of pieces, at most one for each
     continuation. A slow reader gets larger pieces, not more of them: what came meanwhile is joined.
     """
 
@@ -65,15 +67,18 @@ class Generation:
         self,
         engine: EngineClient,
         tokenizer: Tokenizer | None,
-        ticket: Ticket,
+        enter: Callable[[], Ticket],
         metrics: RequestMetrics,
         job_id: str,
         order: Order,
     ) -> None:
+        """`enter` gets a ticket at the door, or raises `OverloadedError`."""
+        self.arrived = time.monotonic()
         self.prompt: list[int] = []
         self.num_output_tokens = 0
         self._engine = engine
-        self._ticket = ticket
+        self._enter = enter
+        self._ticket: Ticket | None = None
         self._metrics = metrics
         self._job_id = job_id
         self._order = order
@@ -84,6 +89,7 @@ class Generation:
         self._stream: TokenStream | None = None
         self._first: list[Piece] = []
         self._deadline_timer: asyncio.TimerHandle | None = None
+        self._release_timer: asyncio.TimerHandle | None = None
         self._is_late = False
         self._has_begun = False
         self._num_uncounted = 0  # tokens that the door does not know of yet
@@ -94,23 +100,23 @@ class Generation:
     def __exit__(
         self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        if self._deadline_timer is not None:
-            self._deadline_timer.cancel()
+        for timer in (self._deadline_timer, self._release_timer):
+            if timer is not None:
+                timer.cancel()
         if self._stream is not None and not self.is_finished and not self._is_late:
             self._stream.abort()
         has_ended = self.is_finished and kind is None
-        self._ticket.release(finished=has_ended)
+        self._release(has_ended)
         self._metrics.finished(self._ending(kind) if not has_ended else str(self._continuations[0].finish_reason))
-
-    @property
-    def entered(self) -> float:
-        """When it was let in, on the monotonic clock."""
-        return self._ticket.entered
 
     @property
     def is_finished(self) -> bool:
         """Whether every continuation has ended."""
         return self._num_open == 0
+
+    @property
+    def is_let_in(self) -> bool:
+        return self._ticket is not None
 
     @property
     def prompt_logprobs(self) -> list[TokenLogprobs | None]:
@@ -127,6 +133,21 @@ class Generation:
         assert self._stream is not None
         return self._stream.timings
 
+    def let_in(self) -> None:
+        """Take a place among those that are served; before or after `prepare`. Raises `OverloadedError`."""
+        self._ticket = self._enter()
+        if self.prompt:
+            self._measure()
+
+    def _measure(self) -> None:
+        if self._ticket is not None:
+            try:
+                self._ticket.measured(len(self.prompt), self._max_new_tokens(), self.prompt)
+            except BaseException:
+                self._release(finished=False)
+                self._ticket = None
+                raise
+
     async def prepare(self, prepare: Callable[[], Awaitable[Prepared]]) -> None:
         """Know the prompt, and that it fits.
 
@@ -135,7 +156,10 @@ class Generation:
         prepared = await self._until(self._order.deadline, prepare())
         self._params, self.prompt = prepared.params, prepared.token_ids
         self._continuations = [Continuation(self._tokenizer, self._params) for _ in range(self._params.n)]
-        self._ticket.measured(len(self.prompt), self._max_new_tokens())
+        info = self._engine.info
+        limits = ModelLimits(info.vocab_size, frozenset(info.eos_ids))
+        limits.check(self.prompt, self._params, None, info.max_model_len)
+        self._measure()
 
     async def submit(self) -> None:
         """Returns when the engine works on it: with its first tokens, or after `REFUSAL_WAIT_S` without a refusal.
@@ -143,10 +167,11 @@ class Generation:
         Raises `RequestError` (of the engine's), `OverloadedError` and `DeadlineError`.
         """
         deadline, params = self._order.deadline, self._params
-        await self._ticket.turn(deadline)
+        await self._require_ticket().turn(deadline)
         self._metrics.turn()
         job = Job(self._job_id, self.prompt, params, self._order.priority, self._order.cache_salt)
         self._stream = self._engine.submit(job)
+        self._stream.when_finished = self._release_soon
         if deadline is not None:
             delay_s = max(0.0, deadline - time.monotonic())
             self._deadline_timer = asyncio.get_running_loop().call_later(delay_s, self._expire)
@@ -163,7 +188,22 @@ class Generation:
             pieces = self._pieces(await anext(stream))
             if pieces:
                 yield pieces
-        self._ticket.release(finished=True)  # others of its batch may wait for the room
+        self._release(finished=True)  # others of its batch may wait for the room
+
+    def _require_ticket(self) -> Ticket:
+        if self._ticket is None:
+            raise EngineError("a generation was begun before it was let in")
+        return self._ticket
+
+    def _release(self, finished: bool) -> None:
+        if self._ticket is not None:
+            self._ticket.release(finished=finished)
+
+    def _release_soon(self) -> None:
+        """The engine is done with it. A reader who is slow to take the rest holds no place of the engine's."""
+        if self._release_timer is None:
+            loop = asyncio.get_running_loop()
+            self._release_timer = loop.call_later(READ_WAIT_S, self._release, False)
 
     def _max_new_tokens(self) -> int:
         room = self._engine.info.max_model_len - len(self.prompt)
@@ -239,13 +279,13 @@ class Generation:
         """Tell the metrics and the door what came."""
         if not self._has_begun:
             self._has_begun = True
-            self._ticket.first_token(self.num_cached_tokens)
+            self._require_ticket().first_token(self.num_cached_tokens)
             self._metrics.first_token(len(self.prompt))
         if num_new:
             self._metrics.tokens(num_new)
             self._num_uncounted += num_new
         if self._num_uncounted >= COUNTED_TOKENS or (self._num_uncounted and not self._num_open):
-            self._ticket.tokens(self._num_uncounted)
+            self._require_ticket().tokens(self._num_uncounted)
             self._num_uncounted = 0
 
     @staticmethod

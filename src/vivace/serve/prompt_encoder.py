@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 INLINE_CHARS = 1_024  # 0.5 ms at most; the way to a thread and back costs 0.1 ms
 LONG_CHARS = 64 * 1024  # 30 ms; a text of 4 MiB takes up to 4 s, and 600 MB while it lasts
+CHARS_PER_MESSAGE, CHARS_PER_TOOL = 128, 4_096  # what else takes as long as a message or a tool in a template
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class PromptEncoder:
         self._short = ThreadPoolExecutor(1, thread_name_prefix="vivace-encode")
         self._long = ThreadPoolExecutor(1, thread_name_prefix="vivace-encode-long")
         if tokenizer is not None:
-            _ = tokenizer.max_bytes_per_token  # up to 0.2 s for a large vocabulary: now, not at the first long text
+            _ = tokenizer.piece_bound  # up to 0.2 s for a large vocabulary: now, not at the first long text
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -69,7 +70,8 @@ class PromptEncoder:
     async def plan_chat(self, chat: Chat) -> ChatPlan:
         """A conversation's prompt and what follows from its tools. Raises `RequestError` and `TemplateError`."""
         tokenizer = self.tokenizer
-        return await self._run(chat.num_chars, lambda: _plan(tokenizer, chat, self._max_tokens))
+        weight = chat.num_chars + CHARS_PER_MESSAGE * len(chat.messages) + CHARS_PER_TOOL * len(chat.tools or ())
+        return await self._run(weight, lambda: _plan(tokenizer, chat, self._max_tokens))
 
     async def decode(self, token_ids: list[int]) -> str:
         """Text of ids, control tokens by their names."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import suppress
+from functools import partial
 
+from vivace.core.errors import OverloadedError
 from vivace.engine.tokenizer import Tokenizer
 from vivace.serve.admission import Admission
 from vivace.serve.batch import Batch
@@ -57,34 +59,28 @@ class Service:
             )
 
     def open(self, caller: Caller, order: Order, num_bytes: Sequence[int]) -> Batch:
-        """Let a request with so many bytes in each prompt in. Raises `OverloadedError` where any finds no room."""
-        params = order.params
-        with ExitStack() as tickets:
-            entered = [
-                tickets.enter_context(
-                    self.admission.enter(
-                        key=caller.key,
-                        num_bytes=size,
-                        max_tokens=params.max_tokens,
-                        n=params.n,
-                        priority=order.priority,
-                    )
-                )
-                for size in num_bytes
-            ]
-            tickets.pop_all()
-        generations = [
-            Generation(
-                self.engine,
-                self.tokenizer,
-                ticket,
-                self.metrics.begin(caller.arrival),
-                f"{caller.request_id}-{number}",
-                order,
-            )
-            for number, ticket in enumerate(entered)
-        ]
-        return Batch(generations, params.n, caller.log)
+        """Let a request with so many bytes in each prompt in, or raise `OverloadedError`.
+
+        Of several prompts those that find room now are let in, at least the first; the others follow one by one.
+        """
+        generations = [self._generation(caller, order, number, size) for number, size in enumerate(num_bytes)]
+        generations[0].let_in()
+        with suppress(OverloadedError):
+            for generation in generations[1:]:
+                generation.let_in()
+        return Batch(generations, order.params.n, caller.log)
+
+    def _generation(self, caller: Caller, order: Order, number: int, num_bytes: int) -> Generation:
+        enter = partial(
+            self.admission.enter,
+            key=caller.key,
+            num_bytes=num_bytes,
+            max_tokens=order.params.max_tokens,
+            n=order.params.n,
+            priority=order.priority,
+        )
+        metrics = self.metrics.begin(caller.arrival)
+        return Generation(self.engine, self.tokenizer, enter, metrics, f"{caller.request_id}-{number}", order)
 
     @staticmethod
     def now() -> int:

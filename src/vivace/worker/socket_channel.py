@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import socket
 from collections import deque
+from contextlib import suppress
 
 from vivace.core.errors import EngineError
 from vivace.worker.channel import FrameDecoder, encode_frame
@@ -66,11 +67,9 @@ class SocketChannel:
     def finish(self, timeout_s: float) -> None:
         """Send what is left, waiting at most so long, and close."""
         self._socket.settimeout(timeout_s)
-        try:
-            while self._unsent:
-                self._socket.sendall(self._unsent.popleft())
-        except OSError:
-            pass
+        with suppress(OSError):
+            self._socket.sendall(b"".join(self._unsent))
+        self._unsent.clear()
         self._socket.close()
         self.is_closed = True
 

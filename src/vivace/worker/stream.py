@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from vivace.core.errors import VivaceError
@@ -37,6 +38,7 @@ class TokenStream:
         self.num_preemptions = 0
         self.emitted: list[list[int] | None] = [[] for _ in range(job.params.n)]  # None: that continuation has ended
         self.num_unfinished = job.params.n  # continuations
+        self.when_finished: Callable[[], None] | None = None  # called once the last event is there, read or not
         self._owner = owner
         self._scores: list[TokenLogprobs | None] = []
         self._batches: deque[list[TokenEvent]] = deque()
@@ -95,6 +97,8 @@ class TokenStream:
                 self.num_unfinished -= 1
         self._batches.append(events)
         self._wake()
+        if not self.num_unfinished and self.when_finished is not None:
+            self.when_finished()
 
     def add_scores(self, logprobs: list[TokenLogprobs | None]) -> None:
         """The next of the prompt's log probabilities; `prompt_logprobs` is there once all have come."""
@@ -113,6 +117,8 @@ class TokenStream:
         self.num_unfinished = 0
         self._error = error
         self._wake()
+        if self.when_finished is not None:
+            self.when_finished()
 
     def _wake(self) -> None:
         waiter = self._waiter

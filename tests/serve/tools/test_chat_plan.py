@@ -192,6 +192,33 @@ def test_auto_is_free_text_until_a_call_begins(llm: LLM, parallel: bool, text: s
     assert allows(llm, plan.structured_outputs, text) is expected
 
 
+NOW = '{"name": "now", "arguments": {}}'
+L_NOW = '{"name": "now", "parameters": {}}'
+
+
+@pytest.mark.parametrize(
+    ("model", "text", "expected"),
+    [
+        ("mistralai-Mistral-Nemo-Instruct-2407", "Only text [TOOL", True),
+        ("mistralai-Mistral-Nemo-Instruct-2407", f"[TOOL_CALLS][{GOOD}, {NOW}]", True),
+        ("mistralai-Mistral-Nemo-Instruct-2407", f"Well: [TOOL_CALLS][{NOW}]", True),
+        ("mistralai-Mistral-Nemo-Instruct-2407", "[TOOL_CALLS] none", False),
+        ("mistralai-Mistral-Nemo-Instruct-2407", "[TOOL_CALLS][]", False),
+        ("meta-llama-Llama-3.1-8B-Instruct", "Only text { and so on", True),
+        ("meta-llama-Llama-3.1-8B-Instruct", "", True),
+        ("meta-llama-Llama-3.1-8B-Instruct", L_NOW, True),
+        ("meta-llama-Llama-3.1-8B-Instruct", f"<|python_tag|>{L_NOW}", True),
+        ("meta-llama-Llama-3.1-8B-Instruct", '{"name": "other", "parameters": {}}', False),
+        ("meta-llama-Llama-3.1-8B-Instruct", f"{L_NOW}; {L_NOW}", False),
+    ],
+)
+def test_auto_in_the_other_formats(llm: LLM, shared: Path, model: str, text: str, expected: bool) -> None:
+    template = (shared / "tokenizers" / "chat_templates" / f"{model}.jinja").read_text()
+    plan = chat_plan(llm.tokenizer, [USER], tools=TOOLS, template=template)
+    assert plan.structured_outputs is not None
+    assert allows(llm, plan.structured_outputs, text) is expected
+
+
 def test_auto_with_a_response_format_is_a_call_or_the_format(llm: LLM) -> None:
     constraint = Constraint(StructuredOutputs.choice(["yes", "no"]), "response_format")
     plan = chat_plan(llm.tokenizer, [USER], tools=TOOLS, constraint=constraint)
@@ -234,6 +261,16 @@ def test_schemas_that_cannot_be_enforced(llm: LLM) -> None:
     assert plan("auto", parameters={"type": "object", "not": {"required": ["x"]}}).structured_outputs is not None
     with pytest.raises(RequestError, match='"not"'):
         plan("auto", strict=True, parameters={"type": "object", "not": {"required": ["x"]}})
+
+
+def test_tools_too_long_to_be_enforced(llm: LLM) -> None:
+    many = {f"property_{number}": {"enum": ["x" * 100] * 10} for number in range(400)}
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": many}}}
+    template = "{{ messages[-1].content }}"
+    assert chat_plan(llm.tokenizer, [USER], tools=[tool], template=template).structured_outputs is None
+    with pytest.raises(RequestError, match="at most") as caught:
+        chat_plan(llm.tokenizer, [USER], tools=[tool], tool_choice="required", template=template)
+    assert caught.value.param == "tools"
 
 
 def test_markers_that_are_control_tokens(shared: Path, tmp_path: Path) -> None:

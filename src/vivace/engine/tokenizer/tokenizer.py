@@ -10,7 +10,7 @@ import tokenizers
 
 from vivace.core.errors import ContextLengthError, RequestError
 from vivace.engine.tokenizer.control_tokens import ControlTokens
-from vivace.engine.tokenizer.piece_bound import max_bytes_per_token
+from vivace.engine.tokenizer.piece_bound import PieceBound, piece_bound
 from vivace.engine.tokenizer.text_stream import TextStream
 from vivace.engine.tokenizer.token_bytes import PieceCoding, TokenBytes
 
@@ -101,9 +101,9 @@ class Tokenizer:
         return any(token_id in self.eos_ids for token_id in self.frame.after)
 
     @cached_property
-    def max_bytes_per_token(self) -> int | None:
-        """No token stands for more bytes of text than this; None where that cannot be said."""
-        return max_bytes_per_token(self.backend)
+    def piece_bound(self) -> PieceBound | None:
+        """How much text one token can stand for; None where that cannot be said."""
+        return piece_bound(self.backend)
 
     def encode(
         self, text: str, *, add_special: bool = True, parse_special: bool = False, max_tokens: int | None = None
@@ -157,13 +157,13 @@ class Tokenizer:
         return self._continuation
 
     def _check_length(self, text: str, max_tokens: int) -> None:
-        longest = self.max_bytes_per_token
-        if longest is None or len(text) <= max_tokens:
+        bound = self.piece_bound
+        if bound is None or len(text) <= max_tokens:
             return
-        num_bytes = len(text.encode(errors="ignore"))
-        if num_bytes > longest * max_tokens:
+        num_tokens = bound.min_tokens(text)
+        if num_tokens > max_tokens:
             raise ContextLengthError(
-                f"the prompt has at least {num_bytes // longest} tokens, more than the {max_tokens} that fit; "
+                f"the prompt has at least {num_tokens} tokens, more than the {max_tokens} that fit; "
                 "shorten it or raise max_model_len",
                 param="prompt",
             )

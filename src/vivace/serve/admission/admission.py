@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from types import TracebackType
@@ -21,15 +21,14 @@ from vivace.serve.admission.demand import Demand
 from vivace.serve.admission.drain_rate import DrainRate
 from vivace.serve.admission.engine_room import EngineRoom
 from vivace.serve.admission.fair_queue import FairQueue
+from vivace.serve.admission.known_prefixes import KnownPrefixes
 from vivace.serve.admission.limits import AdmissionLimits, EngineState
 from vivace.serve.admission.occupancy import Occupancy, Refusal
 from vivace.serve.admission.request_sizes import RequestSizes
 
-LATE = 1.25  # a turn that did not come within so many times `max_queue_s` is refused
+LATE = 1.2  # a turn that did not come within so many times `max_queue_s` is refused
 LATENESS_MEMORY = 0.1
-LEAD = (
-    0.1  # of `max_queue_s`, as prompt work that lies ready in the engine: it never waits for us, the order stays ours
-)
+LEAD = 0.1  # of `max_queue_s`, as prompt work that lies ready: the engine never waits, the order stays ours
 MAX_RETRY_S = 600.0
 
 _MESSAGES: dict[Refusal, str] = {
@@ -73,6 +72,7 @@ class Admission:
         self._state = state or self._counted.snapshot
         self._rate = DrainRate(limits, self._state, clock)
         self._sizes = RequestSizes(limits.engine)
+        self._prefixes = KnownPrefixes()
         self._occupancy = Occupancy(limits)
         self._room = EngineRoom(limits.engine)
         self._queue: FairQueue[Ticket] = FairQueue(limits.aging_s, self._rate.seconds)
@@ -147,7 +147,9 @@ class Admission:
             retry_after_s=retry_after_s,
         )
 
-    def _measure(self, ticket: Ticket, num_prompt_tokens: int, max_new_tokens: int) -> None:
+    def _measure(
+        self, ticket: Ticket, num_prompt_tokens: int, max_new_tokens: int, prompt: Sequence[int] | None
+    ) -> None:
         """The ticket's true demand in place of the estimate. Raises what `Ticket.measured` raises."""
         engine = self.limits.engine
         self._sizes.learn_prompt(ticket.num_bytes, num_prompt_tokens)
@@ -160,7 +162,8 @@ class Admission:
         if ticket.n > engine.max_num_seqs:
             raise RequestError(f"n = {ticket.n} is more than max_num_seqs = {engine.max_num_seqs}", param="n")
         max_new_tokens = min(max_new_tokens, engine.max_model_len - num_prompt_tokens)
-        demand = self._sizes.demand(num_prompt_tokens, max_new_tokens, ticket.n)
+        num_known = None if prompt is None else self._prefixes.note(ticket.key, prompt)
+        demand = self._sizes.demand(num_prompt_tokens, max_new_tokens, ticket.n, num_known)
         estimated = ticket.demand
         self._count_out(ticket)
         is_larger = (
@@ -285,14 +288,15 @@ class Ticket:
     ) -> None:
         self.release(finished=kind is None)
 
-    def measured(self, num_prompt_tokens: int, max_new_tokens: int) -> None:
-        """The prompt is tokenised; each of the n continuations may have `max_new_tokens`.
+    def measured(self, num_prompt_tokens: int, max_new_tokens: int, prompt: Sequence[int] | None = None) -> None:
+        """The prompt is tokenised; each of the n continuations may have `max_new_tokens`. Where the tokens themselves
+        are given, what the prompt has in common with others of its key is not counted again.
 
         Raises `ContextLengthError` and `RequestError` for what can never run, and `OverloadedError` where the prompt
         turned out larger than its bytes promised and breaks a bound.
         """
         self.max_new_tokens = max_new_tokens
-        self._admission._measure(self, num_prompt_tokens, max_new_tokens)
+        self._admission._measure(self, num_prompt_tokens, max_new_tokens, prompt)
 
     async def turn(self, deadline: float | None = None) -> None:
         """Wait until the engine should get the request: fair between keys, priority first.

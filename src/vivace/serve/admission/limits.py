@@ -49,7 +49,7 @@ class EngineState(Protocol):
 class AdmissionLimits:
     """Bounds on what waits. The first waiting request is let in whatever its size, or it never could be served.
 
-    `max_queue_s` bounds the predicted wait for a turn; a turn that did not come within 1.25 times as long is refused.
+    `max_queue_s` bounds the predicted wait for a turn; a turn that did not come within 1.2 times as long is refused.
     `max_worst_case_pools` bounds the KV blocks that everything admitted could come to need, in multiples of the pool:
     far above 1, because most requests end long before their `max_tokens`.
     One level of priority is worth `aging_s` seconds of waiting: nobody starves.

@@ -35,11 +35,13 @@ class RequestSizes:
         max_new_tokens = room if max_tokens is None else min(max_tokens, room)
         return self.demand(num_prompt_tokens, max_new_tokens, n)
 
-    def demand(self, num_prompt_tokens: int, max_new_tokens: int, n: int) -> Demand:
-        """The demand of a request whose prompt has been tokenised."""
+    def demand(self, num_prompt_tokens: int, max_new_tokens: int, n: int, num_known: int | None = None) -> Demand:
+        """The demand of a request. `num_known` tokens of its prompt need no computing; None: as usual of late."""
         likely = min(max_new_tokens, self._output_len)
         ample = min(max_new_tokens, self._output_len + 2 * self._output_deviation)
         computed = num_prompt_tokens * (1.0 - self._cached_share)
+        if num_known is not None:
+            computed = float(num_prompt_tokens - num_known)
         prompt_blocks = self._blocks(computed)
         return Demand(
             num_requests=1,

@@ -25,6 +25,7 @@ from vivace.serve.sse import DONE, data_event, open_stream
 from vivace.serve.wire.completions import MAX_PROMPTS, Completion, CompletionRequest
 
 DEFAULT_MAX_TOKENS = 16
+MAX_CHOICES = 1_024
 BYTES_PER_ID = 4  # what a token id counts at the door, where text counts its bytes
 
 Prompt = str | list[int]
@@ -36,7 +37,12 @@ async def create_completion(request: Request) -> Response:
     service.check_model(body.model)
     caller = Caller.of(request)
     prompts = read_prompts(body.prompt, service.engine.info.vocab_size)
-    order = make_order(caller, body, _params(body), service.request_timeout_s)
+    params = _params(body)
+    if len(prompts) * params.n > MAX_CHOICES:
+        raise RequestError(
+            f"{len(prompts)} prompts with n = {params.n} make more than {MAX_CHOICES} choices", param="n"
+        )
+    order = make_order(caller, body, params, service.request_timeout_s)
     if body.stream:
         return await open_stream(request, _stream(service, caller, body, prompts, order))
     return json_answer(await run_until_disconnected(request, _whole(service, caller, body, prompts, order)))
@@ -57,6 +63,7 @@ async def _stream(
     with service.open(caller, order, [_num_bytes(prompt) for prompt in prompts]) as batch:
         await batch.start(_preparations(service, body, prompts, order))
         answer = CompletionAnswer(service, body, batch, prompts, caller.answer_id("cmpl"))
+        yield b""  # the status goes out, however long the first token takes
         async for pieces in batch:
             yield b"".join(map(data_event, answer.chunk(pieces)))
         last = answer.last_chunk()

@@ -10,9 +10,13 @@ from starlette.routing import Route
 from vivace import __version__
 
 
-async def health(_request: Request) -> Response:
-    """Alive: the event loop answers. Also while the model loads, the engine restarts or requests drain."""
-    return _json({"status": "ok", "version": __version__}, 200)
+async def health(request: Request) -> Response:
+    """Alive: the event loop answers, also while the model loads, the engine restarts or requests drain.
+
+    503 only when the engine has been given up: whoever looks after this process should start another one.
+    """
+    is_alive = request.app.state.lifecycle.obstacle() != "stopped"
+    return _json({"status": "ok" if is_alive else "stopped", "version": __version__}, 200 if is_alive else 503)
 
 
 async def ready(request: Request) -> Response:
