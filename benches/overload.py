@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import uvloop
-from raw_http import Answer, Client
-from server_process import dummy_flags, running_server
+from http_load import Answer, Client
+from server_process import SMALL, dummy_flags, running_server
 
 NUM_SEQS, PROMPT_LEN, OUTPUT_LEN = 32, 128, 32
 CAPACITY_S, OVERLOAD_S, FACTOR = 20.0, 20.0, 64
@@ -76,21 +76,26 @@ async def closed_loop(client: Client, chance: random.Random) -> Phase:
 
 
 async def open_loop(client: Client, chance: random.Random, per_s: float) -> Phase:
+    """What is to be sent is made before: the generator shares the machine with what it measures."""
+    dues, due = [], 0.0
+    while due < OVERLOAD_S:
+        dues.append(due)
+        due += chance.expovariate(per_s)
+    requests = [client.prepared("/v1/completions", request(chance)) for _ in dues]
     phase = Phase(time.monotonic())
 
-    async def one_request() -> None:
+    async def one_request(content: bytes) -> None:
         try:
-            phase.answers.append(await client.post("/v1/completions", request(chance)))
+            phase.answers.append(await client.send(content))
         except OSError:
             phase.num_failed += 1
 
-    due, tasks = phase.began, []
-    while due < phase.began + OVERLOAD_S:
-        due += chance.expovariate(per_s)
-        delay_s = due - time.monotonic()
+    tasks = []
+    for due, content in zip(dues, requests, strict=True):
+        delay_s = phase.began + due - time.monotonic()
         phase.most_behind_s = max(phase.most_behind_s, -delay_s)
         await asyncio.sleep(max(delay_s, 0.0))
-        tasks.append(asyncio.create_task(one_request()))
+        tasks.append(asyncio.create_task(one_request(content)))
     await asyncio.gather(*tasks)
     return phase
 
@@ -146,7 +151,7 @@ async def measure(port: int, bound_s: float, seed: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bound", type=float, default=10.0, help="max_queue_s of the server")
-    parser.add_argument("--config", default="qwen2.5-0.5b", help="shape of the random int4 weights")
+    parser.add_argument("--config", default=SMALL, help="shape of the random int4 weights")
     parser.add_argument("--server-flags", help="instead of random weights, for example a model")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
