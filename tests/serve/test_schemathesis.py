@@ -11,7 +11,7 @@ import pytest
 from served_process import SMALL, served
 
 SEED = 20261122
-FOLDER = Path(__file__).parent / "schemathesis"
+FOLDER = Path(__file__).parent / "conformance"
 DEADLINE_S = 600.0
 SHORT = ("--max-model-len", "40")  # an answer without max_tokens ends soon
 
