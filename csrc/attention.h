@@ -1,4 +1,4 @@
-// Paged attention: the cache's layout, the work items and the functions of one instruction set.
+// Paged attention: the work items and the functions of one instruction set.
 //
 // Keys are summed in an order fixed by absolute positions alone: tiles of 64 positions, chunks of 512. Each chunk is
 // an online softmax (FlashAttention; Dao et al., 2022) of its own and chunks are merged in order, so that a token's
@@ -9,23 +9,13 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kv_layout.h"
+
 namespace vivace {
 
 inline constexpr int64_t ATTENTION_TILE = 64;
 inline constexpr int64_t ATTENTION_CHUNK = 512;
-
-enum class KVDtype : int { F32, BF16, F16 };
-
-// One layer of the cache. A block of one kv head holds its keys transposed, [head_dim, block_size], because a score
-// is then a sum of vectors over 16 keys with no sum across lanes; and its values [block_size, head_dim].
-struct KVLayer {
-  uint8_t* keys;
-  uint8_t* values;
-  KVDtype dtype;
-  int64_t num_kv_heads;
-  int64_t head_dim;
-  int64_t block_size;
-};
+inline constexpr int64_t ATTENTION_UNITS = ATTENTION_TILE / KV_UNIT;
 
 // The integers of one step, as ops/backend.py describes them; already checked.
 struct Step {
@@ -70,10 +60,13 @@ struct AttentionItem {
 inline int64_t padded_head_dim(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
 inline int64_t attention_state_width(int64_t head_dim) { return padded_head_dim(head_dim) + 32; }
 
-// Floats of scratch that one thread needs for items of at most `num_rows` (rows x query heads of a kv head).
-inline int64_t attention_scratch_floats(int64_t head_dim, int64_t num_rows) {
-  return ATTENTION_TILE * (head_dim + padded_head_dim(head_dim)) +
-         num_rows * (ATTENTION_TILE + 2 * attention_state_width(head_dim));
+// Floats of scratch that one thread needs for items of at most `num_rows` (rows x query heads of a kv head): a widened
+// tile or the rows' coded queries; scores; states.
+inline int64_t attention_scratch_floats(KVDtype dtype, int64_t head_dim, int64_t num_rows) {
+  const int64_t bits = code_bits(dtype), coded = coded_dim(bits, head_dim);
+  const int64_t tile = is_coded(dtype) ? num_rows * (coded / 2 + 2 * coded_groups(bits, head_dim))
+                                       : ATTENTION_TILE * (head_dim + padded_head_dim(head_dim));
+  return rounded_up(tile, 16) + num_rows * (ATTENTION_TILE + 2 * attention_state_width(head_dim));
 }
 
 struct AttentionKernels {
@@ -87,6 +80,9 @@ struct AttentionKernels {
   // Writes rows [row_begin, row_end) of k and v to their slots.
   void (*write)(const KVLayer& cache, const int32_t* slots, const float* k, int64_t k_stride, const float* v,
                 int64_t v_stride, int64_t row_begin, int64_t row_end);
+
+  // Codes the keys of blocks that rows [row_begin, row_end) filled; after every row's write. Only INT4_CHANNEL_KEYS.
+  void (*fill)(const KVLayer& cache, const int32_t* slots, int64_t row_begin, int64_t row_end);
 };
 
 }  // namespace vivace

@@ -120,6 +120,9 @@ struct OpRunner {
     pool.parallel_for(step.num_tokens, min_rows(4 * k.width), [&](int64_t begin, int64_t end) {
       kernels.attention.write(layer, step.slots, k.data, k.stride, v.data, v.stride, begin, end);
     });
+    if (layer.dtype != KVDtype::INT4_CHANNEL_KEYS) return;
+    pool.parallel_for(step.num_tokens, min_rows(4 * k.width),
+                      [&](int64_t begin, int64_t end) { kernels.attention.fill(layer, step.slots, begin, end); });
   }
 
   void operator()(const AttentionOp& op) const {
@@ -187,6 +190,7 @@ struct OpRunner {
 void Program::run(const Step& step) {
   check_step(step, *cache_, max_tokens_, max_sampled_, vocabulary_);
   const std::lock_guard turn(device_->pool.turn());
+  cache_->prepare(step);
   OpRunner runner{*this, step};
   for (const Op& op : ops_) std::visit(runner, op);
 }

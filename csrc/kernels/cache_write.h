@@ -2,20 +2,28 @@
 #pragma once
 
 #include "kernels/attention.h"
+#include "kernels/cache_codes.h"
 
 namespace vivace::VIVACE_ISA {
 
 template <class Element>
 void write_row(const KVLayer& cache, int64_t slot, const float* k, const float* v) {
   const int64_t block = slot / cache.block_size, place = slot % cache.block_size;
-  const int64_t block_elements = cache.head_dim * cache.block_size;
   for (int64_t head = 0; head < cache.num_kv_heads; ++head) {
-    const int64_t base = (block * cache.num_kv_heads + head) * block_elements;
-    Element* keys = reinterpret_cast<Element*>(cache.keys) + base + place;
-    Element* values = reinterpret_cast<Element*>(cache.values) + base + place * cache.head_dim;
-    for (int64_t d = 0; d < cache.head_dim; ++d) {
-      from_float(k[head * cache.head_dim + d], keys[d * cache.block_size]);
-      from_float(v[head * cache.head_dim + d], values[d]);
+    auto* keys = reinterpret_cast<Element*>(cache.key_block(block, head)) + place;
+    auto* values = reinterpret_cast<Element*>(cache.value_block(block, head)) + place * cache.head_dim;
+    const float* key = k + head * cache.head_dim;
+    const float* value = v + head * cache.head_dim;
+    int64_t d = 0;
+    for (; d + 16 <= cache.head_dim; d += 16) {
+      Element narrow[16];
+      store16(narrow, load(key + d));
+      for (int64_t i = 0; i < 16; ++i) keys[(d + i) * cache.block_size] = narrow[i];
+      store16(values + d, load(value + d));
+    }
+    for (; d < cache.head_dim; ++d) {
+      from_float(key[d], keys[d * cache.block_size]);
+      from_float(value[d], values[d]);
     }
   }
 }
@@ -35,6 +43,13 @@ inline void write_cache(const KVLayer& cache, const int32_t* slots, const float*
       case KVDtype::F16:
         write_row<Float16>(cache, slots[row], key, value);
         break;
+      case KVDtype::INT8:
+        write_coded_row<8>(cache, slots[row], key, value);
+        break;
+      case KVDtype::INT4:
+      case KVDtype::INT4_CHANNEL_KEYS:
+        write_coded_row<4>(cache, slots[row], key, value);
+        break;
     }
   }
 }
@@ -43,6 +58,7 @@ inline constexpr AttentionKernels ATTENTION_KERNELS = {
     .attend = attend,
     .merge = merge_partials,
     .write = write_cache,
+    .fill = fill_blocks,
 };
 
 }  // namespace vivace::VIVACE_ISA

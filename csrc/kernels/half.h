@@ -98,4 +98,26 @@ VIVACE_INLINE V16 load16(const Float16* from) {
 #endif
 }
 
+VIVACE_INLINE void store16(float* to, V16 value) { store(to, value); }
+
+VIVACE_INLINE void store16(BFloat16* to, V16 value) {
+  float lanes[16];
+  store(lanes, value);
+  for (int i = 0; i < 16; ++i) from_float(lanes[i], to[i]);  // without branches: the compiler makes vectors of it
+}
+
+VIVACE_INLINE void store16(Float16* to, V16 value) {
+#if defined(__AVX512F__)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtps_ph(value.part[0], _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__AVX2__)
+  for (int i = 0; i < 2; ++i) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 8 * i), _mm256_cvtps_ph(value.part[i], _MM_FROUND_TO_NEAREST_INT));
+  }
+#else
+  float lanes[16];
+  store(lanes, value);
+  for (int i = 0; i < 16; ++i) from_float(lanes[i], to[i]);
+#endif
+}
+
 }  // namespace vivace::VIVACE_ISA

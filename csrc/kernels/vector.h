@@ -141,7 +141,25 @@ VIVACE_INLINE V16 minimum(V16 a, V16 b) {
 #endif
 }
 
-// Lane sums as a fixed tree: lanes 8 apart, then 4, 2, 1. The same on every instruction set.
+// Combines lanes as a fixed tree: lanes 8 apart, then 4, 2, 1. The same on every instruction set.
+#if defined(__AVX2__)
+#define VIVACE_TREE(name, sixteen, eight, four)                                                                      \
+  VIVACE_INLINE float name(V16 value) {                                                                              \
+    const __m256 halves = _mm256_##eight(sixteen);                                                                   \
+    const __m128 quarters = _mm_##four(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1));            \
+    const __m128 pairs = _mm_##four(quarters, _mm_movehl_ps(quarters, quarters));                                    \
+    return _mm_cvtss_f32(_mm_##four(pairs, _mm_movehdup_ps(pairs)));                                                 \
+  }
+#if defined(__AVX512F__)
+#define VIVACE_HALVES _mm512_castps512_ps256(value.part[0]), _mm512_extractf32x8_ps(value.part[0], 1)
+#else
+#define VIVACE_HALVES value.part[0], value.part[1]
+#endif
+VIVACE_TREE(horizontal_sum, VIVACE_HALVES, add_ps, add_ps)
+VIVACE_TREE(horizontal_maximum, VIVACE_HALVES, max_ps, max_ps)
+#undef VIVACE_TREE
+#undef VIVACE_HALVES
+#else
 VIVACE_INLINE float horizontal_sum(V16 value) {
   float lanes[16];
   store(lanes, value);
@@ -159,5 +177,6 @@ VIVACE_INLINE float horizontal_maximum(V16 value) {
   }
   return lanes[0];
 }
+#endif
 
 }  // namespace vivace::VIVACE_ISA

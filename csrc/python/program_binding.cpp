@@ -23,7 +23,7 @@ using PythonPart = std::tuple<std::shared_ptr<Matrix>, std::optional<SharedVecto
 
 std::shared_ptr<KVCache> make_cache(int dtype, int64_t num_layers, int64_t num_kv_heads, int64_t head_dim,
                                     int64_t block_size, int64_t num_blocks) {
-  if (dtype < 0 || dtype > static_cast<int>(KVDtype::F16)) throw nb::value_error("unknown KV dtype");
+  if (dtype < 0 || dtype > static_cast<int>(KVDtype::INT4_CHANNEL_KEYS)) throw nb::value_error("unknown KV dtype");
   return std::make_shared<KVCache>(static_cast<KVDtype>(dtype), num_layers, num_kv_heads, head_dim, block_size,
                                    num_blocks);
 }
@@ -108,7 +108,10 @@ void bind_program(nb::module_& module) {
       .def(nb::new_(&make_cache), "dtype"_a, "num_layers"_a, "num_kv_heads"_a, "head_dim"_a, "block_size"_a,
            "num_blocks"_a)
       .def_prop_ro("num_bytes", &KVCache::num_bytes)
-      .def("copy_blocks", &KVCache::copy_blocks, "pairs"_a);
+      .def("copy_blocks", &KVCache::copy_blocks, "pairs"_a)
+      .def_prop_ro("num_recent", &KVCache::num_recent)
+      .def("recent_blocks", &KVCache::recent_blocks)
+      .def("drop_recent", &KVCache::drop_recent, "blocks"_a);
 
   nb::class_<Place>(module, "Place")
       .def(nb::new_([](int64_t offset, int64_t stride, int64_t width, bool sampled) {

@@ -13,22 +13,25 @@
 namespace vivace {
 namespace {
 
-constexpr int64_t HEADS = 6, KV_HEADS = 2, BLOCK_SIZE = 5, MAX_TOKENS = 700;
+constexpr int64_t HEADS = 6, KV_HEADS = 2, MAX_TOKENS = 700;
 
 struct Case {
   int64_t head_dim;
   KVDtype dtype;
   int64_t window;
   int64_t num_tokens;
+  int64_t block_size = 5;
+  double tolerance = 1e-5;
 };
 
 // A program whose embedding row t is [q | k | v] of token t; its output is the attention's.
 struct Fixture {
   Fixture(const KernelTable& kernels, int num_threads, const Case& c)
-      : width((HEADS + 2 * KV_HEADS) * c.head_dim),
+      : block_size(c.block_size),
+        width((HEADS + 2 * KV_HEADS) * c.head_dim),
         rows(tests::random_floats(c.num_tokens * width, 3)),
         device(std::make_shared<Device>(num_threads, kernels)),
-        cache(std::make_shared<KVCache>(c.dtype, 1, KV_HEADS, c.head_dim, BLOCK_SIZE, num_blocks(c))),
+        cache(std::make_shared<KVCache>(c.dtype, 1, KV_HEADS, c.head_dim, c.block_size, num_blocks(c))),
         program(device, cache, MAX_TOKENS, 4, MAX_TOKENS * (width + HEADS * c.head_dim)) {
     const auto table = pack_matrix(*device, Layout::F32, reinterpret_cast<const uint8_t*>(rows.data()), width * 4,
                                    c.num_tokens, width);
@@ -42,14 +45,14 @@ struct Fixture {
     table_of_blocks.push_back(0);  // for steps that are too long: the program must refuse them, not this table's end
   }
 
-  static int64_t num_blocks(const Case& c) { return (c.num_tokens + BLOCK_SIZE - 1) / BLOCK_SIZE; }
+  static int64_t num_blocks(const Case& c) { return (c.num_tokens + c.block_size - 1) / c.block_size; }
 
   void run(int64_t begin, int64_t end) {
     std::vector<int32_t> positions, slots;
     for (int64_t position = begin; position < end; ++position) {
       positions.push_back(static_cast<int32_t>(position));
-      slots.push_back(static_cast<int32_t>(table_of_blocks[static_cast<size_t>(position / BLOCK_SIZE)] * BLOCK_SIZE +
-                                           position % BLOCK_SIZE));
+      slots.push_back(static_cast<int32_t>(table_of_blocks[static_cast<size_t>(position / block_size)] * block_size +
+                                           position % block_size));
     }
     const std::vector<int32_t> starts{0, static_cast<int32_t>(end - begin)};
     const auto context = static_cast<int32_t>(end);
@@ -68,6 +71,7 @@ struct Fixture {
 
   const float* out(int64_t row) const { return program.output_data() + row * program.output().stride; }
 
+  int64_t block_size;
   int64_t width;
   std::vector<float> rows;
   std::shared_ptr<Device> device;
@@ -100,8 +104,11 @@ double expected(const Fixture& fixture, const Case& c, int64_t position, int64_t
 
 VIVACE_TEST(attention_agrees_with_double_precision_in_any_chunking) {
   for (const KernelTable* kernels : supported_kernels()) {
-    for (const Case& c : {Case{64, KVDtype::F32, 0, 600}, Case{40, KVDtype::BF16, 33, 90},
-                          Case{8, KVDtype::F16, 0, 70}, Case{24, KVDtype::F32, 0, 1}}) {
+    for (const Case& c : {Case{64, KVDtype::F32, 0, 600}, Case{40, KVDtype::BF16, 33, 90, 5, 3e-2},
+                          Case{8, KVDtype::F16, 0, 70, 5, 4e-3}, Case{24, KVDtype::F32, 0, 1},
+                          Case{64, KVDtype::BF16, 0, 600, 16, 3e-2}, Case{72, KVDtype::INT8, 0, 600, 16, 3e-2},
+                          Case{40, KVDtype::INT4, 33, 90, 48, 0.3}, Case{72, KVDtype::INT4_CHANNEL_KEYS, 0, 600, 16, 0.3},
+                          Case{8, KVDtype::INT4_CHANNEL_KEYS, 50, 90, 32, 0.3}}) {
       Fixture whole(*kernels, 1, c), chunked(*kernels, 3, c);
       whole.run(0, c.num_tokens);
       for (int64_t begin = 0, end; begin < c.num_tokens; begin = end) {
@@ -112,10 +119,9 @@ VIVACE_TEST(attention_agrees_with_double_precision_in_any_chunking) {
           for (int64_t i = 0; i < HEADS * c.head_dim; ++i) CHECK(chunked.out(row - begin)[i] == whole.out(row)[i]);
         }
       }
-      const double tolerance = c.dtype == KVDtype::F32 ? 1e-5 : c.dtype == KVDtype::F16 ? 4e-3 : 3e-2;
       for (int64_t d = 0; d < c.head_dim; ++d) {
         const double actual = static_cast<double>(whole.out(c.num_tokens - 1)[4 * c.head_dim + d]);
-        CHECK(std::abs(actual - expected(whole, c, c.num_tokens - 1, d)) < tolerance);
+        CHECK(std::abs(actual - expected(whole, c, c.num_tokens - 1, d)) < c.tolerance);
       }
     }
   }
@@ -137,6 +143,41 @@ VIVACE_TEST(programs_refuse_what_lies_outside) {
   CHECK(refuses([&] { fixture.program.append(ScaleOp{{0, INT64_MAX / 2, 8, false}, 1.0f, {0, 8, 8, false}}); }));
   CHECK(refuses([&] { fixture.program.append(KVWriteOp{{0, 8, 8, false}, {0, 8, 8, false}, 0}); }));
   CHECK(refuses([&] { fixture.cache->copy_blocks({{0, 4}}); }));
+}
+
+VIVACE_TEST(caches_refuse_what_their_type_cannot_hold) {
+  const auto refuses = [](KVDtype dtype, int64_t head_dim, int64_t block_size) {
+    try {
+      KVCache(dtype, 1, 1, head_dim, block_size, 1);
+    } catch (const std::invalid_argument&) {
+      return true;
+    }
+    return false;
+  };
+  CHECK(refuses(KVDtype::INT8, 64, 8));
+  CHECK(refuses(KVDtype::INT4, 520, 16));
+  CHECK(refuses(KVDtype::INT4_CHANNEL_KEYS, 64, 20));
+  CHECK(!refuses(KVDtype::F16, 520, 8));
+}
+
+VIVACE_TEST(keys_of_a_block_in_progress_are_dropped_once_final) {
+  const Case c{64, KVDtype::INT4_CHANNEL_KEYS, 0, 100, 16};
+  Fixture fixture(*supported_kernels().back(), 1, c);
+  fixture.run(0, 40);
+  CHECK(fixture.cache->num_recent() == 3);  // an engine may still reject tokens of this step
+  fixture.run(40, 41);
+  CHECK(fixture.cache->num_recent() == 1);
+  fixture.cache->copy_blocks({{fixture.table_of_blocks[2], fixture.table_of_blocks[3]}});
+  CHECK(fixture.cache->num_recent() == 2);
+  fixture.cache->drop_recent(fixture.cache->recent_blocks());
+  CHECK(fixture.cache->num_recent() == 0);
+  bool refused = false;
+  try {
+    fixture.run(41, 42);
+  } catch (const std::invalid_argument&) {
+    refused = true;
+  }
+  CHECK(refused);
 }
 
 }  // namespace vivace

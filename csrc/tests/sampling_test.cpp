@@ -13,7 +13,10 @@ namespace vivace {
 namespace {
 
 struct Parameters {
-  explicit Parameters(size_t rows, std::mt19937& random) {
+  Parameters(size_t rows, int64_t vocabulary, std::mt19937& random)
+      : mask_words((vocabulary + 31) / 32), masks(static_cast<size_t>(2 * mask_words)) {
+    for (uint32_t& word : masks) word = static_cast<uint32_t>(random());
+    for (size_t row = 0; row < rows; ++row) mask_index.push_back(static_cast<int32_t>(random() % 3) - 1);
     const auto pick = [&](auto... choices) {
       const float values[] = {static_cast<float>(choices)...};
       return values[random() % (sizeof values / sizeof values[0])];
@@ -31,9 +34,19 @@ struct Parameters {
 
   SampleInputs inputs() const {
     return {temperature.data(), top_k.data(), top_p.data(), min_p.data(), neutral.data(), neutral.data(),
-            neutral.data(), uniform.data(), starts.data(), nullptr, nullptr, 0, starts.data(), nullptr, nullptr, 0, nullptr, nullptr, 0, 0};
+            neutral.data(), uniform.data(), starts.data(), nullptr, nullptr, 0, starts.data(), nullptr, nullptr, 0,
+            mask_index.data(), masks.data(), 2, mask_words};
   }
 
+  bool allows(size_t row, int32_t token) const {
+    if (mask_index[row] < 0) return true;
+    const int64_t word = mask_index[row] * mask_words + token / 32;
+    return (masks[static_cast<size_t>(word)] >> (token % 32)) & 1u;
+  }
+
+  int64_t mask_words;
+  std::vector<uint32_t> masks;
+  std::vector<int32_t> mask_index;
   std::vector<float> temperature, top_p, min_p, uniform, neutral;
   std::vector<int32_t> top_k, starts;
 };
@@ -53,12 +66,13 @@ VIVACE_TEST(sampled_tokens_are_possible) {
       std::vector<int32_t> tokens(rows), rank(rows), ids(rows);
       std::vector<float> logprob(rows), top(rows);
       for (int round = 0; round < 20; ++round) {
-        const Parameters parameters(rows, random);
+        const Parameters parameters(rows, vocabulary, random);
         sample(device, {logits.data(), rows, vocabulary}, parameters.inputs(), tokens.data());
         CHECK(tokens[0] == -1 && tokens[1] == -1);
         for (int64_t row = 2; row < rows; ++row) {
           const int32_t token = tokens[static_cast<size_t>(row)];
           CHECK(token >= -1 && token < vocabulary);
+          if (token >= 0) CHECK(parameters.allows(static_cast<size_t>(row), token));
           if (token >= 0) CHECK(std::isfinite(logits[static_cast<size_t>(row * vocabulary + token)]));
         }
         top_logprobs(device, {logits.data(), rows, vocabulary}, tokens.data(), 1,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import gc
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
 from vivace.backends.cpu.backend import CpuBackend, CpuExecutable, instruction_sets
 from vivace.backends.reference.backend import ReferenceBackend
+from vivace.core.config import KVDtype
 from vivace.core.errors import ConfigError, EngineError, UnsupportedError
 from vivace.formats.tensor import StoredTensor
 from vivace.ops.backend import KVSpec, StepInputs, StepLimits
@@ -124,6 +125,21 @@ def test_copied_blocks_hold_the_same_keys_and_values() -> None:
         cache.copy_blocks([(0, NUM_BLOCKS)])
 
 
+@pytest.mark.parametrize("dtype", get_args(KVDtype))
+def test_a_copied_block_can_be_continued(dtype: KVDtype) -> None:
+    backend = CpuBackend(1)
+    cache = backend.kv_cache(KVSpec(2, 2, 16, 16, dtype), NUM_BLOCKS)
+    executable = backend.compile(decoder(backend), cache, StepLimits(40, 8))
+    executable.run(step(20))
+    cache.copy_blocks([(0, 4), (1, 5)])
+    expected = np.array(executable.run(step(20, start=20, sampled=8)))
+    moved = step(20, start=20, sampled=8)
+    moved.block_tables_BX = np.array([[4, 5, 3]], np.int32)
+    blocks = moved.block_tables_BX[0][moved.positions_T // 16]
+    moved.slots_T = blocks * np.int32(16) + moved.positions_T % np.int32(16)
+    np.testing.assert_array_equal(executable.run(moved), expected)
+
+
 BAD_STEPS: dict[str, tuple[str, dict[str, Any]]] = {
     "token id": ("vocabulary", {"token_ids_T": np.array([0, VOCABULARY, 0], np.int32)}),
     "negative token id": ("vocabulary", {"token_ids_T": np.array([0, -1, 0], np.int32)}),
@@ -169,6 +185,33 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         backend.compile(program, ReferenceBackend().kv_cache(SPEC, 2), StepLimits(4, 1))
 
 
+@pytest.mark.parametrize("dtype", get_args(KVDtype))
+@pytest.mark.parametrize("head_dim", [8, 48, 64, 80])
+def test_caches_take_the_bytes_that_their_spec_says(dtype: KVDtype, head_dim: int) -> None:
+    for block_size in (16, 48):
+        spec = KVSpec(3, 2, head_dim, block_size, dtype)
+        assert CpuBackend(1).kv_cache(spec, 5).native.num_bytes == 5 * spec.bytes_per_block
+
+
+def test_16_bit_keys_of_abandoned_blocks_are_dropped() -> None:
+    """Sequences end one after the other in the middle of a block, each in a block of its own."""
+    backend = CpuBackend(1)
+    cache = backend.kv_cache(KVSpec(2, 2, 16, 16, "int4_k_per_channel"), 1000)
+    executable = backend.compile(decoder(backend), cache, StepLimits(40, 8))
+    references = [0] * 1000
+    cache.track(references)
+    for block in range(1000):
+        references[block] = 1
+        inputs = step(5)
+        inputs.slots_T += 16 * block
+        inputs.block_tables_BX = np.array([[block]], np.int32)
+        executable.run(inputs)
+        if block != 3:
+            references[block] = 0
+        assert cache.native.num_recent <= 70
+    assert 3 in cache.native.recent_blocks()
+
+
 def test_arguments_are_checked() -> None:
     with pytest.raises(ConfigError, match="instruction set"):
         CpuBackend(1, "avx9000")
@@ -182,6 +225,8 @@ def test_arguments_are_checked() -> None:
         backend.pack("w", StoredTensor("w", "f32", (2, 16), np.zeros((2, 60), np.uint8)))
     with pytest.raises(EngineError, match="at least 1"):
         backend.kv_cache(KVSpec(1, 1, 0, 16, "f32"), 1)
+    with pytest.raises(EngineError, match="multiple of 16"):
+        backend.kv_cache(KVSpec(1, 1, 64, 8, "int8_per_token_head"), 1)
     with pytest.raises(ConfigError, match="address space"):
         backend.kv_cache(KVSpec(1, 1, 128, 16, "f32"), 2**50)
 

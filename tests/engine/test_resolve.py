@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import pytest
 
-from vivace.core.config import EngineConfig
+from vivace.core.config import EngineConfig, KVCacheDtype
 from vivace.core.errors import ConfigError
 from vivace.engine.resolve import resolve
 from vivace.models.presets import preset_spec
+from vivace.ops.backend import KVSpec
 
 GIB = 2**30
 SPEC = preset_spec("llama-3.2-1b")
@@ -58,3 +62,23 @@ def test_what_cannot_be_met_is_refused() -> None:
         EngineConfig(max_num_seqs=0)
     with pytest.raises(ConfigError, match="kv_cache_dtype must be one of"):
         EngineConfig(kv_cache_dtype="int3")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", ["int8_per_token_head", "int4_per_token_head", "int4_k_per_channel"])
+def test_coded_caches_fill_the_same_memory_with_more_tokens(dtype: KVCacheDtype) -> None:
+    def blocks(**options: Any) -> int:
+        config = EngineConfig(max_model_len=512, max_num_seqs=8, **options)
+        return resolve(config, SPEC, weights_are_f32=False, available_bytes=GIB).num_kv_blocks
+
+    coded = blocks(kv_cache_memory_bytes=GIB, kv_cache_dtype=dtype)
+    spec = KVSpec(16, 8, 64, 16, "bf16" if dtype == "auto" else dtype)
+    assert coded * spec.bytes_per_block + 40 * spec.recent_bytes_per_block <= GIB
+    assert (coded + 1) * spec.bytes_per_block + 40 * spec.recent_bytes_per_block > GIB
+    assert coded > 1.8 * blocks(kv_cache_memory_bytes=GIB, kv_cache_dtype="bf16")
+    few = 3 * (spec.bytes_per_block + spec.recent_bytes_per_block)
+    assert blocks(kv_cache_memory_bytes=few, kv_cache_dtype=dtype) == 3
+    with pytest.raises(ConfigError, match="multiple of 16, not 8"):
+        blocks(kv_cache_dtype=dtype, block_size=8)
+    wide = dataclasses.replace(SPEC, head_dim=513)
+    with pytest.raises(ConfigError, match="at most 512 dimensions"):
+        resolve(EngineConfig(kv_cache_dtype=dtype), wide, weights_are_f32=False, available_bytes=GIB)

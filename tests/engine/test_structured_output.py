@@ -180,6 +180,9 @@ def test_thinking_may_come_first(tokenizer: Tokenizer, compiler: ConstraintCompi
         (StructuredOutputs("choice", '"yes"'), "list of texts"),
         (StructuredOutputs("choice", '["yes", ""]'), "list of texts"),
         (StructuredOutputs("grammar", "start: missing"), "unknown name"),
+        (StructuredOutputs("grammar", "root ::= ((("), "no GBNF"),
+        (StructuredOutputs("grammar", "root ::= " + "(" * 5000), "no GBNF"),
+        (StructuredOutputs("grammar", "rule ::= x"), "no GBNF"),
         (StructuredOutputs("regex", "[^\\s\\S]"), "no text at all"),
     ],
 )
@@ -200,6 +203,15 @@ def test_expressions_mean_what_re_means(tokenizer: Tokenizer, compiler: Constrai
     texts = [text for text, ended in (random_text(tokenizer, compiled, generator) for _ in range(8)) if ended]
     assert texts
     assert all(re.fullmatch(expression, text) for text in texts)
+
+
+def test_gbnf(tokenizer: Tokenizer, compiler: ConstraintCompiler) -> None:
+    text = 'root ::= "[" item ("," item)* "]"\nitem ::= [0-9]{2} | "\\"x\\"" # a comment\n'
+    compiled = compiler.compile(StructuredOutputs("grammar", text))
+    for written, expected in (('[12,"x",07]', True), ("[12]", True), ("[1]", False), ("[]", False)):
+        assert follow(tokenizer, compiled, written) is expected
+    thinking = compiler.compile(StructuredOutputs("grammar", text, ThinkTags("<think>", "</think>")))
+    assert follow(tokenizer, thinking, "<think>hm</think>[12]")
 
 
 def test_a_constraint_that_was_left_fails_alone(tokenizer: Tokenizer, compiler: ConstraintCompiler) -> None:

@@ -45,18 +45,29 @@ GEMMA = {
     "sliding_window": 24,
     "tie_word_embeddings": True,
 }
-VARIANTS = [("llama", "f32"), ("llama", "bf16"), ("llama", "int8"), ("llama", "int4"), ("gemma2", "f32")]
+VARIANTS = [
+    ("llama", "f32", "auto"),
+    ("llama", "bf16", "auto"),
+    ("llama", "int8", "auto"),
+    ("llama", "int4", "auto"),
+    ("gemma2", "f32", "auto"),
+    ("llama", "int4", "int8_per_token_head"),
+    ("llama", "bf16", "int4_per_token_head"),
+    ("llama", "int4", "int4_k_per_channel"),
+    ("gemma2", "bf16", "int4_k_per_channel"),
+]
 
 
 @pytest.fixture(params=VARIANTS, ids=lambda variant: "-".join(variant))
 def options(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
-    family, quantization = request.param
+    family, quantization, kv_cache_dtype = request.param
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"llama": CONFIG, "gemma2": GEMMA}[family]))
     return {
         "load_format": "dummy",
         "config": str(config),
         "quantization": quantization,
+        "kv_cache_dtype": kv_cache_dtype,
         "max_num_seqs": 8,
         "num_kv_blocks": 256,
         "seed": 7,

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vivace.core.config import KVDtype
 from vivace.formats.tensor import StoredTensor
-from vivace.ops.backend import KVDtype, KVSpec, StepInputs, StepLimits
+from vivace.ops.backend import KVSpec, StepInputs, StepLimits
 from vivace.ops.program import Program, Value, Weight
 
 Array = NDArray[Any]

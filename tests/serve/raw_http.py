@@ -52,11 +52,17 @@ class RawConnection:
         body = response.read()
         return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
 
+    def rest(self) -> bytes:
+        """What still comes until the server ends the connection."""
+        parts = []
+        with suppress(ConnectionResetError):
+            while part := self.socket.recv(65_536):
+                parts.append(part)
+        return b"".join(parts)
+
     def is_closed(self) -> bool:
         """Waits until the server ends the connection; what still comes is thrown away."""
-        with suppress(ConnectionResetError):
-            while self.socket.recv(65_536):
-                pass
+        self.rest()
         return True
 
 

@@ -23,7 +23,7 @@ def test_document_holds(phases: str, tmp_path: Path) -> None:
         command = [
             *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(FOLDER / "schemathesis.toml")),
             *("run", f"{server.base_url}/openapi.json", "--header", f"Authorization: Bearer {server.api_key}"),
-            *("--checks", "all", "--mode", "all", "--phases", phases, "--seed", str(SEED), "--max-examples", "10"),
+            *("--checks", "all", "--mode", "all", "--phases", phases, "--seed", str(SEED), "--max-examples", "25"),
             *("--workers", "4", "--no-shrink", "--continue-on-failure", "--no-color"),
         ]
         done = subprocess.run(

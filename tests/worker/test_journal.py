@@ -37,18 +37,21 @@ def submit(journal: Journal) -> str:
     return names(released)
 
 
-def test_everyone_is_let_in_once_the_suspects_first() -> None:
+def test_everyone_is_let_in_once_and_suspects_first() -> None:
     journal = Journal()
-    add(journal, "a"), add(journal, "u", priority=-1), add(journal, "s", n=2)
-    assert submit(journal) == "aus"
+    add(journal, "a")
+    add(journal, "u", priority=-1)
+    add(journal, "s", n=2)
+    add(journal, "r").stream.deliver([TokenEvent("r", 0, 1, None)])
+    assert submit(journal) == "ausr"
     assert submit(journal) == ""
-    assert (journal.num_present, journal.num_held, len(journal)) == (3, 0, 3)
+    assert (journal.num_present, journal.num_held, len(journal)) == (4, 0, 4)
     assert not journal.has_suspects
     assert journal.crash() is None
     add(journal, "n", priority=-5)
-    assert (journal.num_present, journal.num_held) == (0, 4)
-    assert submit(journal) == "uasn"
-    assert [entry.is_suspect for entry in journal] == [True, True, True, False]
+    assert (journal.num_present, journal.num_held) == (0, 5)
+    assert submit(journal) == "ruasn"  # "r" has a reader who waits for the next token
+    assert [entry.is_suspect for entry in journal] == [True, True, True, True, False]
 
 
 def test_the_first_that_is_not_cleared_is_guilty() -> None:

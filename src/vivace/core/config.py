@@ -10,7 +10,8 @@ from vivace.core.errors import ConfigError
 
 LoadFormat = Literal["auto", "dummy"]
 Quantization = Literal["auto", "f32", "bf16", "int8", "int4"]
-KVCacheDtype = Literal["auto", "f32", "bf16", "f16"]
+KVDtype = Literal["f32", "bf16", "f16", "int8_per_token_head", "int4_per_token_head", "int4_k_per_channel"]
+KVCacheDtype = Literal["auto", KVDtype]
 BatchingPolicy = Literal["continuous", "static"]
 BackendName = Literal["auto", "cpu", "reference"]
 
@@ -103,7 +104,7 @@ class ResolvedConfig:
     max_num_batched_tokens: int
     block_size: int
     num_kv_blocks: int
-    kv_cache_dtype: Literal["f32", "bf16", "f16"]
+    kv_cache_dtype: KVDtype
     enable_prefix_caching: bool
     enable_chunked_prefill: bool
     batching: BatchingPolicy

@@ -40,7 +40,7 @@ class StructuredOutputs:
 
     `kind` says how `text` is read: `json_object` (text is empty: any JSON object), `json_schema` (a schema as JSON),
     `regex` (of the whole text, Rust's syntax, no look-around), `choice` (a JSON array of strings), `grammar`
-    (Lark as llguidance reads it: a rule `start`). `think` allows reasoning before it.
+    (Lark as llguidance reads it, with a rule `start`; or GBNF, `root ::= ...`). `think` allows reasoning before it.
     """
 
     kind: StructuredKind

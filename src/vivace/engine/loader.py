@@ -102,9 +102,11 @@ def _assemble(
     )
     batch = BatchBuilder(resolved.max_num_seqs, resolved.max_model_len, resolved.block_size)
     eos_ids = frozenset(spec.eos_token_ids) | (tokenizer.eos_ids if tokenizer else frozenset())
+    scheduler = make_scheduler(resolved)
+    kv_cache.track(scheduler.block_manager.references)
     engine = Engine(
         Runner(backend, executable, kv_cache, batch, hidden),
-        make_scheduler(resolved),
+        scheduler,
         resolved,
         ModelLimits(spec.vocab_size, eos_ids),
         constraints=ConstraintRoom(tokenizer, eos_ids),

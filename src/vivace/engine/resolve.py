@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from vivace.core.config import Choice, EngineConfig, ResolvedConfig
+from vivace.core.config import Choice, EngineConfig, KVDtype, ResolvedConfig
 from vivace.core.errors import ConfigError
 from vivace.models.spec import ModelSpec
-from vivace.ops.backend import KVDtype, KVSpec
+from vivace.ops.backend import KV_CODE_BITS, KV_UNIT, MAX_CODED_HEAD_DIM, KVSpec
 
 DEFAULT_BATCHED_TOKENS = 512  # a step of 512 rows reaches the arithmetic peak and keeps the gap between tokens short
 KV_MEMORY_SHARE = 0.4  # of the memory that is free once the weights are in
@@ -19,7 +19,7 @@ def resolve(config: EngineConfig, spec: ModelSpec, *, weights_are_f32: bool, ava
     Raises `ConfigError` where the request cannot be met, with the numbers.
     """
     choices: list[Choice] = []
-    dtype = _kv_dtype(config, weights_are_f32, choices)
+    dtype = _kv_dtype(config, spec, weights_are_f32, choices)
     kv = KVSpec(spec.num_layers, spec.num_kv_heads, spec.head_dim, config.block_size, dtype)
     max_model_len = _max_model_len(config, spec, choices)
     num_kv_blocks = _num_kv_blocks(config, kv, max_model_len, available_bytes, choices)
@@ -45,14 +45,29 @@ def resolve(config: EngineConfig, spec: ModelSpec, *, weights_are_f32: bool, ava
     )
 
 
-def _kv_dtype(config: EngineConfig, weights_are_f32: bool, choices: list[Choice]) -> KVDtype:
+def _kv_dtype(config: EngineConfig, spec: ModelSpec, weights_are_f32: bool, choices: list[Choice]) -> KVDtype:
     if config.kv_cache_dtype != "auto":
+        if config.kv_cache_dtype in KV_CODE_BITS:
+            _check_coded(config, spec)
         choices.append(Choice("kv_cache_dtype", config.kv_cache_dtype, "as asked"))
         return config.kv_cache_dtype
     dtype: Literal["f32", "bf16"] = "f32" if weights_are_f32 else "bf16"
     reason = "the weights are f32: no precision is lost" if weights_are_f32 else "half the bytes of f32 to read"
     choices.append(Choice("kv_cache_dtype", dtype, reason))
     return dtype
+
+
+def _check_coded(config: EngineConfig, spec: ModelSpec) -> None:
+    if config.block_size % KV_UNIT:
+        raise ConfigError(
+            f"kv_cache_dtype {config.kv_cache_dtype} needs a block_size that is a multiple of {KV_UNIT}, "
+            f"not {config.block_size}"
+        )
+    if spec.head_dim > MAX_CODED_HEAD_DIM:
+        raise ConfigError(
+            f"kv_cache_dtype {config.kv_cache_dtype} takes heads of at most {MAX_CODED_HEAD_DIM} dimensions, "
+            f"the model's have {spec.head_dim}: use bf16"
+        )
 
 
 def _max_model_len(config: EngineConfig, spec: ModelSpec, choices: list[Choice]) -> int:
@@ -71,12 +86,12 @@ def _max_model_len(config: EngineConfig, spec: ModelSpec, choices: list[Choice])
 def _num_kv_blocks(
     config: EngineConfig, kv: KVSpec, max_model_len: int, available_bytes: int, choices: list[Choice]
 ) -> int:
-    block_bytes = kv.bytes_per_token * kv.block_size
+    block_bytes = kv.bytes_per_block + kv.recent_bytes_per_block
     if config.num_kv_blocks is not None:
         choices.append(Choice("num_kv_blocks", config.num_kv_blocks, "as asked"))
         return config.num_kv_blocks
     if config.kv_cache_memory_bytes is not None:
-        num_blocks = config.kv_cache_memory_bytes // block_bytes
+        num_blocks = _affordable_blocks(config, kv, config.kv_cache_memory_bytes)
         if num_blocks < 1:
             raise ConfigError(
                 f"kv_cache_memory_bytes={config.kv_cache_memory_bytes} holds no block: one needs {block_bytes} bytes"
@@ -84,7 +99,7 @@ def _num_kv_blocks(
         choices.append(Choice("num_kv_blocks", num_blocks, f"fills {config.kv_cache_memory_bytes} bytes"))
         return num_blocks
     wanted = config.max_num_seqs * -(-max_model_len // kv.block_size)
-    affordable = int(available_bytes * KV_MEMORY_SHARE) // block_bytes
+    affordable = _affordable_blocks(config, kv, int(available_bytes * KV_MEMORY_SHARE))
     if affordable < 1:
         raise ConfigError(f"{available_bytes} bytes of free memory leave no room for one KV block")
     if wanted <= affordable:
@@ -93,6 +108,15 @@ def _num_kv_blocks(
     reason = f"{KV_MEMORY_SHARE:.0%} of the {available_bytes / 2**30:.1f} GiB of free memory"
     choices.append(Choice("num_kv_blocks", affordable, reason))
     return affordable
+
+
+def _affordable_blocks(config: EngineConfig, kv: KVSpec, num_bytes: int) -> int:
+    """Blocks that fit beside the 16-bit keys of those being filled: one a sequence, and those of a prompt's chunk."""
+    num_filling = config.max_num_seqs + DEFAULT_BATCHED_TOKENS // kv.block_size
+    num_blocks = num_bytes // (kv.bytes_per_block + kv.recent_bytes_per_block)
+    if num_blocks <= num_filling:
+        return num_blocks
+    return (num_bytes - num_filling * kv.recent_bytes_per_block) // kv.bytes_per_block
 
 
 def _batched_tokens(config: EngineConfig, max_model_len: int, choices: list[Choice]) -> int:

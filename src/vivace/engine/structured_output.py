@@ -6,9 +6,12 @@ refused when it is compiled, or fails its own request while it runs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from vivace.core.errors import RequestError
 from vivace.core.structured_outputs import StructuredOutputs
@@ -17,6 +20,7 @@ from vivace.engine.tokenizer import Tokenizer
 
 MAX_MESSAGE_CHARS = 400
 _PARAM = "structured_outputs"
+_PLACE_IN_OUR_GRAMMAR = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")
 
 
 def parser_limits() -> LLParserLimits:
@@ -42,7 +46,7 @@ class ConstraintCompiler:
 
     def compile(self, outputs: StructuredOutputs) -> CompiledConstraint:
         """Raises `RequestError` for what is wrong, unsupported, or beyond the limits."""
-        grammar = lark_grammar(outputs, self._tokenizer.control.id_of)
+        grammar = lark_grammar(_in_lark(outputs), self._tokenizer.control.id_of)
         matcher = self._matcher(grammar)
         if matcher.is_error():
             raise _refusal(outputs, matcher)
@@ -161,10 +165,22 @@ def _native_tokenizer(tokenizer: Tokenizer, eos_ids: list[int]) -> LLTokenizer:
     return LLTokenizer(vocabulary, eos_token=vocabulary.eos_ids)  # type: ignore[arg-type]
 
 
+def _in_lark(outputs: StructuredOutputs) -> StructuredOutputs:
+    """A grammar in GBNF (`root ::= ...`), as llama.cpp's and vLLM's users write it, becomes Lark."""
+    if outputs.kind != "grammar" or "::=" not in outputs.text:
+        return outputs
+    try:
+        return replace(outputs, text=gbnf_to_lark(outputs.text))
+    except Exception as error:  # the converter raises Exception itself
+        raise RequestError(f"the grammar is no GBNF: {_short(str(error))}", param=_PARAM) from error
+
+
 def _refusal(outputs: StructuredOutputs, matcher: LLMatcher) -> RequestError:
     message = matcher.get_error()
     if not message or "NoExtension" in message:
         return RequestError(f"the {outputs.kind} allows no text at all", param=_PARAM)
+    if outputs.kind != "grammar":
+        message = _PLACE_IN_OUR_GRAMMAR.sub("", message)
     return RequestError(f"the {outputs.kind} cannot be enforced: {_short(message)}", param=_PARAM)
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vivace.core.config import KVDtype
 from vivace.formats.tensor import StoredTensor
 from vivace.ops.program import Program, Weight
 
@@ -19,13 +20,19 @@ Int32Array = NDArray[np.int32]
 Float32Array = NDArray[np.float32]
 UInt32Array = NDArray[np.uint32]
 
-KVDtype = Literal["f32", "bf16", "f16"]
 KV_ELEMENT_BYTES: dict[str, int] = {"f32": 4, "bf16": 2, "f16": 2}
+KV_CODE_BITS: dict[str, int] = {"int8_per_token_head": 8, "int4_per_token_head": 4, "int4_k_per_channel": 4}
+KV_UNIT = 16  # tokens: coded caches have block sizes that are multiples of it
+MAX_CODED_HEAD_DIM = 512
 
 
 @dataclass(frozen=True, slots=True)
 class KVSpec:
-    """Shape of the paged KV cache: every layer holds [num_blocks, num_kv_heads, block_size, head_dim], twice."""
+    """Shape of the paged KV cache: every layer holds [num_blocks, num_kv_heads, block_size, head_dim], twice.
+
+    What the types mean is in `vivace.ops.reference_kv`. Sizes are those of every backend: codes, their scales and
+    minima (bfloat16 each) and the padding of head_dim, to 16 for int8 and to 32, the group of a scale, for int4.
+    """
 
     num_layers: int
     num_kv_heads: int
@@ -34,8 +41,41 @@ class KVSpec:
     dtype: KVDtype
 
     @property
+    def bytes_per_block(self) -> int:
+        """Of a block in all layers."""
+        return self.num_layers * self.num_kv_heads * (self._key_bytes + self._value_bytes)
+
+    @property
     def bytes_per_token(self) -> int:
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * KV_ELEMENT_BYTES[self.dtype]
+        """A token's share of a block; rounded up where a block's scales do not divide evenly."""
+        return -(-self.bytes_per_block // self.block_size)
+
+    @property
+    def recent_bytes_per_block(self) -> int:
+        """Beside the pool, for each block that a running sequence is filling: its keys in 16 bits."""
+        if self.dtype != "int4_k_per_channel":
+            return 0
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.block_size
+
+    @property
+    def _padded_dim(self) -> int:
+        multiple = 16 if KV_CODE_BITS[self.dtype] == 8 else 32
+        return -(-self.head_dim // multiple) * multiple
+
+    @property
+    def _value_bytes(self) -> int:
+        """Of one block of one KV head."""
+        if self.dtype in KV_ELEMENT_BYTES:
+            return self.block_size * self.head_dim * KV_ELEMENT_BYTES[self.dtype]
+        bits = KV_CODE_BITS[self.dtype]
+        groups = 1 if bits == 8 else self._padded_dim // 32
+        return self.block_size * (4 * groups + self._padded_dim * bits // 8)
+
+    @property
+    def _key_bytes(self) -> int:
+        if self.dtype == "int4_k_per_channel":
+            return self._padded_dim * (4 + self.block_size // 2)
+        return self._value_bytes
 
 
 class KVCache(Protocol):
@@ -46,6 +86,11 @@ class KVCache(Protocol):
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy whole blocks of every layer, in order: (source, destination)."""
+        ...
+
+    def track(self, references: Sequence[int]) -> None:
+        """Watch how many sequences use each block: a list that its owner keeps current. What is kept beside the pool
+        for blocks that nobody uses any more is dropped when it grows; without this call it is kept."""
         ...
 
 

@@ -99,24 +99,30 @@ def paged_attention(
     scale: float,
     window: int | None,
     softcap: float | None,
+    recent_keys: Array | None = None,
 ) -> Array:
     """[T, H*K]: attention of each token over positions max(0, p - window + 1) .. p of its own sequence.
 
-    keys, values: one layer's cache [num_blocks, G, block_size, K]. See `vivace.ops.program.Attention` and
-    `vivace.ops.backend.StepInputs` for the arguments.
+    keys, values: one layer's cache [num_blocks, G, block_size, K]. `recent_keys`, of the same shape: where a query
+    reads the keys of its own block. See `vivace.ops.program.Attention` and `vivace.ops.backend.StepInputs` for the
+    other arguments.
     """
     xp = array_namespace(q_TD)
+    block_size = keys.shape[2]
     rows = [q_TD[:0, :]]
     for sequence in range(context_lens_B.shape[0]):
         start, stop = int(query_starts_B1[sequence]), int(query_starts_B1[sequence + 1])
         context_len = int(context_lens_B[sequence])
         keys_GCK = _context(keys, block_tables_BX[sequence, :], context_len)
         values_GCK = _context(values, block_tables_BX[sequence, :], context_len)
+        recent = keys if recent_keys is None else recent_keys
+        recent_GCK = _context(recent, block_tables_BX[sequence, :], context_len)
         for row in range(start, stop):
             position = context_len - stop + row
             first = 0 if window is None else max(0, position - window + 1)
-            seen = slice(first, position + 1)
-            out_D = _attend(q_TD[row, :], keys_GCK[:, seen, :], values_GCK[:, seen, :], scale, softcap)
+            own = max(first, position - position % block_size)
+            seen_GCK = xp.concat([keys_GCK[:, first:own, :], recent_GCK[:, own : position + 1, :]], axis=1)
+            out_D = _attend(q_TD[row, :], seen_GCK, values_GCK[:, first : position + 1, :], scale, softcap)
             rows.append(out_D[None, :])
     return xp.concat(rows, axis=0)
 

@@ -66,6 +66,11 @@ class BlockManager:
         return self._pool.num_blocks
 
     @property
+    def references(self) -> list[int]:
+        """How many sequences use each block: kept current, for reading only."""
+        return self._references
+
+    @property
     def num_free(self) -> int:
         """Blocks without content."""
         return self._pool.num_free

@@ -116,6 +116,11 @@ class HttpProtocol(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     @property
+    def _is_answered(self) -> bool:
+        """Whether the request whose body still comes has its whole answer."""
+        return self._phase is Phase.BODY and self.cycle.response_complete
+
+    @property
     def _has_given_up(self) -> bool:
         return self._phase is Phase.REFUSED
 
@@ -137,6 +142,13 @@ class HttpProtocol(HttpToolsProtocol):
         if self._is_answering:
             self.cycle.keep_alive = False
         elif self._phase is Phase.IDLE:
+            self._close()
+
+    def cut(self) -> None:
+        """The server ends: a running answer breaks off, a complete one still goes out."""
+        if self._is_answering:
+            self.transport.abort()
+        else:
             self._close()
 
     # --- the parser's callbacks -----------------------------------------------------------------------------------
@@ -251,13 +263,14 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _refuse(self, error: HttpError) -> None:
         """Answer and close; a request that runs on this connection ends as if its client had left."""
+        is_answered = self._is_answered
         self._phase = Phase.REFUSED
         self._clear_deadline()
-        has_begun = self._is_answering and self.cycle.response_started
         if self._is_answering:
+            is_answered = self.cycle.response_started
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        if has_begun or self.transport.is_closing():
+        if is_answered or self.transport.is_closing():  # a second answer would be taken for the next request's
             self._close()
             return
         request_id = new_request_id()
@@ -272,9 +285,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _on_deadline(self) -> None:
         self._deadline = None
-        cycle = self.cycle
-        is_answered = cycle is not None and cycle.response_complete and self._phase is Phase.BODY
-        if is_answered or (self._phase is Phase.IDLE and self._num_head_bytes == 0):
+        if self._phase is Phase.IDLE and self._num_head_bytes == 0:
             self._close()
         else:
             part = "body" if self._phase is Phase.BODY else "headers"

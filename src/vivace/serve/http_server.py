@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import resource
 import socket
 import ssl
 from contextlib import suppress
+from dataclasses import replace
 from email.utils import formatdate
 
 import uvicorn
@@ -15,10 +17,13 @@ from uvicorn.server import ServerState
 
 from vivace.core.errors import ConfigError
 from vivace.serve.config import ServeConfig
-from vivace.serve.http_protocol import HttpProtocol
+from vivace.serve.http_protocol import SPARE_CONNECTIONS, HttpProtocol
+
+logger = logging.getLogger("vivace.serve")
 
 BACKLOG = 2_048
 SEND_BUFFER_BYTES = 256 * 1024  # of the kernel, a connection; it would grow to 4 MiB for a reader that does not read
+CLOSING_INTERVAL_S = 0.005
 SPARE_FILES = 128  # for everything but connections
 
 
@@ -46,7 +51,7 @@ class HttpServer:
         config = self._config
         context = _tls_context(config)
         self._uvicorn.load()
-        _allow_files(config.max_connections + SPARE_FILES)
+        config = replace(config, max_connections=_affordable_connections(config.max_connections))
         self._set_date()
         listening = _bound_socket(config.host, config.port)
         self._server = await asyncio.get_running_loop().create_server(
@@ -72,18 +77,23 @@ class HttpServer:
         return True
 
     async def close(self, grace_s: float = 2.0) -> None:
-        """Cut what still runs and stop listening. Work that ignores its client's departure is cancelled."""
+        """Stop listening and cut what still runs; what is written has `grace_s` to reach its reader.
+
+        Work that ignores its client's departure is cancelled.
+        """
         if self._server is not None:
             self._server.close()
         if self._clock is not None:
             self._clock.cancel()
         for connection in list(self._state.connections):
-            if isinstance(connection, HttpProtocol):
-                connection.transport.close() if not self._state.tasks else connection.transport.abort()
-        if self._state.tasks:
-            _, stubborn = await asyncio.wait(self._state.tasks, timeout=grace_s)
-            for task in stubborn:
-                task.cancel()
+            assert isinstance(connection, HttpProtocol)
+            connection.cut()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + grace_s
+        while (self._state.connections or self._state.tasks) and loop.time() < deadline:
+            await asyncio.sleep(CLOSING_INTERVAL_S)
+        for task in self._state.tasks:
+            task.cancel()
 
     def _set_date(self) -> None:
         """The Date header, once a second."""
@@ -106,9 +116,9 @@ def _tls_context(config: ServeConfig) -> ssl.SSLContext | None:
 
 def _bound_socket(host: str, port: int) -> socket.socket:
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # A name such as localhost may have an address of each family: clients try both, or IPv4 alone.
+        family, kind, protocol, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
         listening = socket.socket(family, kind, protocol)
     except OSError as error:
         raise ConfigError(f"cannot listen on {host}: {error.strerror or error}") from None
@@ -125,13 +135,23 @@ def _bound_socket(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _allow_files(num_files: int) -> None:
-    """Raise the process's limit of open files, as far as it may, so that connections meet our bound before it."""
+def _affordable_connections(wanted: int) -> int:
+    """Raise the process's limit of open files as far as it may; how many of `wanted` connections that allows.
+
+    A server that runs out of files can neither accept nor refuse, nor restart its engine.
+    """
+    num_files = wanted + SPARE_CONNECTIONS + SPARE_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = num_files if hard == resource.RLIM_INFINITY else min(num_files, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
+    allowed = num_files if hard == resource.RLIM_INFINITY else min(num_files, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
         with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+            soft = allowed
+    if soft == resource.RLIM_INFINITY or soft >= num_files:
+        return wanted
+    affordable = max(1, soft - SPARE_CONNECTIONS - SPARE_FILES)
+    logger.warning("%d connections at once instead of %d: the limit of open files is %d", affordable, wanted, soft)
+    return affordable
 
 
 def is_loopback(host: str) -> bool:

@@ -122,5 +122,7 @@ class Journal:
         return guilty
 
 
-def _order(entry: Entry) -> tuple[bool, int, int]:
-    return not entry.is_suspect, entry.stream.job.priority, entry.number
+def _order(entry: Entry) -> tuple[bool, bool, int, int]:
+    """Suspects first, and of them those whose readers have begun to read."""
+    has_begun = any(entry.stream.emitted)
+    return not entry.is_suspect, not has_begun, entry.stream.job.priority, entry.number

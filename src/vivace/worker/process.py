@@ -65,6 +65,7 @@ def _serve(channel: SocketChannel) -> int:
     if config is None:
         return 0
     loaded = load_engine(config, _progress(channel))
+    loaded.engine.constraints.prepare()
     gc.freeze()  # what was loaded stays: a full collection would look at it again, for 20 ms between two tokens
     channel.send(Ready(engine_info(loaded)))
     EngineLoop(loaded.engine, channel).run()

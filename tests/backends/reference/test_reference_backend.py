@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from vivace.backends.reference.backend import ReferenceBackend, ReferenceExecutable
+from vivace.core.config import KVDtype
 from vivace.core.errors import EngineError
 from vivace.formats.quantize_rtn import encode
-from vivace.ops.backend import KVDtype, KVSpec, StepInputs, StepLimits
+from vivace.ops.backend import KVSpec, StepInputs, StepLimits
 from vivace.ops.program import Program
 
 HEAD_DIM = 4

@@ -263,6 +263,16 @@ def test_schemas_that_cannot_be_enforced(llm: LLM) -> None:
         plan("auto", strict=True, parameters={"type": "object", "not": {"required": ["x"]}})
 
 
+def test_tools_too_long_to_be_enforced(llm: LLM) -> None:
+    many = {f"property_{number}": {"enum": ["x" * 100] * 10} for number in range(400)}
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": many}}}
+    template = "{{ messages[-1].content }}"
+    assert chat_plan(llm.tokenizer, [USER], tools=[tool], template=template).structured_outputs is None
+    with pytest.raises(RequestError, match="at most") as caught:
+        chat_plan(llm.tokenizer, [USER], tools=[tool], tool_choice="required", template=template)
+    assert caught.value.param == "tools"
+
+
 def test_markers_that_are_control_tokens(shared: Path, tmp_path: Path) -> None:
     """They are enforced as tokens, and must not be skipped when the text is made."""
     folder = shared / "tokenizers"

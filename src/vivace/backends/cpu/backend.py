@@ -6,13 +6,14 @@ Shape letters: T tokens of the step, S sampled rows, V vocabulary, N x D matrix,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from vivace.backends.cpu import _native
 from vivace.backends.cpu.detect import available_cores
 from vivace.backends.cpu.lowering import lower
+from vivace.core.config import KVDtype
 from vivace.core.errors import ConfigError, EngineError, UnsupportedError
 from vivace.formats.tensor import StoredTensor, row_bytes
 from vivace.ops.backend import (
@@ -27,9 +28,10 @@ from vivace.ops.backend import (
 )
 from vivace.ops.program import Program, Rows, Weight
 
-# csrc/linear.h and csrc/attention.h count them in this order.
+# csrc/linear.h and csrc/kv_layout.h count them in this order.
 LAYOUTS = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k")
-KV_DTYPES = ("f32", "bf16", "f16")
+KV_DTYPES = get_args(KVDtype)
+SPARE_RECENT_BLOCKS = 64  # a look for unused ones is worth it only once there are so many more than used ones
 MAX_THREADS = 1024
 
 
@@ -39,6 +41,8 @@ class CpuKVCache:
     def __init__(self, spec: KVSpec, num_blocks: int) -> None:
         self.spec = spec
         self.num_blocks = num_blocks
+        self._references: Sequence[int] | None = None
+        self._recent_limit = SPARE_RECENT_BLOCKS
         try:
             self.native = _native.KVCache(
                 KV_DTYPES.index(spec.dtype),
@@ -62,17 +66,34 @@ class CpuKVCache:
         except ValueError as error:
             raise EngineError(str(error)) from error
 
+    def track(self, references: Sequence[int]) -> None:
+        """Watch the blocks' counts of users, to drop the 16-bit keys of blocks that nobody uses any more."""
+        self._references = references
+
+    def drop_unused(self) -> None:
+        """Once there are a quarter and 64 more 16-bit blocks than were in use, look which of them are still."""
+        num_held = self.native.num_recent
+        if self._references is None or num_held <= self._recent_limit:
+            return
+        unused = [block for block in self.native.recent_blocks() if self._references[block] == 0]
+        self.native.drop_recent(unused)
+        num_used = num_held - len(unused)
+        self._recent_limit = num_used + num_used // 4 + SPARE_RECENT_BLOCKS
+
 
 class CpuExecutable:
     """A native program. One `run` is one call with the GIL released."""
 
-    def __init__(self, native: _native.Program, output_rows: Rows) -> None:
+    def __init__(self, native: _native.Program, kv_cache: CpuKVCache, output_rows: Rows) -> None:
+        self._kv_cache = kv_cache
         self._run = native.run
         self._output = native.output()
         self._output_rows = output_rows
 
     def run(self, inputs: StepInputs) -> Float32Array:
         """Logits [S, V]: a view of the program's memory, valid until the next run."""
+        if self._kv_cache.spec.recent_bytes_per_block:
+            self._kv_cache.drop_unused()
         try:
             self._run(
                 inputs.token_ids_T,
@@ -148,7 +169,7 @@ class CpuBackend:
             raise EngineError(f"the KV cache belongs to another backend: {type(kv_cache).__name__}")
         native = lower(program, self._device, kv_cache.native, limits)
         assert program.output is not None  # checked by lower
-        return CpuExecutable(native, program.output.rows)
+        return CpuExecutable(native, kv_cache, program.output.rows)
 
     def sample(self, logits: Any, inputs: SampleInputs) -> Int32Array:
         """Token ids [S]. A row with a NaN or +inf, or without any finite logit, gives -1."""

@@ -12,7 +12,7 @@ from vivace.core.errors import EngineError
 from vivace.formats.dequantize import dequantize
 from vivace.formats.tensor import StoredTensor
 from vivace.ops import program as ir
-from vivace.ops import reference, reference_sampling
+from vivace.ops import reference, reference_kv, reference_sampling
 from vivace.ops.backend import (
     Float32Array,
     Int32Array,
@@ -30,7 +30,10 @@ FloatArray = NDArray[Any]
 
 class ReferenceKVCache:
     """Keys and values of every layer, [num_layers, num_blocks, G, block_size, K] each, rounded to `spec.dtype`
-    when written but held in the backend's own precision. Unwritten slots are NaN, so that a read shows."""
+    when written but held in the backend's own precision. Unwritten slots are NaN, so that a read shows.
+
+    `recent_keys`: as they were written, where `keys` holds those of full blocks by channel; else the same array.
+    """
 
     def __init__(self, spec: KVSpec, num_blocks: int, dtype: DTypeLike) -> None:
         self.spec = spec
@@ -38,11 +41,27 @@ class ReferenceKVCache:
         shape = (spec.num_layers, num_blocks, spec.num_kv_heads, spec.block_size, spec.head_dim)
         self.keys = np.full(shape, np.nan, dtype)
         self.values = np.full(shape, np.nan, dtype)
+        self.recent_keys = np.copy(self.keys) if spec.dtype == "int4_k_per_channel" else self.keys
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         for source, destination in pairs:
-            self.keys[:, destination] = self.keys[:, source]
-            self.values[:, destination] = self.values[:, source]
+            for held in (self.keys, self.values, self.recent_keys):
+                held[:, destination] = held[:, source]
+
+    def track(self, references: Sequence[int]) -> None:
+        """Nothing is kept beside the pool."""
+
+    def write(self, layer: int, k_TD: FloatArray, v_TD: FloatArray, slots_T: Int32Array) -> None:
+        """Round each token's vectors and put them in their slots; then code the keys of blocks that became full."""
+        dtype, head_dim = self.spec.dtype, self.spec.head_dim
+        k = reference_kv.KEY_ROUNDING[dtype](k_TD.reshape(-1, head_dim)).reshape(k_TD.shape)
+        v = reference_kv.round_values(v_TD.reshape(-1, head_dim), dtype).reshape(v_TD.shape)
+        reference.kv_write(k, v, self.recent_keys[layer], self.values[layer], slots_T)
+        if self.recent_keys is self.keys:
+            return
+        block_T, place_T = np.divmod(slots_T, self.spec.block_size)
+        for block in block_T[place_T == self.spec.block_size - 1]:
+            self.keys[layer, block] = reference_kv.round_channels(self.recent_keys[layer, block])
 
 
 class ReferenceBackend:
@@ -145,10 +164,7 @@ class _Step:
         return cast(FloatArray, result)
 
     def _write_kv(self, op: ir.KVWrite) -> None:
-        round_to = ROUNDING[self.kv_cache.spec.dtype]
-        keys, values = self.kv_cache.keys[op.layer], self.kv_cache.values[op.layer]
-        k, v = round_to(self.read(op.k)), round_to(self.read(op.v))
-        reference.kv_write(k, v, keys, values, self.inputs.slots_T)
+        self.kv_cache.write(op.layer, self.read(op.k), self.read(op.v), self.inputs.slots_T)
 
     def _attention(self, op: ir.Attention) -> FloatArray:
         result = reference.paged_attention(
@@ -161,27 +177,10 @@ class _Step:
             scale=op.scale,
             window=op.window,
             softcap=op.softcap,
+            recent_keys=self.kv_cache.recent_keys[op.layer],
         )
         return cast(FloatArray, result)
 
 
 def _array(weight: Weight) -> FloatArray:
     return cast(FloatArray, weight.data)
-
-
-def _round_bf16(x: FloatArray) -> FloatArray:
-    """The nearest bfloat16, ties to even, in x's dtype."""
-    bits = x.astype(np.float32).view(np.uint32)
-    rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-    return (rounded & np.uint32(0xFFFF0000)).view(np.float32).astype(x.dtype)
-
-
-def _round_f16(x: FloatArray) -> FloatArray:
-    return x.astype(np.float16).astype(x.dtype)
-
-
-def _round_f32(x: FloatArray) -> FloatArray:
-    return x.astype(np.float32).astype(x.dtype)
-
-
-ROUNDING = {"f32": _round_f32, "bf16": _round_bf16, "f16": _round_f16}

@@ -34,7 +34,7 @@ async def create_embeddings(request: Request) -> Response:
     service: Service = request.app.state.service
     service.check_model(body.model)
     _check_dimensions(body.dimensions, service.engine.info.hidden_size)
-    inputs = _inputs(body)
+    caller, inputs = Caller.of(request), _inputs(body)
     encoded: list[Raw] = [Raw()] * len(inputs)
     encode = _encoder(body)
 
@@ -46,11 +46,12 @@ async def create_embeddings(request: Request) -> Response:
         service.admission,
         service.metrics,
         service.encoder.encode,
-        _order(body, Caller.of(request), service.request_timeout_s),
+        _order(body, caller, service.request_timeout_s),
         inputs,
         keep,
     )
     await run_until_disconnected(request, batch.run())
+    caller.log["num_prompt_tokens"] = batch.num_prompt_tokens
     usage = EmbeddingUsage(batch.num_prompt_tokens, batch.num_prompt_tokens)
     answer = EncodedEmbeddingResponse(encoded, body.model or service.model_name, usage)
     return Response(msgspec.json.encode(answer), media_type="application/json")

@@ -126,17 +126,17 @@ def chat_plan(
     prompt_ids = _encode(tokenizer, style, rendering, options)
     reasons = defines_think_tags(template)
     opened = reasons and opens_thinking(tokenizer.decode(prompt_ids[-_NUM_TAIL_IDS:], skip_special=False))
-    enforced = _Enforcement(tokenizer, style, offered, choice, constraint)
+    enforcement = _Enforcement(tokenizer, style, offered, choice, constraint)
     return ChatPlan(
         prompt_ids=prompt_ids,
-        structured_outputs=enforced.outputs(_think_tags(reasons, opened)),
-        constraint_param="tools" if offered or constraint is None else constraint.param,
+        structured_outputs=enforcement.outputs(_think_tags(reasons, opened)),
+        constraint_param=enforcement.param,
         skip_special_tokens=not _has_control_markers(tokenizer, style, bool(offered), reasons),
         format=style,
         tools=tuple(offered),
         reasons=reasons,
         opened=opened,
-        may_relax=choice.mode == "auto" and constraint is None and not any(tool.strict for tool in offered),
+        may_relax=enforcement.may_relax,
     )
 
 
@@ -170,7 +170,25 @@ class _Enforcement:
     choice: ToolChoice
     constraint: Constraint | None
 
+    @property
+    def param(self) -> str:
+        """The request's parameter at fault where this cannot be enforced."""
+        return "tools" if self.tools or self.constraint is None else self.constraint.param
+
+    @property
+    def may_relax(self) -> bool:
+        return self.choice.mode == "auto" and self.constraint is None and not any(tool.strict for tool in self.tools)
+
     def outputs(self, think: ThinkTags | None) -> StructuredOutputs | None:
+        """Raises `RequestError` for tools that are too long to be enforced but must be."""
+        try:
+            return self._outputs(think)
+        except RequestError as error:
+            if self.may_relax:
+                return None
+            raise RequestError(str(error), param=self.param) from error
+
+    def _outputs(self, think: ThinkTags | None) -> StructuredOutputs | None:
         if not self.tools:
             return None if self.constraint is None else replace(self.constraint.outputs, think=think)
         answer = None
