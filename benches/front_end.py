@@ -119,7 +119,7 @@ def main() -> None:
     arguments = parser.parse_args()
     options = engine_options(arguments.config)
     workload = Workload(NUM_STREAMS, PROMPT_LEN, arguments.output_len)
-    with running_server(flags(options)) as server:
+    with running_server([*flags(options), "--max-queue-s", "300"]) as server:
         rounds = uvloop.run(measure(server, options, workload, arguments.rounds))
     result = report(rounds)
     print(f"{'':>24}  {'median':>9} {'least':>9} {'most':>9}")
