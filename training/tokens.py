@@ -1,6 +1,6 @@
 """Token shards as training batches and held-out windows.
 
-The order is a function of seed and step alone, so that a resumed run sees what an uninterrupted one would.
+The order is a function of the seed alone, so that a resumed run sees what an uninterrupted one would.
 """
 
 from collections.abc import Iterator
@@ -29,9 +29,10 @@ class TokenShards:
             raise ValueError(f"the shards in {folder} are shorter than a context of {context} tokens")
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
-    def batch(self, step: int, size: int) -> Tensor:
-        """[size, context + 1] int64: the windows of this step."""
-        rows = [self._window(index) for index in range(step * size, (step + 1) * size)]
+    def batch(self, tokens: int, size: int) -> Tensor:
+        """[size, context + 1] int64: the next windows after `tokens` tokens."""
+        first = tokens // self.context
+        rows = [self._window(index) for index in range(first, first + size)]
         return torch.from_numpy(np.stack(rows).astype(np.int64))
 
     def _window(self, index: int) -> np.ndarray:

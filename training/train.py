@@ -1,15 +1,15 @@
 """Trains a Llama on prepared token shards, on the CPU or one GPU.
 
 Muon (Jordan et al., 2024) moves the matrices and AdamW the embedding and the norms, both on one cosine schedule with
-warm-up; the schedule runs over `--steps` or, with `--minutes`, over the time trained, whichever is further along.
-With `--steps` alone a run repeats bit for bit from its seed. An interrupt or SIGTERM saves first; started again with
+warm-up (training.schedule), over `--steps` or, with `--minutes`, over the time trained. With `--steps`
+alone a run repeats bit for bit from its seed. An interrupt or SIGTERM saves first; started again with
 the same `--run`, it goes on from the newest checkpoint. The folder also holds `loss.png` and, at the end, the
 checkpoint that training.export reads.
 """
 
 import argparse
-import math
 import signal
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -25,20 +25,14 @@ from torch import Tensor
 
 from training import checkpoint
 from training.checkpoint import Progress
+from training.distillation import DistillationLoss, inherit_embeddings
 from training.model import Llama, LlamaShape
+from training.schedule import Schedule, StepClock
 from training.tokens import TokenShards, heldout_windows
+from training.workers import Workers
 
 matplotlib.use("Agg")
-FINAL_LEARNING_RATE = 0.02  # of the peak
-HELDOUT_WINDOWS = 48
-
-
-def learning_rate_factor(fraction: float, warmup: float) -> float:
-    """Of the peak, at a fraction of the schedule: linear warm-up, then a cosine down to FINAL_LEARNING_RATE."""
-    if fraction < warmup:
-        return max(fraction, 1e-3) / warmup
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, (fraction - warmup) / (1 - warmup))))
-    return FINAL_LEARNING_RATE + (1 - FINAL_LEARNING_RATE) * cosine
+HELDOUT_WINDOWS = 24
 
 
 def build_optimizers(model: Llama, learning_rate: float, weight_decay: float) -> list[torch.optim.Optimizer]:
@@ -51,11 +45,14 @@ def build_optimizers(model: Llama, learning_rate: float, weight_decay: float) ->
 
 
 class Trainer:
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, workers: Workers | None = None) -> None:
         self.options = options
-        self.console = Console()
-        self.stopping = False
-        self.shards = TokenShards(options.data, options.context, options.seed)
+        self.workers = workers or Workers(1, 0, None, [])
+        self.console = Console(quiet=self.workers.rank > 0)
+        self.asked_to_stop = self.stopping = False  # the second is what all processes agreed on in a step
+        self.seconds_of_last_step = 0.0
+        contexts = {options.context, options.final_context or options.context}
+        self.shards = {context: TokenShards(options.data, context, options.seed) for context in contexts}
         torch.manual_seed(options.seed)
         newest = checkpoint.latest(options.run)
         if newest:
@@ -63,42 +60,62 @@ class Trainer:
             self.console.print(f"going on from {newest}")
         else:
             self.model, self.progress = Llama(shape_of(options)), Progress()
+        self.progress.final_context = options.final_context or options.context
+        self.progress.final_fraction = options.final_fraction if options.final_context else 1.0
+        self.schedule, self.clock = Schedule(options, self.progress), StepClock()
         self.model.to(options.device)
         self.optimizers = build_optimizers(self.model, options.learning_rate, options.weight_decay)
         if newest:
             checkpoint.load_optimizers(newest, self.optimizers)
-        self.loss: Callable[..., Tensor] = torch.compile(self.model.loss) if options.compile else self.model.loss
+        self.workers.wait()  # rank 0 removes old checkpoints: all read before it goes on
+        self.plain_loss = self._loss_of_run()
+        self.compiled_loss = torch.compile(self.plain_loss) if options.compile else self.plain_loss
 
-    def fraction(self) -> float:
-        """How much of the schedule is behind us: 1 is the end."""
-        steps, minutes = self.options.steps, self.options.minutes
-        by_steps = self.progress.step / steps if steps else 0.0
-        by_time = self.progress.seconds / (60 * minutes) if minutes else 0.0
-        return max(by_steps, by_time)
+    def _loss_of_run(self) -> Callable[[Tensor], Tensor]:
+        """Against the text, or against a teacher's distribution."""
+        if self.options.teacher is None:
+            return self.model.loss
+        newest = checkpoint.latest(self.options.teacher)
+        if newest is None:
+            raise FileNotFoundError(f"no checkpoint in {self.options.teacher}: train the teacher first")
+        teacher, _ = checkpoint.load_model(newest)
+        if self.progress.step == 0:
+            inherit_embeddings(self.model, teacher)
+        return DistillationLoss(self.model, teacher.to(self.options.device)).of
+
+    def loss(self, tokens_BT: Tensor) -> Tensor:
+        """Compiled for the main context alone: for the short end of a schedule that takes longer than it saves."""
+        main = tokens_BT.shape[1] == self.options.context + 1
+        return self.compiled_loss(tokens_BT) if main else self.plain_loss(tokens_BT)
 
     def precision(self) -> AbstractContextManager[None]:
         return torch.autocast(self.options.device, torch.bfloat16, enabled=self.options.bf16)
 
     def step(self) -> float:
         """One optimizer step on one batch; returns its loss in nats a token."""
-        started = time.perf_counter()
-        factor = learning_rate_factor(self.fraction(), self.options.warmup)
-        rows = self.shards.batch(self.progress.step, self.options.batch).to(self.options.device)
+        started, schedule = time.perf_counter(), self.schedule
+        shards = self.shards[schedule.context]
+        rows = shards.batch(self.progress.tokens, schedule.num_windows).to(self.options.device)
         total = 0.0
-        for part in rows.split(self.options.micro_batch):
+        for part in self.workers.share(rows).split(schedule.micro_batch):
             with self.precision():
                 loss = self.loss(part) * (len(part) / len(rows))
             loss.backward()
             total += loss.item()
+        first = self.workers.rank == 0  # the one whose clock counts
+        facts = [total, self.seconds_of_last_step if first else 0.0, float(self.asked_to_stop)]
+        total, seconds, stopping = self.workers.sum_gradients(list(self.model.parameters()), facts)
+        self.stopping = stopping > 0
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = self.options.learning_rate * factor
+                group["lr"] = schedule.learning_rate
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
         self.progress.tokens += rows[:, 1:].numel()
-        self.progress.seconds += time.perf_counter() - started
+        self.progress.seconds += seconds
+        self.seconds_of_last_step = self.clock.charge(time.perf_counter() - started)
         return total
 
     @torch.no_grad()
@@ -115,10 +132,9 @@ class Trainer:
         return total / count
 
     def milestone(self) -> None:
-        """Measures, saves and draws."""
-        started, progress = time.perf_counter(), self.progress
+        """Measures, saves and draws; the other processes wait."""
+        progress = self.progress
         progress.heldout_curve.append((progress.step, progress.tokens, self.heldout_loss()))
-        progress.seconds += time.perf_counter() - started
         checkpoint.save(self.options.run, self.model, self.optimizers, progress)
         draw_curves(progress, self.options.run / "loss.png")
         self.console.print(
@@ -128,7 +144,7 @@ class Trainer:
 
     def stop(self, *_: object) -> None:
         """Ends the run after this step; it can go on from the checkpoint that is then saved."""
-        self.stopping = True
+        self.asked_to_stop = True
 
     def run(self) -> Progress:
         bar = ProgressBar(
@@ -140,15 +156,19 @@ class Trainer:
         average = self.progress.train_curve[-1][2] if self.progress.train_curve else None
         with bar:
             task = bar.add_task("starting", total=1.0)
-            while self.fraction() < 1.0 and not self.stopping:
+            while self.schedule.fraction < 1.0 and not self.stopping:
                 loss = self.step()
                 average = loss if average is None else 0.95 * average + 0.05 * loss
-                speed = self.progress.tokens / self.progress.seconds
-                bar.update(task, completed=self.fraction(), description=f"loss {average:.3f}, {speed:.0f} tok/s")
-                ended = self.stopping or self.fraction() >= 1.0
+                speed = self.progress.tokens / max(self.progress.seconds, 1e-9)
+                bar.update(
+                    task, completed=self.schedule.fraction, description=f"loss {average:.3f}, {speed:.0f} tok/s"
+                )
+                ended = self.stopping or self.schedule.fraction >= 1.0
                 if ended or self.progress.step % self.options.milestone_steps == 0:
                     self.progress.train_curve.append((self.progress.step, self.progress.tokens, average))
-                    self.milestone()
+                    if self.workers.rank == 0:
+                        self.milestone()
+                    self.workers.wait()
         return self.progress
 
 
@@ -179,6 +199,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m training.train", description="Train a small Llama.")
     parser.add_argument("--data", type=Path, required=True, help="folder that training.prepare wrote")
     parser.add_argument("--run", type=Path, required=True, help="folder of checkpoints; an existing run goes on")
+    parser.add_argument("--teacher", type=Path, help="folder of another run, whose distribution is learnt instead")
     parser.add_argument("--steps", type=int, help="optimizer steps in all")
     parser.add_argument("--minutes", type=float, help="minutes of training in all")
     shape = parser.add_argument_group("shape")
@@ -190,7 +211,10 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     shape.add_argument("--kv-heads", type=int, default=4)
     shape.add_argument("--max-length", type=int, default=1024, help="positions that the model declares")
     parser.add_argument("--context", type=int, default=512, help="tokens of a training window")
+    parser.add_argument("--final-context", type=int, help="tokens of a window at the end of the schedule")
+    parser.add_argument("--final-fraction", type=float, default=0.15, help="of the schedule, at --final-context")
     parser.add_argument("--batch", type=int, default=8, help="windows of a step")
+    parser.add_argument("--final-batch", type=int, help="windows of the last step; the number grows up to it")
     parser.add_argument("--micro-batch", type=int, default=8, help="windows of one forward pass")
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--weight-decay", type=float, default=0.1)
@@ -199,13 +223,16 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     parser.add_argument("--compile", action="store_true", help="torch.compile the loss")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--threads", type=int, help="CPU threads of a process")
+    parser.add_argument("--processes", type=int, default=1, help="processes that share a step's windows")
+    parser.add_argument("--rank", type=int, default=0, help="set by the first process for the others")
+    parser.add_argument("--meeting", type=Path, help="set by the first process for the others")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     if not options.steps and not options.minutes:
         parser.error("say when to end: --steps, --minutes or both")
-    if options.context > options.max_length:
-        parser.error("--context must not exceed --max-length")
+    if max(options.context, options.final_context or 0) > options.max_length:
+        parser.error("--context and --final-context must not exceed --max-length")
     return options
 
 
@@ -213,7 +240,9 @@ if __name__ == "__main__":
     chosen = parse_options()
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
-    trainer = Trainer(chosen)
+    crew = Workers(chosen.processes, chosen.rank, chosen.meeting, sys.argv[1:])
+    trainer = Trainer(chosen, crew)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, trainer.stop)
     trainer.run()
+    crew.close()

@@ -14,16 +14,19 @@ from vivace.cli.doctor import doctor
 from vivace.cli.evaluate import evaluate
 from vivace.cli.failures import EXIT_INTERRUPTED, guarded
 from vivace.cli.generate import generate
+from vivace.cli.models import models, show
 from vivace.cli.serve import serve
 from vivace.cli.tokenize import tokenize
+from vivace.cli.train_medusa import train_medusa
 
 
-def _typer(help_text: str) -> typer.Typer:
+def _typer(help_text: str, *, runs_alone: bool = False) -> typer.Typer:
     """Plain help and errors: rich's would cost 0.1 s of import on the way to every first token."""
     return typer.Typer(
         help=help_text,
         add_completion=False,
-        no_args_is_help=True,
+        no_args_is_help=not runs_alone,
+        invoke_without_command=runs_alone,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -38,6 +41,7 @@ def _print_version(wanted: bool) -> None:
 
 app = _typer("Makes a language model fast on the machine you have, and proves it.")
 bench = _typer("Measure speed, beside what the machine could do at most.")
+library = _typer("List the models in the package; `vivace models show NAME` prints a card.", runs_alone=True)
 
 
 @app.callback()
@@ -54,6 +58,10 @@ for command in (generate, chat, serve, tokenize, doctor, evaluate):
 bench.command("latency")(guarded(bench_latency))
 bench.command("throughput")(guarded(bench_throughput))
 app.add_typer(bench, name="bench")
+app.command("train-medusa")(guarded(train_medusa))
+library.callback()(guarded(models))
+library.command("show")(guarded(show))
+app.add_typer(library, name="models")
 
 
 def main() -> None:

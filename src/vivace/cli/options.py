@@ -125,7 +125,8 @@ MODEL = Parameter(
     annotation=Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL]", help="A directory, a GGUF file, a hub name; without it: the embedded model."
+            metavar="[MODEL]",
+            help="A directory, a GGUF file, embedded-draft, a hub name; without it: the embedded model.",
         ),
     ],
 )

@@ -1,4 +1,7 @@
-"""Where a model is: nothing (the embedded one), a directory, a GGUF file, or a name on the hub."""
+"""Where a model is: nothing (the embedded one), a directory, a GGUF file, an embedded model's name, or a hub name.
+
+What lies on disk under the name given wins over an embedded model of that name.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from vivace.core.errors import ConfigError
-from vivace.resources import embedded_model_path
+from vivace.resources import MODEL_NAMES, embedded_model_path, resource
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt"]
@@ -33,9 +36,12 @@ def locate(model: str | None) -> ModelSource:
         if path.suffix.lower() == ".gguf":
             return ModelSource("gguf", path)
         raise ConfigError(f"{model} is a file but no .gguf: give a Hugging Face directory or a GGUF file")
+    if model in MODEL_NAMES:
+        return ModelSource("directory", resource(model).path)
     if HUB_NAME.fullmatch(model):
         return ModelSource("directory", _download(model))
-    raise ConfigError(f"{model} is neither a directory, nor a GGUF file, nor a hub name like owner/name")
+    names = " or ".join(MODEL_NAMES)
+    raise ConfigError(f"{model} is neither a directory, nor a GGUF file, nor {names}, nor a hub name like owner/name")
 
 
 def _download(name: str) -> Path:

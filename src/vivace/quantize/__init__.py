@@ -1,0 +1,1 @@
+"""Models into smaller files, and into the files of others."""
