@@ -19,7 +19,7 @@ from typing import Any
 
 import uvloop
 from http_load import Answer, Client
-from server_process import SMALL, dummy_flags, running_server
+from server_process import dummy_flags, running_server
 
 NUM_SEQS, PROMPT_LEN, OUTPUT_LEN = 32, 128, 32
 CAPACITY_S, OVERLOAD_S, FACTOR = 20.0, 20.0, 64
@@ -151,7 +151,7 @@ async def measure(port: int, bound_s: float, seed: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bound", type=float, default=10.0, help="max_queue_s of the server")
-    parser.add_argument("--config", default=SMALL, help="shape of the random int4 weights")
+    parser.add_argument("--config", default="qwen2.5-0.5b", help="shape of the random int4 weights")
     parser.add_argument("--server-flags", help="instead of random weights, for example a model")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
