@@ -19,8 +19,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import uvloop
-from raw_http import Client
-from server_process import ServerProcess, running_server, shared_tokenizer
+from http_load import Client
+from server_process import ServerProcess, dummy_flags, running_server
 
 from vivace.bench.metrics import rates, tpot_ms
 from vivace.bench.timeline import Stream, Timeline, run
@@ -36,9 +36,13 @@ VOCAB_SIZE = 4000  # of the prompts: every model's is larger
 def engine_options(config: str | None) -> dict[str, Any]:
     options: dict[str, Any] = {"kv_cache_memory_bytes": KV_CACHE_BYTES, "max_num_seqs": NUM_STREAMS}
     if config is not None:
-        options |= {"load_format": "dummy", "config": config, "quantization": "int4"}
-        options["tokenizer"] = shared_tokenizer("qwen2.5")
+        options |= flag_values(dummy_flags(config))
     return options
+
+
+def flag_values(given: Sequence[str]) -> dict[str, Any]:
+    names = [name.removeprefix("--").replace("-", "_") for name in given[::2]]
+    return dict(zip(names, given[1::2], strict=True))
 
 
 def flags(options: dict[str, Any]) -> list[str]:
@@ -115,7 +119,7 @@ def main() -> None:
     arguments = parser.parse_args()
     options = engine_options(arguments.config)
     workload = Workload(NUM_STREAMS, PROMPT_LEN, arguments.output_len)
-    with running_server(flags(options)) as server:
+    with running_server([*flags(options), "--max-queue-s", "300"]) as server:
         rounds = uvloop.run(measure(server, options, workload, arguments.rounds))
     result = report(rounds)
     print(f"{'':>24}  {'median':>9} {'least':>9} {'most':>9}")

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import uvloop
-from raw_http import Answer, Client
+from http_load import Answer, Client
 from server_process import dummy_flags, running_server
 
 NUM_SEQS, PROMPT_LEN, OUTPUT_LEN = 32, 128, 32
@@ -76,21 +76,26 @@ async def closed_loop(client: Client, chance: random.Random) -> Phase:
 
 
 async def open_loop(client: Client, chance: random.Random, per_s: float) -> Phase:
+    """What is to be sent is made before: the generator shares the machine with what it measures."""
+    dues, due = [], 0.0
+    while due < OVERLOAD_S:
+        dues.append(due)
+        due += chance.expovariate(per_s)
+    requests = [client.prepared("/v1/completions", request(chance)) for _ in dues]
     phase = Phase(time.monotonic())
 
-    async def one_request() -> None:
+    async def one_request(content: bytes) -> None:
         try:
-            phase.answers.append(await client.post("/v1/completions", request(chance)))
+            phase.answers.append(await client.send(content))
         except OSError:
             phase.num_failed += 1
 
-    due, tasks = phase.began, []
-    while due < phase.began + OVERLOAD_S:
-        due += chance.expovariate(per_s)
-        delay_s = due - time.monotonic()
+    tasks = []
+    for due, content in zip(dues, requests, strict=True):
+        delay_s = phase.began + due - time.monotonic()
         phase.most_behind_s = max(phase.most_behind_s, -delay_s)
         await asyncio.sleep(max(delay_s, 0.0))
-        tasks.append(asyncio.create_task(one_request()))
+        tasks.append(asyncio.create_task(one_request(content)))
     await asyncio.gather(*tasks)
     return phase
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 START_S = 60.0
+SMALL = str(Path(__file__).with_name("smollm2-135m.json"))
 
 
 def shared_tokenizer(name: str) -> str:
@@ -30,8 +31,8 @@ def shared_tokenizer(name: str) -> str:
 
 
 def dummy_flags(config: str) -> list[str]:
-    """Flags of a server with random int4 weights of that shape. Qwen's vocabulary is the largest of the presets'."""
-    tokenizer = shared_tokenizer("qwen2.5")
+    """Flags of a server with random int4 weights of that shape, and a vocabulary that covers it."""
+    tokenizer = shared_tokenizer("smollm2" if config == SMALL else "qwen2.5")
     return ["--load-format", "dummy", "--config", config, "--quantization", "int4", "--tokenizer", tokenizer]
 
 

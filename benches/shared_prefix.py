@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import uvloop
-from raw_http import Answer, Client
+from http_load import Answer, Client
 from server_process import dummy_flags, running_server
 
 NUM_CLIENTS, NUM_REQUESTS, PREFIX_LEN, OWN_LEN, OUTPUT_LEN = 8, 16, 512, 32, 64

@@ -39,3 +39,9 @@ def test_names_are_nouns_of_the_domain() -> None:
     vague = {"utils", "helpers", "common", "misc"}
     named = [path.relative_to(PACKAGE).with_suffix("") for path in package_files()]
     assert not [path for path in named if vague & set(path.parts)]
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    """pytest imports them by name: of two with one name, the second is not collected."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []

@@ -22,6 +22,15 @@ def test_every_section_is_there(vivace: Vivace, stories: str) -> None:
     assert report["operations"]["linear f32"]["value"] == 5 * 7 + 1
 
 
+def test_a_coded_cache_states_its_bytes(vivace: Vivace, stories: str) -> None:
+    report = json.loads(vivace("doctor", stories, "--kv-cache-dtype", "int4_k_per_channel", "--json").stdout)
+    # 5 layers of 4 heads, 8 numbers padded to 32: keys 4 bits, a scale and minimum for 16 tokens; values 4 bits,
+    # a scale and minimum for each token
+    expected = 5 * 4 * (32 * 4 // 8 + 32 * 4 // 16 + 32 * 4 // 8 + 4)
+    assert report["memory"]["kv_bytes_per_token"] == {"value": expected, "reason": "int4_k_per_channel"}
+    assert report["memory"]["kv_recent_bytes"]["value"] == 5 * 4 * 8 * 16 * 2
+
+
 def test_forced_kernels_are_said_to_be_forced(vivace: Vivace, stories: str) -> None:
     kernels = json.loads(vivace("doctor", stories, "--instruction-set", "generic", "--json").stdout)["kernels"]
     assert kernels["generic"] == "used"

@@ -55,3 +55,4 @@ def singing(server: ServedProcess) -> Iterator[None]:
     assert server.engine_pid == engine_pid, "the engine was restarted"
     assert eventually(lambda: gauge(server, "num_requests_running") == 0), "requests are left"
     assert eventually(lambda: num_used_blocks(server) == 0), "blocks are left"
+    assert eventually(lambda: gauge(server, "admission_worst_case_blocks") == 0), "places are left"

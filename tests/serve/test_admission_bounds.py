@@ -237,3 +237,13 @@ def test_one_key_cannot_fill_the_room() -> None:
     for ticket in (*tickets, other):
         ticket.release()
     assert_empty(admission)
+
+
+def test_body_longer_than_any_prompt_keeps_nobody_out() -> None:
+    """It is refused once it is encoded; until then it counts for what could come of it at most."""
+    admission = Admission(AdmissionLimits(SMALL, max_queued_tokens=2 * SMALL.max_model_len))
+    with admission.enter(key="large", num_bytes=1 << 22, max_tokens=0) as large:
+        with admission.enter(key="other", num_bytes=100, max_tokens=10):
+            assert admission.num_queued == 2
+        with pytest.raises(ContextLengthError):
+            large.measured(1 << 20, 0)

@@ -7,13 +7,14 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from vivace.core.config import EngineConfig
 from vivace.core.errors import ContextLengthError, DeadlineError, OverloadedError, RequestError
 from vivace.engine.llm import LLM
-from vivace.serve.admission import Admission, AdmissionLimits
+from vivace.serve.admission import Admission, AdmissionLimits, Ticket
 from vivace.serve.embedding import MAX_AT_ONCE, EmbeddingBatch, EmbeddingOrder, Input
 from vivace.serve.metrics import ServerMetrics
 from vivace.worker.supervisor import EngineClient
@@ -123,33 +124,48 @@ def test_no_room_for_the_first_input_is_a_refusal_at_once(runner: asyncio.Runner
     runner.run(asyncio.wait_for(run(), DEADLINE_S))
 
 
-def test_goes_on_with_fewer_at_once_where_room_is_lost(runner: asyncio.Runner, engine: EngineClient) -> None:
-    """Others fill the queue as soon as the batch is in: what it has in the engine still carries it to its end."""
+def test_goes_on_with_fewer_where_room_is_lost(runner: asyncio.Runner, engine: EngineClient) -> None:
+    """Others fill the queue while the batch is under way: what it has in the engine carries it on."""
     admission = Admission(AdmissionLimits(engine.info))
-    inputs = prompts(2 * MAX_AT_ONCE)
-    refused = 0
+    inputs = prompts(3 * MAX_AT_ONCE)
+    refusals = 0
 
     async def run() -> None:
-        nonlocal refused
+        nonlocal refusals
         kept = Kept(engine, admission, inputs)
         enter = admission.enter
 
-        def enter_later(**options: object) -> object:
-            nonlocal refused
-            if refused < MAX_AT_ONCE - 1:
-                refused += 1
+        def enter_or_not(**options: Any) -> Ticket:
+            nonlocal refusals
+            if admission.num_in_engine and refusals < 30:
+                refusals += 1
                 raise OverloadedError("full", retry_after_s=1.0)
-            return enter(**options)  # type: ignore[arg-type]
+            return enter(**options)
 
-        task = asyncio.ensure_future(kept.batch.run())
-        await asyncio.sleep(0)
-        admission.enter = enter_later  # type: ignore[assignment,method-assign]
-        await task
+        admission.enter = enter_or_not  # type: ignore[method-assign]
+        await kept.batch.run()
         assert len(kept) == len(inputs)
         await is_left_idle(engine, admission)
 
     runner.run(asyncio.wait_for(run(), DEADLINE_S))
-    assert refused == MAX_AT_ONCE - 1
+    assert refusals > 0
+
+
+def test_long_inputs_go_a_few_at_a_time(runner: asyncio.Runner, engine: EngineClient, admission: Admission) -> None:
+    """Two steps of work at most lie ready, so that others of the same key need not wait for all of it."""
+    length = engine.info.max_num_batched_tokens
+
+    async def run() -> None:
+        task = asyncio.ensure_future(Kept(engine, admission, prompts(20, length, length)).batch.run())
+        most = 0
+        while not task.done():
+            most = max(most, admission.num_queued + admission.num_in_engine)
+            await asyncio.sleep(0)
+        await task
+        assert most == 2
+        await is_left_idle(engine, admission)
+
+    runner.run(asyncio.wait_for(run(), DEADLINE_S))
 
 
 def test_deadline_ends_all_of_it(runner: asyncio.Runner, engine: EngineClient, admission: Admission) -> None:

@@ -104,5 +104,6 @@ def _model(config: EngineConfig, loaded: Any) -> dict[str, object]:
         "weight_bytes": loaded.weight_bytes,
         "layout": loaded.parameters.layers[0].q.layout,
         "kv_cache_dtype": loaded.kv_spec.dtype,
+        "kv_bytes_per_token": loaded.kv_spec.bytes_per_token,
         "num_threads": config.num_threads,
     }

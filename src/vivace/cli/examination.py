@@ -140,7 +140,9 @@ def fit_section(loaded: LoadedEngine, measured: Ceilings | None) -> Section:
     tied = "shared with the output matrix" if loaded.spec.tied_embeddings else ""
     cost = model_cost(loaded.spec, loaded.parameters, loaded.kv_spec)
     recent_bytes = loaded.kv_spec.recent_bytes_per_block
-    recent = (Row("kv_recent_bytes", recent_bytes, "and for each sequence: the block being filled, keys in 16 bits"),)
+    recent = Row(
+        "kv_recent_bytes", recent_bytes, "for each running sequence: keys of the block in progress, in 16 bits"
+    )
     limit = () if measured is None else (_decode_limit(measured.read_bytes_per_s / cost.matrix_bytes),)
     return Section(
         "memory",
@@ -148,7 +150,7 @@ def fit_section(loaded: LoadedEngine, measured: Ceilings | None) -> Section:
             Row("weights", _mib(loaded.weight_bytes), f"{_mib(cost.matrix_bytes)} read for each decode step"),
             Row("embeddings", _mib(embedding.num_bytes), tied),
             Row("kv_bytes_per_token", kv_bytes, config.kv_cache_dtype),
-            *(recent if recent_bytes else ()),
+            *((recent,) if recent_bytes else ()),
             Row("kv_cache", _mib(config.num_kv_blocks * loaded.kv_spec.bytes_per_block), "taken as it is written"),
             Row("kv_tokens", num_tokens, f"{num_tokens / config.max_model_len:.1f} full contexts"),
             *limit,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from vivace.engine.structured_output import CompiledConstraint, ConstraintCompiler
 
 MAX_KEPT = 32  # compiled constraints; the largest that is accepted takes some 30 MB
+NICENESS = 5
 POLL_S = 0.001  # how often a loop with nothing else to do looks for one that is ready
 
 
@@ -51,7 +55,7 @@ class ConstraintRoom:
             raise RequestError("structured_outputs needs a model with a tokenizer", param="structured_outputs")
         compiled = self._kept.get(outputs)
         if compiled is None or _is_spent(compiled):
-            self._thread = self._thread or ThreadPoolExecutor(1, "vivace-constraints")
+            self._thread = self._thread or ThreadPoolExecutor(1, "vivace-constraints", _step_back)
             compiled = self._kept[outputs] = self._thread.submit(self._compile, self._tokenizer, outputs)
             if len(self._kept) > MAX_KEPT:
                 self._kept.popitem(last=False)
@@ -96,6 +100,12 @@ class ConstraintRoom:
         if self._compiler is None:
             self._compiler = ConstraintCompiler(tokenizer, self._eos_ids)
         return self._compiler
+
+
+def _step_back() -> None:
+    """Let the threads that compute steps go first. Linux gives each thread its own priority."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def _is_spent(compiled: Future[CompiledConstraint]) -> bool:

@@ -66,7 +66,8 @@ def parse_json(body: bytes) -> Any:
         raise RequestError(_TOO_DEEP) from None
     except ValueError as error:  # JSONDecodeError too; an integer of more than 4,300 digits
         raise RequestError(f"the body is not valid JSON: {error}") from None
-    _check_depth(value)
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH:  # else it cannot be too deep; spares a walk over every id
+        _check_depth(value)
     if _SUSPECT_ESCAPE.search(body):
         _check_strings(value)
     return value

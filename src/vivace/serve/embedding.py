@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from vivace.core.errors import DeadlineError, EngineError, OverloadedError, RequestError, UnavailableError
@@ -18,8 +18,9 @@ from vivace.serve.metrics import RequestMetrics, ServerMetrics
 from vivace.worker.job import Job
 from vivace.worker.supervisor import EngineClient
 
-MAX_AT_ONCE = 64  # inputs of 8 tokens fill a step of 512; more would only keep others waiting
-BYTES_PER_ID = 4  # what a token id counts at the door, where text counts its bytes
+MAX_AT_ONCE = 64  # inputs of 8 tokens fill a step of 512
+STEPS_AHEAD = 2  # one runs, the next one lies ready; more would only keep others waiting
+BYTES_PER_TOKEN = 4  # of English text; and what a token id counts at the door, where text counts its bytes
 ABORTS = (asyncio.CancelledError, DeadlineError)  # its client left, or its time was over
 PARAMS = SamplingParams(max_tokens=0, seed=0)
 
@@ -41,10 +42,10 @@ class EmbeddingOrder:
 class EmbeddingBatch:
     """Embeds a list of inputs; `keep(number, vector)` gets each one's vector when it is there, in any order.
 
-    The first input is let in at once, from its bytes alone, or the request is refused; as many more as find room come
-    with it. The others follow when one before them has ended, so that 2,048 inputs neither fill the queue nor hold
-    the engine. Where one of those finds no room, the request goes on with fewer at once, and is refused only when
-    none of its inputs is under way.
+    The first input is let in at once, from its bytes alone, or the request is refused. Others come with it and after
+    it, as many as keep the engine busy: 2,048 inputs neither fill the queue nor stand before everybody else. Where
+    one of those finds no room, the request goes on with fewer, and is refused only when none of its inputs is under
+    way.
     """
 
     def __init__(
@@ -66,7 +67,6 @@ class EmbeddingBatch:
         self._inputs = inputs
         self._keep = keep
         self._left = deque(range(len(inputs)))
-        self._num_workers = 0
 
     async def run(self) -> None:
         """Returns when every vector was kept. Whatever it raises, nothing of it runs on.
@@ -75,46 +75,59 @@ class EmbeddingBatch:
         """
         deadline = self._order.deadline
         delay_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-        with ExitStack() as tickets:
-            first = self._first_tickets(tickets)
-            self._num_workers = len(first)
-            try:
-                async with asyncio.timeout(delay_s), asyncio.TaskGroup() as workers:
-                    for number, ticket in enumerate(first):
-                        workers.create_task(self._work(number, ticket))
-            except TimeoutError:
-                raise DeadlineError("the request took longer than its timeout allows; it was ended") from None
-            except BaseExceptionGroup as errors:
-                raise errors.exceptions[0] from None
+        try:
+            async with asyncio.timeout(delay_s):
+                await self._run()
+        except TimeoutError:
+            raise DeadlineError("the request took longer than its timeout allows; it was ended") from None
 
-    def _first_tickets(self, exits: ExitStack) -> list[Ticket]:
-        tickets = [exits.enter_context(self._enter(self._left.popleft()))]
-        with suppress(OverloadedError):
-            while self._left and len(tickets) < MAX_AT_ONCE:
-                tickets.append(exits.enter_context(self._enter(self._left[0])))
-                self._left.popleft()
-        return tickets
+    async def _run(self) -> None:
+        under_way: dict[asyncio.Task[None], Ticket] = {}
+        try:
+            while self._left or under_way:
+                self._begin_more(under_way)
+                done, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+                    del under_way[task]
+        finally:
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
+            for ticket in under_way.values():  # a task that never ran did not release its own
+                ticket.release(finished=False)
+
+    def _begin_more(self, under_way: dict[asyncio.Task[None], Ticket]) -> None:
+        """Raises `OverloadedError` where nothing is under way and nothing can be."""
+        max_bytes = STEPS_AHEAD * BYTES_PER_TOKEN * self._engine.info.max_num_batched_tokens
+        num_bytes = sum(ticket.num_bytes for ticket in under_way.values())
+        while self._left and len(under_way) < MAX_AT_ONCE:
+            number = self._left[0]
+            num_bytes += self._num_bytes(number)
+            if under_way and num_bytes > max_bytes:
+                return
+            try:
+                ticket = self._enter(number)
+            except OverloadedError:
+                if under_way:
+                    return
+                raise
+            self._left.popleft()
+            under_way[asyncio.create_task(self._work(number, ticket))] = ticket
 
     async def _work(self, number: int, ticket: Ticket) -> None:
-        """One input after the other."""
-        while True:
-            with ticket, self._counted(ticket) as metrics:
-                self._keep(number, await self._embed(number, ticket, metrics))
-            if not self._left:
-                break
-            try:
-                ticket = self._enter(self._left[0])
-            except OverloadedError:
-                if self._num_workers == 1:
-                    raise
-                break
-            number = self._left.popleft()
-        self._num_workers -= 1
+        with ticket, self._counted(ticket) as metrics:
+            self._keep(number, await self._embed(number, ticket, metrics))
 
     def _enter(self, number: int) -> Ticket:
-        entry, order = self._inputs[number], self._order
-        num_bytes = len(entry.encode()) if isinstance(entry, str) else BYTES_PER_ID * len(entry)
-        return self._admission.enter(key=order.key, num_bytes=num_bytes, max_tokens=0, priority=order.priority)
+        order = self._order
+        return self._admission.enter(
+            key=order.key, num_bytes=self._num_bytes(number), max_tokens=0, priority=order.priority
+        )
+
+    def _num_bytes(self, number: int) -> int:
+        entry = self._inputs[number]
+        return len(entry.encode()) if isinstance(entry, str) else BYTES_PER_TOKEN * len(entry)
 
     @contextmanager
     def _counted(self, ticket: Ticket) -> Iterator[RequestMetrics]:

@@ -53,7 +53,7 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         async with aclosing(self._events):
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await run_until_disconnected(self._request, self._write(send))
+            await run_until_disconnected(self._request, self._write(scope["state"].get("plain_send", send)))
 
     async def _write(self, send: Send) -> None:
         """The error that ends the events is the last of them; an error of `send` is none of theirs."""

@@ -15,6 +15,7 @@ import sys
 import time
 from collections import deque
 
+from vivace.backends.cpu.detect import available_cores
 from vivace.core.config import EngineConfig
 from vivace.core.errors import EngineError, VivaceError
 from vivace.engine.loader import load_model_tokenizer
@@ -23,7 +24,7 @@ from vivace.worker.channel import FrameDecoder, encode_frame
 from vivace.worker.compiler_messages import Answer, Prepare, Prepared, Question, Try, Verdict
 from vivace.worker.trial import Trial
 
-MAX_TRIALS = 2  # at once
+NICENESS = 5  # the engine goes first: beside a busy one a trial gets a quarter of a core
 _RECEIVE_BYTES = 1 << 18
 _PR_SET_PDEATHSIG = 1
 
@@ -38,6 +39,7 @@ class CompilerProcess:
         self._waiting: deque[Try] = deque()
         self._running: dict[int, tuple[Try, Trial]] = {}  # by the trial's pipe
         self._is_open = True
+        self._max_trials = max(1, available_cores() // 2)
 
     def run(self) -> None:
         while self._is_open:
@@ -61,7 +63,7 @@ class CompilerProcess:
         return {descriptor for descriptor, _ in poll.poll(timeout_ms)}
 
     def _start_trials(self) -> None:
-        while self._waiting and len(self._running) < MAX_TRIALS and self._compiler is not None:
+        while self._waiting and len(self._running) < self._max_trials and self._compiler is not None:
             question = self._waiting.popleft()
             trial = Trial(self._compiler, question.outputs)
             self._running[trial.pipe] = (question, trial)
@@ -103,6 +105,7 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.nice(NICENESS)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # no threads: a trial is a fork
     try:
         CompilerProcess(socket.socket(fileno=int(arguments[0]))).run()

@@ -12,7 +12,8 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from math import ceil
 from types import TracebackType
 
@@ -22,7 +23,7 @@ from vivace.serve.admission.drain_rate import DrainRate
 from vivace.serve.admission.engine_room import EngineRoom
 from vivace.serve.admission.fair_queue import FairQueue
 from vivace.serve.admission.known_prefixes import KnownPrefixes
-from vivace.serve.admission.limits import AdmissionLimits, EngineState
+from vivace.serve.admission.limits import AdmissionLimits, EngineState, UnknownState
 from vivace.serve.admission.occupancy import Occupancy, Refusal
 from vivace.serve.admission.request_sizes import RequestSizes
 
@@ -40,23 +41,10 @@ _MESSAGES: dict[Refusal, str] = {
 }
 
 
-@dataclass(slots=True)
-class CountedWork:
-    """The engine's state as far as the tickets tell it: prompts count when their first token comes."""
-
-    num_free_blocks: int
-    num_cached_blocks: int = 0
-    num_computed_tokens: int = 0
-    num_generation_tokens: int = 0
-
-    def snapshot(self) -> CountedWork:
-        return replace(self)
-
-
 class Admission:
     """Who may come in and whose turn it is. See `AdmissionLimits` for the bounds.
 
-    `state` tells where the engine stands (`EngineClient.gauges`); without it, the tickets' own counts stand in.
+    `state` tells where the engine stands (`EngineClient.gauges`); without it, the default rates stay.
     """
 
     def __init__(
@@ -68,8 +56,7 @@ class Admission:
         self.limits = limits
         self.num_refused: Counter[str] = Counter()  # by reason
         self._clock = clock
-        self._counted = CountedWork(num_free_blocks=limits.engine.num_kv_blocks)
-        self._state = state or self._counted.snapshot
+        self._state = state or partial(UnknownState, limits.engine.num_kv_blocks)
         self._rate = DrainRate(limits, self._state, clock)
         self._sizes = RequestSizes(limits.engine)
         self._prefixes = KnownPrefixes()
@@ -198,7 +185,7 @@ class Admission:
             self._queue.pop(ticket)
             self._occupancy.stop_waiting(ticket.key, ticket.demand)
             self._rate.started()
-            self._room.take(ticket.call(now))
+            self._room.take(ticket.call(now, self.limits.engine.block_size))
             late_s = max(now - ticket.entered - ticket.predicted_wait_s, 0.0)
             self._lateness_s += LATENESS_MEMORY * (min(late_s, self.limits.max_queue_s / 2) - self._lateness_s)
 
@@ -219,19 +206,15 @@ class Admission:
             ticket.expire(self._refused("late", self.predicted_wait_s(ticket.key, ticket.priority)))
 
     def _start(self, held: Demand, num_cached_tokens: int) -> None:
-        self._counted.num_computed_tokens += max(round(held.num_prompt_tokens) - num_cached_tokens, 0)
         self._sizes.learn_cached(held.num_prompt_tokens, num_cached_tokens)
         self._room.start(held, num_cached_tokens)
         self._rate.observe()
         self._give_turns()
 
-    def _count(self, ticket: Ticket, held: Demand, num_tokens: int) -> None:
-        self._counted.num_computed_tokens += num_tokens
-        self._counted.num_generation_tokens += num_tokens
-        missing = ticket.num_tokens / self.limits.engine.block_size - (held.blocks - held.prompt_blocks)
-        if missing > 0:
-            self._room.grow(held, missing + ticket.n)
-        self._rate.observe()
+    def _outgrow(self, ticket: Ticket, held: Demand) -> None:
+        """It has generated as much as was expected of it, and goes on."""
+        self._room.grow(held, ticket.n)
+        ticket.num_expected += ticket.n * self.limits.engine.block_size
 
     def _release(self, ticket: Ticket, *, finished: bool) -> None:
         held = ticket.held
@@ -274,6 +257,7 @@ class Ticket:
         self.predicted_wait_s = predicted_wait_s
         self.max_new_tokens = 0
         self.num_tokens = 0
+        self.num_expected = 0.0  # tokens that its blocks have room for
         self.held: Demand | None = None  # what it holds of the engine
         self.is_started = False
         self._admission = admission
@@ -317,10 +301,11 @@ class Ticket:
             if self.held is None:
                 self.release(finished=False)
 
-    def call(self, now: float) -> Demand:
+    def call(self, now: float, block_size: int) -> Demand:
         """It is this one's turn. Returns what it holds of the engine from now on."""
         self.called = now
         self.held = replace(self.demand)
+        self.num_expected = (self.held.blocks - self.held.prompt_blocks) * block_size
         if self._turn is not None and not self._turn.done():
             self._turn.set_result(None)
         return self.held
@@ -339,8 +324,8 @@ class Ticket:
     def tokens(self, num_tokens: int) -> None:
         """So many tokens came, of all continuations together."""
         self.num_tokens += num_tokens
-        if self.held is not None and self._is_open:
-            self._admission._count(self, self.held, num_tokens)
+        while self.num_tokens > self.num_expected and self.held is not None and self._is_open:
+            self._admission._outgrow(self, self.held)
 
     def release(self, *, finished: bool = True) -> None:
         """Give everything back; harmless when repeated. `finished` is False where the client or an error ended it."""

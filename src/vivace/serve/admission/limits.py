@@ -46,6 +46,16 @@ class EngineState(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class UnknownState:
+    """Of an engine that tells nothing: the default rates stay."""
+
+    num_free_blocks: int
+    num_cached_blocks: int = 0
+    num_computed_tokens: int = 0
+    num_generation_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class AdmissionLimits:
     """Bounds on what waits. The first waiting request is let in whatever its size, or it never could be served.
 

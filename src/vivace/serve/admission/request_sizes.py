@@ -29,9 +29,13 @@ class RequestSizes:
         return self._bytes / self._tokens
 
     def estimate(self, num_bytes: int, max_tokens: int | None, n: int) -> Demand:
-        """The demand of a request of which only its length in bytes is known."""
+        """The demand of a request of which only its length in bytes is known.
+
+        No more than the context holds: a longer prompt is refused once it is measured, and must not keep others out
+        until then.
+        """
         room = self._engine.max_model_len
-        num_prompt_tokens = ceil(num_bytes / self.bytes_per_token)
+        num_prompt_tokens = min(ceil(num_bytes / self.bytes_per_token), room)
         max_new_tokens = room if max_tokens is None else min(max_tokens, room)
         return self.demand(num_prompt_tokens, max_new_tokens, n)
 

@@ -107,9 +107,10 @@ def _params(body: CompletionRequest) -> SamplingParams:
 
 def read_prompts(prompt: str | list[Any], vocab_size: int) -> list[Prompt]:
     """One prompt or several, as text or ids. Raises `RequestError`."""
-    if isinstance(prompt, str) or all(isinstance(part, int) for part in prompt):
+    kinds = set(map(type, prompt))
+    if isinstance(prompt, str) or kinds <= {int}:
         prompts: list[Prompt] = [prompt]
-    elif all(isinstance(part, str) for part in prompt) or all(isinstance(part, list) for part in prompt):
+    elif kinds in ({str}, {list}):
         prompts = prompt
     else:
         raise RequestError("prompt mixes text, token ids and lists of them: use one kind", param="prompt")

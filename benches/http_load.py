@@ -66,13 +66,13 @@ class _Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         self.is_open = True
 
-    def exchange(self, head: bytes, body: bytes) -> asyncio.Future[Answer]:
+    def exchange(self, request: bytes) -> asyncio.Future[Answer]:
         assert self.transport is not None
         self._data.clear()
         self._body_start, self._body_len = -1, None
         self._done = asyncio.get_running_loop().create_future()
         self._answer = Answer(time.monotonic())
-        self.transport.write(head + body)
+        self.transport.write(request)
         return self._done
 
     def data_received(self, data: bytes) -> None:
@@ -123,13 +123,20 @@ class Client:
         self._idle: list[_Connection] = []
 
     async def post(self, path: str, body: dict[str, Any]) -> Answer:
+        return await self.send(self.prepared(path, body))
+
+    def prepared(self, path: str, body: dict[str, Any]) -> bytes:
+        """The bytes of a request, to be sent when it is due."""
         content = json.dumps(body).encode()
         head = (
             f"POST {path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(content)}\r\n\r\n"
-        ).encode()
+        )
+        return head.encode() + content
+
+    async def send(self, request: bytes) -> Answer:
         connection = await self._connected()
-        answer = await connection.exchange(head, content)
+        answer = await connection.exchange(request)
         self._idle.append(connection)
         return answer
 
