@@ -9,11 +9,13 @@ import random
 import socket
 import struct
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from canaries import gauge, num_used_blocks
-from served_process import ServedProcess, eventually
+from served_process import SMALL, ServedProcess, eventually, served
 
 SEED = 20261122
 NUM_REQUESTS = 2_000
@@ -114,7 +116,15 @@ def num_descriptors(pid: int) -> int:
     return len(os.listdir(Path(f"/proc/{pid}/fd")))
 
 
-def test_afterwards_everything_is_as_it_was(server: ServedProcess) -> None:
+@pytest.fixture(scope="module")
+def fresh() -> Iterator[ServedProcess]:
+    """A server of its own: connections that earlier tests kept alive would close meanwhile and hide what is left."""
+    with served(*SMALL) as process:
+        yield process.wait_ready()
+
+
+def test_afterwards_everything_is_as_it_was(fresh: ServedProcess) -> None:
+    server = fresh
     pids = (server.pid, server.engine_pid)
     assert num_used_blocks(server) == 0
     descriptors = [num_descriptors(pid) for pid in pids]
