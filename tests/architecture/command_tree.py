@@ -28,7 +28,7 @@ def flags(command: Any) -> list[str]:
 def _walk(command: Any, name: str) -> list[tuple[str, Any]]:
     if not hasattr(command, "commands"):
         return [(name, command)]
-    found = []
+    found = [(name, command)] if command.invoke_without_command else []  # `vivace models` runs alone too
     for child_name, child in command.commands.items():
         found += _walk(child, f"{name} {child_name}".strip())
     return found
