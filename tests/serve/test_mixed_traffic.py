@@ -127,7 +127,7 @@ def test_afterwards_everything_is_as_it_was(fresh: ServedProcess) -> None:
     server = fresh
     pids = (server.pid, server.engine_pid)
     assert num_used_blocks(server) == 0
-    descriptors = [num_descriptors(pid) for pid in pids]
+    descriptors = [num_descriptors(pid) for pid in pids]  # perhaps with the last scrape's connection among them
     tasks = gauge(server, "front_num_tasks")
     outcomes = asyncio.run(traffic(server))
     assert set(outcomes) == {"answered", "left"}, f"seed {SEED}: {outcomes}"
@@ -136,4 +136,4 @@ def test_afterwards_everything_is_as_it_was(fresh: ServedProcess) -> None:
     assert eventually(lambda: gauge(server, "num_requests_running") == 0)
     assert eventually(lambda: num_used_blocks(server) == 0)
     assert eventually(lambda: gauge(server, "front_num_tasks") <= tasks)
-    assert eventually(lambda: [num_descriptors(pid) for pid in pids] == descriptors)
+    assert eventually(lambda: all(num_descriptors(pid) <= n for pid, n in zip(pids, descriptors, strict=True)))
