@@ -6,6 +6,7 @@ import itertools
 import json
 import random
 import re
+import unicodedata
 from pathlib import Path
 
 import jsonschema
@@ -196,13 +197,18 @@ def test_refusals_say_why(compiler: ConstraintCompiler, outputs: StructuredOutpu
     assert len(str(caught.value)) < 600
 
 
-@pytest.mark.parametrize("expression", ["a/b", r"a\/b", "[/]+", "a\nb", "a\\\nb", r"[0-9]{2}/[0-9]{2}", '"quoted"'])
+@pytest.mark.parametrize("expression", ["a/b", r"a\/b", "[/]+", "a\nb", "a\\\nb", r"\d{2}/\d{2}", '"quoted"'])
 def test_expressions_mean_what_re_means(tokenizer: Tokenizer, compiler: ConstraintCompiler, expression: str) -> None:
     compiled = compiler.compile(StructuredOutputs("regex", expression))
     generator = random.Random(1)
     texts = [text for text, ended in (random_text(tokenizer, compiled, generator) for _ in range(8)) if ended]
     assert texts
-    assert all(re.fullmatch(expression, text) for text in texts)
+    assert all(re.fullmatch(expression, with_known_digits(text)) for text in texts)
+
+
+def with_known_digits(text: str) -> str:
+    r"""Characters that are younger than this Python's Unicode tables as 0: for llguidance some of them are a \d."""
+    return "".join("0" if unicodedata.category(character) == "Cn" else character for character in text)
 
 
 def test_gbnf(tokenizer: Tokenizer, compiler: ConstraintCompiler) -> None:

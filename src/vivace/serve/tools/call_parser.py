@@ -74,6 +74,8 @@ class CallParser:
     def _is_cut_short(self) -> bool:
         """A call was begun and its tokens ran out before its name was whole. Nothing else can follow its beginning
         where a grammar is enforced."""
+        if self._state is _State.CONTENT:  # held after a call: blanks, or the beginning of the next one's marker
+            return self._streams and self._only_space_since_call
         has_begun = bool(self._before.strip()) or self._text.startswith('{"name"')
         return self._streams and has_begun and self._state in (_State.OPENING, _State.CALL)
 
