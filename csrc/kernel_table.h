@@ -1,4 +1,4 @@
-// The kernels of one instruction set. One translation unit of isa/ fills one table; dispatch.h chooses once.
+// The kernels of one instruction set. The files of isa/, compiled once for each, fill one table; dispatch.h chooses once.
 //
 // Every function works on a range of rows or items and never on a whole operation, so that callers can share the
 // work among threads in any way: no result depends on the ranges.
@@ -56,9 +56,9 @@ struct PeakKernels {
 
 struct KernelTable {
   const char* name;
-  LinearKernels linear;
+  const LinearKernels& linear;
+  const AttentionKernels& attention;
   RowKernels rows;
-  AttentionKernels attention;
   LogitKernels logits;
   PeakKernels peak;
 };

@@ -1,8 +1,8 @@
 # Fails if an object of isa/ defines a symbol outside its own namespace: an inline function of another header would be
 # compiled with that file's instructions, and the linker could keep that copy for every processor.
 foreach(object IN LISTS OBJECTS)
-  if(NOT object MATCHES "isa/([a-z0-9_]+)\\.cpp")
-    continue()
+  if(NOT object MATCHES "isa_([a-z0-9_]+)\\.dir")
+    message(FATAL_ERROR "${object} is not an object of isa/")
   endif()
   set(isa ${CMAKE_MATCH_1})
   execute_process(COMMAND ${NM} -C --defined-only ${object} OUTPUT_VARIABLE symbols COMMAND_ERROR_IS_FATAL ANY)

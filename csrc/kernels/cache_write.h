@@ -54,7 +54,8 @@ inline void write_cache(const KVLayer& cache, const int32_t* slots, const float*
   }
 }
 
-inline constexpr AttentionKernels ATTENTION_KERNELS = {
+extern const AttentionKernels ATTENTION_KERNELS;
+const AttentionKernels ATTENTION_KERNELS = {
     .attend = attend,
     .merge = merge_partials,
     .write = write_cache,

@@ -1,4 +1,4 @@
-// The linear kernels of one instruction set; included by isa/table.h.
+// The linear kernels of one instruction set; included by isa/linear.cpp alone.
 #pragma once
 
 #include "linear/dense_tile.h"
@@ -155,7 +155,8 @@ inline void embedding_row(const PackedMatrix& matrix, int64_t row, float scale, 
   unpack_row(matrix, row, scale, out);
 }
 
-inline constexpr LinearKernels LINEAR_KERNELS = {
+extern const LinearKernels LINEAR_KERNELS;
+const LinearKernels LINEAR_KERNELS = {
     .activation_kind = activation_kind,
     .scratch_bytes = scratch_bytes,
     .prepare = prepare,

@@ -1,0 +1,2 @@
+#include "kernel_table.h"
+#include "kernels/cache_write.h"

@@ -1,2 +1,0 @@
-#define VIVACE_ISA avx2
-#include "isa/table.h"

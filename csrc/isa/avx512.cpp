@@ -1,2 +1,0 @@
-#define VIVACE_ISA avx512
-#include "isa/table.h"

@@ -1,2 +1,0 @@
-#define VIVACE_ISA avx512_bf16
-#include "isa/table.h"

@@ -1,2 +1,0 @@
-#define VIVACE_ISA generic
-#include "isa/table.h"

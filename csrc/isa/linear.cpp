@@ -1,0 +1,2 @@
+#include "kernel_table.h"
+#include "linear/kernels.h"
