@@ -11,6 +11,7 @@ from vivace.core.config import Choice, EngineConfig, ResolvedConfig
 from vivace.core.errors import RequestError
 from vivace.engine.backend import make_backend
 from vivace.engine.constraint_room import ConstraintRoom
+from vivace.engine.draft import load_draft, make_speculation
 from vivace.engine.engine import Engine
 from vivace.engine.memory import available_memory_bytes
 from vivace.engine.model_limits import ModelLimits
@@ -89,7 +90,14 @@ def _assemble(
     config: EngineConfig, spec: ModelSpec, tokenizer: Tokenizer | None, backend: Backend, parameters: Parameters
 ) -> LoadedEngine:
     weights_are_f32 = parameters.layers[0].q.layout == "f32"
-    resolved = resolve(config, spec, weights_are_f32=weights_are_f32, available_bytes=available_memory_bytes())
+    draft = load_draft(config, spec, tokenizer, backend)
+    resolved = resolve(
+        config,
+        spec,
+        weights_are_f32=weights_are_f32,
+        available_bytes=available_memory_bytes(),
+        draft_block_bytes=draft.kv_spec.bytes_per_block if draft else 0,
+    )
     kv_spec = KVSpec(spec.num_layers, spec.num_kv_heads, spec.head_dim, resolved.block_size, resolved.kv_cache_dtype)
     kv_cache = backend.kv_cache(kv_spec, resolved.num_kv_blocks)
     limits = StepLimits(
@@ -104,12 +112,16 @@ def _assemble(
     eos_ids = frozenset(spec.eos_token_ids) | (tokenizer.eos_ids if tokenizer else frozenset())
     scheduler = make_scheduler(resolved)
     kv_cache.track(scheduler.block_manager.references)
+    speculation, draft_cache = make_speculation(config, resolved, draft, backend, batch)
+    if draft_cache is not None:
+        draft_cache.track(scheduler.block_manager.references)
     engine = Engine(
         Runner(backend, executable, kv_cache, batch, hidden),
         scheduler,
         resolved,
         ModelLimits(spec.vocab_size, eos_ids),
         constraints=ConstraintRoom(tokenizer, eos_ids),
+        speculation=speculation,
     )
     return LoadedEngine(engine, tokenizer, spec, backend, parameters, kv_spec, resolved.choices)
 
