@@ -8,6 +8,7 @@ acceptance by position (Leviathan et al., 2023, section 3.5, with measured inste
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +22,16 @@ REFRESH_STEPS = 50  # a plain step now and then keeps its measured time true; a 
 MAX_REFRESH_STEPS = 1600  # after attempts that did not pay, each twice as far from the last
 
 
+Kind = Literal["guess", "plain", "trial", "none"]  # trial: against what pays, to measure; none: nothing to guess
+
+
 @dataclass(slots=True)
 class Choice:
-    """Guesses for each sequence, and why."""
+    """Guesses for each sequence, and why. `gain`: tokens a second that are expected over those of a plain step."""
 
     lengths: list[int]
-    reason: str
+    kind: Kind
+    gain: float
 
 
 class LengthRule:
@@ -51,9 +56,9 @@ class LengthRule:
     def choose(self, sequences: list[Sequence], available: list[int]) -> Choice:
         """How many of the `available` guesses to make for each sequence of the next step."""
         if not any(available):
-            return Choice([0] * len(sequences), "nothing to guess from")
+            return Choice([0] * len(sequences), "none", 1.0)
         if not self.adaptive:
-            return Choice(list(available), "as asked: no rule")
+            return Choice(list(available), "guess", 1.0)
         lengths, gain = self._best(sequences, available)
         return self._refreshed(lengths, gain, available)
 
@@ -84,9 +89,9 @@ class LengthRule:
             self._steps_since_other = 0
             self._patience = REFRESH_STEPS if pays else min(2 * self._patience, MAX_REFRESH_STEPS)
             if pays:
-                return Choice([0] * len(lengths), "a plain step, to measure it")
-            return Choice([min(1, count) for count in available], f"{gain:.2f} times a plain step: a trial")
+                return Choice([0] * len(lengths), "trial", gain)
+            return Choice([min(1, count) for count in available], "trial", gain)
         if pays:
             self._patience = REFRESH_STEPS
-            return Choice(lengths, f"{gain:.2f} times the tokens a second of a plain step")
-        return Choice([0] * len(lengths), f"guessing would bring {gain:.2f} times a plain step")
+            return Choice(lengths, "guess", gain)
+        return Choice([0] * len(lengths), "plain", gain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -23,7 +24,8 @@ class SpeculationStats:
     num_draft_tokens: int = 0
     num_accepted_tokens: int = 0
     num_accepted_by_position: list[int] = field(default_factory=list)
-    reason: str = "no step yet"  # of the last choice
+    num_choices: Counter[str] = field(default_factory=Counter)  # steps by the rule's kind of choice
+    gain: float = 1.0  # the rule's last expectation
 
 
 class Speculation:
@@ -75,7 +77,8 @@ class Speculation:
         choice = self._rule.choose(going_on, available)
         for sequence, length in zip(going_on, choice.lengths, strict=True):
             sequence.num_speculative = length
-        self.stats.reason = choice.reason
+        self.stats.num_choices[choice.kind] += 1
+        self.stats.gain = choice.gain
 
     def forget(self, sequence: Sequence) -> None:
         """The sequence has ended."""
