@@ -96,13 +96,17 @@ class LLM:
     def logits(self, prompts: Items[Items[int]], first: Items[int]) -> Iterator[PromptLogits]:
         """The raw logits that predict tokens `first[i] + 1` and later of each prompt (token ids), as they come.
 
-        Of one prompt they come in order of position; those of several are mixed. What a chunk of rows holds is valid
+        Of one prompt each row comes once, in order; those of several are mixed. What a chunk of rows holds is valid
         until the next one is asked for: a step's rows, never a whole prompt's, are in memory.
         """
         chunks: list[PromptLogits] = []
+        reached = list(first)
 
         def keep(index: int, start: int, rows_SV: Float32Array) -> None:
-            chunks.append(PromptLogits(index, start, rows_SV))
+            known = max(0, reached[index] - start)  # a prompt that was preempted is computed again
+            if known < len(rows_SV):
+                chunks.append(PromptLogits(index, start + known, rows_SV[known:]))
+                reached[index] = start + len(rows_SV)
 
         ids: list[str] = []
         try:
