@@ -46,6 +46,11 @@ def random_llama(folder: Path, *, seed: int, noise: float = 0.0, num_words: int 
     return folder
 
 
+def byte_ids(text: str) -> list[int]:
+    """Ids without pieces of two letters: a token for every byte."""
+    return _tokenizer(0).encode(text).ids
+
+
 def _tokenizer(num_words: int) -> tokenizers.Tokenizer:
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {piece: index for index, piece in enumerate(alphabet)}
