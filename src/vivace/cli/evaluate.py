@@ -13,7 +13,6 @@ import typer
 
 from vivace.cli.options import ENGINE, takes
 from vivace.cli.session import open_llm
-from vivace.cli.stages import stage_bars
 from vivace.core.config import CHOICES, EngineConfig
 from vivace.core.errors import ConfigError
 
@@ -136,6 +135,7 @@ def _journal(output: Path | None, config: EngineConfig, other: EngineConfig | No
 
 
 def _evaluated(config: EngineConfig, other: EngineConfig | None, plan: Plan, journal: Journal) -> Evaluation:
+    from vivace.cli.stages import stage_bars
     from vivace.evaluate.evaluation import run_evaluation
 
     llm = (_name(config), open_llm(config))

@@ -69,31 +69,31 @@ def _header(evaluation: Evaluation) -> Iterator[str]:
 def _divergences(quality: Quality, tokens: TokenDivergences, top: float) -> Iterator[str]:
     """Bars over equal steps of log10: divergences span many decades."""
     decades_T = np.log10(np.maximum(tokens.divergence_T.astype(np.float64), 10.0**LOWEST_DECADE))
-    last = max(math.ceil(float(decades_T.max())), LOWEST_DECADE + 1)
-    edges = np.linspace(LOWEST_DECADE, last, (last - LOWEST_DECADE) * BARS_A_DECADE + 1)
-    shares = np.histogram(np.minimum(decades_T, last), edges)[0] / len(decades_T)
-    panel = Panel(LEFT, top, PLOT_WIDTH, PLOT_HEIGHT, 0.0, max(float(shares.max()), 1e-9))
-    yield from panel.frame(
-        "KL divergence of a token from the reference, nats: share of tokens",
-        [(share * panel.high, f"{100 * share * panel.high:.1f}%") for share in (0.0, 0.5, 1.0)],
-    )
+    first = min(math.floor(float(np.quantile(decades_T, 0.001))), -1)
+    last = max(math.ceil(float(decades_T.max())), first + 2)
+    edges = np.linspace(first, last, (last - first) * BARS_A_DECADE + 1)
+    shares = np.histogram(np.clip(decades_T, first, last), edges)[0] / len(decades_T)
+    highest = float(shares.max())
+    panel = Panel(LEFT, top, PLOT_WIDTH, PLOT_HEIGHT, 0.0, 1.15 * highest)  # room for the words above the bars
+    ticks = [(share * highest, f"{100 * share * highest:.1f}%") for share in (0.0, 0.5, 1.0)]
+    yield from panel.frame("KL divergence of a token from the reference, nats: share of tokens", ticks)
     step = PLOT_WIDTH / len(shares)
     for index, share in enumerate(shares):
         title = f"{10 ** edges[index]:.1e} to {10 ** edges[index + 1]:.1e}: {100 * share:.2f}% of tokens"
         y = panel.y(float(share))
         yield bar(LEFT + index * step + 1, y, step - 2, top + PLOT_HEIGHT - y, color=MODEL_COLOR, title=title)
-
-    def x(decade: float) -> float:
-        return LEFT + PLOT_WIDTH * (decade - LOWEST_DECADE) / (last - LOWEST_DECADE)
-
-    for decade in range(LOWEST_DECADE, last + 1):
-        words = f"≤1e{decade}" if decade == LOWEST_DECADE else f"1e{decade}"
-        yield text(x(decade), top + PLOT_HEIGHT + 18, words, size=11, anchor="middle", color=FAINT)
-    for label, value, drop in (("mean", quality.kl_divergence_mean, 0), ("p99", quality.kl_divergence_p99, 16)):
-        at = x(min(max(math.log10(max(value or 0.0, 10.0**LOWEST_DECADE)), LOWEST_DECADE), last))
-        yield line(at, top, at, top + PLOT_HEIGHT, color=INK, dash="4 3")
-        anchor, shift = ("end", -6) if at > LEFT + PLOT_WIDTH * 0.75 else ("start", 6)
-        yield text(at + shift, top + 12 + drop, f"{label} {value:.3g}", anchor=anchor)
+    for decade in range(first, last + 1):
+        x, words = LEFT + PLOT_WIDTH * (decade - first) / (last - first), f"1e{decade}"
+        words = f"≤ {words}" if decade == first else words
+        yield text(x, top + PLOT_HEIGHT + 18, words, size=11, anchor="middle", color=FAINT)
+    for label, value, anchor in (
+        ("mean", quality.kl_divergence_mean or 0.0, "end"),
+        ("p99", quality.kl_divergence_p99 or 0.0, "start"),
+    ):
+        exponent = min(max(math.log10(max(value, 10.0**LOWEST_DECADE)), first), last)
+        x = LEFT + PLOT_WIDTH * (exponent - first) / (last - first)
+        yield line(x, top, x, top + PLOT_HEIGHT, color=INK, dash="4 3")
+        yield text(x + (6 if anchor == "start" else -6), top + 12, f"{label} {value:.3g}", anchor=anchor)
 
 
 def _agreement(tokens: TokenDivergences, top: float) -> Iterator[str]:
