@@ -49,7 +49,8 @@ def half_bytes(numbers: Floats) -> NDArray[np.uint8]:
 def packed_nibbles(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The low four bits of [.., 2 n]: the first n low in each byte, the others high."""
     n = codes.shape[-1] // 2
-    return codes[..., :n] & 15 | codes[..., n:] << 4
+    low, high = codes[..., :n] & np.uint8(15), np.left_shift(codes[..., n:], np.uint8(4))
+    return low | high
 
 
 def _octets(blocks: Blocks, scale: Floats, offset: Floats | None, bias: int) -> NDArray[np.uint8]:

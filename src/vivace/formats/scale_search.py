@@ -1,8 +1,8 @@
 """The scale and offset of each block of weights that lose least: a search under a weighted squared error.
 
-Minimised is sum of w * (x - scale * code - offset)^2 over a block, codes being whole numbers in a range. From several
-starts the codes are rounded, scale and offset solved for them by least squares, and the best go on alternating (Lloyd,
-"Least squares quantization in PCM", 1982). Nothing here can end above its best start.
+Minimised is the sum of cost * (weight - scale * code - offset)^2 over a block, codes being whole numbers in a range.
+From several starts the codes are rounded, scale and offset solved for them by least squares, and the best go on
+alternating (Lloyd, "Least squares quantization in PCM", 1982). Nothing here can end above its best start.
 
 Shape letters: E elements of a block, S blocks that share a super-block, B super-blocks. E comes first, so that sums
 over a block are sums of long rows.
@@ -81,7 +81,8 @@ class Moments:
 
     def scale(self) -> Floats:
         """The best scale without an offset."""
-        return self.products * inverse(self.squares)
+        scale: Floats = self.products * inverse(self.squares)
+        return scale
 
     def affine(self, largest_offset: float | None) -> tuple[Floats, Floats]:
         """The best scale and offset; with `largest_offset` 0 no offset is positive."""
@@ -96,7 +97,8 @@ class Moments:
     def excess(self, scale: Floats, offset: Floats) -> Floats:
         """The cost of these codes at `scale` and `offset`, less what does not depend on the two."""
         linear = scale * self.products + offset * self.weights
-        return scale * (scale * self.squares + 2 * offset * self.codes) + offset * offset * self.ones - 2 * linear
+        excess: Floats = scale * (scale * self.squares + 2 * offset * self.codes) + offset * offset * self.ones
+        return excess - 2 * linear
 
 
 def fit_affine(
@@ -118,7 +120,7 @@ def fit_affine(
 
 
 def fit_scale(blocks: Blocks, steps: Sequence[float] = SCALE_STEPS) -> Floats:
-    """Scale of every block, [S, B], negative where the number of largest magnitude is positive: `low` reaches further."""
+    """Scale of every block, [S, B]; negative where the largest magnitude is positive: `low` reaches further."""
     weights = blocks.weights
     highest, lowest = weights.max(axis=0), weights.min(axis=0)
     largest = np.where(highest > -lowest, highest, lowest)

@@ -1,8 +1,8 @@
 """Scales of k-quants: blocks share half-precision units that their whole-numbered scales and minima multiply.
 
-A unit is chosen among many by the blocks' moments alone. Then, in turns, every block tries the neighbours of its whole
-numbers with fresh codes, and the units are solved for by least squares. A turn that loses is not taken. Shape letters
-as in scale_search.
+A unit is chosen among many by the blocks' moments alone. Then, in turns, every block tries the neighbours of its
+whole numbers with fresh codes, and the units are solved for by least squares. A turn that loses is not taken. Shape
+letters as in scale_search.
 """
 
 from __future__ import annotations
@@ -133,11 +133,13 @@ def _best_unit(
 
 
 def _multiples(numbers: Floats, unit: Floats, lowest: int, highest: int) -> Floats:
-    return np.clip(np.rint(numbers * inverse(unit)), lowest, highest)
+    multiples: Floats = np.clip(np.rint(numbers * inverse(unit)), lowest, highest)
+    return multiples
 
 
 def _free_offset(moments: Moments, scale: Floats) -> Floats:
-    return np.minimum((moments.weights - scale * moments.codes) * inverse(moments.ones), np.float32(0))
+    offset: Floats = (moments.weights - scale * moments.codes) * inverse(moments.ones)
+    return np.minimum(offset, np.float32(0))
 
 
 def _affine_neighbours(
@@ -174,7 +176,7 @@ def _scaled_neighbours(blocks: Blocks, unit: Floats, scales: Floats) -> ScaledSu
 
 
 def _affine_units(moments: Moments, scales: Floats, minima: Floats) -> tuple[Floats, Floats]:
-    """Both units by least squares, all else being settled; the scales' alone where the other one would be negative."""
+    """Both units by least squares, all else being settled; the scales' alone where the other would be negative."""
     squares = (scales * scales * moments.squares).sum(axis=0)
     mixed = -(scales * minima * moments.codes).sum(axis=0)
     ones = (minima * minima * moments.ones).sum(axis=0)
