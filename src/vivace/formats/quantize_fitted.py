@@ -68,7 +68,7 @@ def encode_fitted(
             f"{name!r} is {weights_NK.shape}; {encoding} needs a matrix with rows of whole {block}"
         )
     num_rows, width = weights_NK.shape
-    costs_K = _costs(importance_K, width, name)
+    costs_K = input_costs(importance_K, width, name)
     data = np.empty((num_rows, row_bytes(encoding, width)), np.uint8)
     rows_at_once = max(1, _CHUNK_ELEMENTS // max(1, width))
 
@@ -82,8 +82,8 @@ def encode_fitted(
     return StoredTensor(name, encoding, weights_NK.shape, data)
 
 
-def _costs(importance_K: NDArray[np.float32] | None, width: int, name: str) -> NDArray[np.float32]:
-    """[K], 1 in the mean."""
+def input_costs(importance_K: NDArray[np.float32] | None, width: int, name: str) -> NDArray[np.float32]:
+    """What an error in each input's weights costs, [K], 1 in the mean. Errors as `encode_fitted`."""
     if importance_K is None:
         return np.ones(width, np.float32)
     if importance_K.shape != (width,):

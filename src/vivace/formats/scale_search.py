@@ -97,8 +97,9 @@ class Moments:
     def excess(self, scale: Floats, offset: Floats) -> Floats:
         """The cost of these codes at `scale` and `offset`, less what does not depend on the two."""
         linear = scale * self.products + offset * self.weights
-        excess: Floats = scale * (scale * self.squares + 2 * offset * self.codes) + offset * offset * self.ones
-        return excess - 2 * linear
+        squared = scale * (scale * self.squares + 2 * offset * self.codes) + offset * offset * self.ones
+        excess: Floats = squared - 2 * linear
+        return excess
 
 
 def fit_affine(

@@ -123,7 +123,8 @@ def _best_unit(
     """Of units that make the largest of `numbers` one of `divisors`, the one whose multiples cost least, [B]."""
     top, bottom = numbers.max(axis=0), numbers.min(axis=0)
     largest = np.where(top >= -bottom, top, bottom)
-    best_unit, best_error = np.zeros_like(top), np.full_like(top, np.inf)
+    best_unit: Floats = np.zeros_like(top)
+    best_error = np.full_like(top, np.inf)
     for divisor in divisors:
         unit = half(largest / np.float32(divisor))
         total = error(unit * _multiples(numbers, unit, *limits)).sum(axis=0)
