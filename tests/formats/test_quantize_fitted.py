@@ -94,13 +94,13 @@ def test_affine_blocks_are_near_the_best_range_there_is(encoding: str, has_impor
 @pytest.mark.parametrize("encoding", SUB_BLOCKS)
 @pytest.mark.parametrize("has_importance", [False, True])
 def test_super_blocks_lose_little_by_sharing_units(encoding: str, has_importance: bool) -> None:
-    """The bound lets every block have a scale and an offset of full precision."""
+    """The bound lets every block have a scale and an offset of full precision: more so, the more the costs differ."""
     weights, (size, num_steps) = weights_of(5, 2, 512), SUB_BLOCKS[encoding]
     importance = importance_of(5) if has_importance else np.ones(512, np.float32)
     actual = cost(encode_fitted(weights, encoding, "w", importance), weights, importance)
     blocks, costs = weights.astype(np.float64).reshape(-1, size), np.tile(importance, 2).reshape(-1, size)
     best = sum(best_affine(block, cost, num_steps, 0.0) for block, cost in zip(blocks, costs, strict=True))
-    assert best * 0.9 <= actual <= best * 1.12
+    assert best * 0.9 <= actual <= best * (1.45 if has_importance else 1.1)
 
 
 @pytest.mark.parametrize("has_importance", [False, True])
@@ -110,7 +110,7 @@ def test_six_bits_lose_little_by_sharing_a_unit(has_importance: bool) -> None:
     actual = cost(encode_fitted(weights, "q6_k", "w", importance), weights, importance)
     blocks, costs = weights.astype(np.float64).reshape(-1, 16), np.tile(importance, 2).reshape(-1, 16)
     best = sum(best_symmetric(block, cost, -32, 31) for block, cost in zip(blocks, costs, strict=True))
-    assert best * 0.95 <= actual <= best * 1.15
+    assert best * 0.95 <= actual <= best * (1.3 if has_importance else 1.1)
 
 
 @pytest.mark.parametrize("encoding", FITTED_ENCODINGS)
@@ -135,7 +135,9 @@ def test_more_threads_and_strides_give_the_same_bytes(encoding: str) -> None:
     np.testing.assert_array_equal(encode_fitted(weights, encoding, "w", importance, num_threads=3).data, one.data)
     strided = np.repeat(weights, 2, axis=1)[:, ::2]
     np.testing.assert_array_equal(encode_fitted(strided, encoding, "w", importance).data, one.data)
-    np.testing.assert_array_equal(encode_fitted(weights, encoding, "w", importance * np.float32(2**30)).data, one.data)
+    np.testing.assert_array_equal(
+        encode_fitted(weights, encoding, "w", importance * np.float32(2**30)).data, one.data
+    )
 
 
 @pytest.mark.parametrize("encoding", FITTED_ENCODINGS)
