@@ -62,7 +62,7 @@ inline int64_t padded_head_dim(int64_t head_dim) { return (head_dim + 15) / 16 *
 inline int64_t attention_state_width(int64_t head_dim) { return padded_head_dim(head_dim) + 32; }
 
 // Scales that a row's weights take, each for a group of the values' dimensions.
-inline int64_t weight_groups(const KVLayer& cache) {
+static inline int64_t weight_groups(const KVLayer& cache) {
   return is_coded(cache.dtype) ? coded_groups(code_bits(cache.dtype), cache.head_dim) : 1;
 }
 
