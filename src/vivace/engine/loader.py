@@ -14,6 +14,7 @@ from vivace.engine.constraint_room import ConstraintRoom
 from vivace.engine.engine import Engine
 from vivace.engine.memory import available_memory_bytes
 from vivace.engine.model_limits import ModelLimits
+from vivace.engine.packed_cache import open_packed_cache
 from vivace.engine.resolve import resolve
 from vivace.engine.source import ModelSource, locate
 from vivace.engine.tokenizer import Tokenizer, load_tokenizer, tokenizer_from_gguf
@@ -62,18 +63,21 @@ def load_engine(config: EngineConfig, progress: Progress | None = None) -> Loade
     Raises `ConfigError` for options that cannot be met and `ModelFileError` for a broken model.
     """
     backend = make_backend(config.backend, config.num_threads, config.instruction_set)
+    available_bytes = available_memory_bytes()  # before: pages of a mapped file count as free afterwards
     if config.load_format == "dummy":
         spec, tokenizer = _dummy_model(config)
         encoding = DUMMY_ENCODINGS[config.quantization]
         parameters = dummy_parameters(spec, backend, encoding, config.seed, progress)
+        packed = Choice("packed_cache", "off", "random weights")
     else:
         source = locate(config.model)
         with open_checkpoint(source.path) as checkpoint:
             spec = spec_from_gguf(checkpoint) if source.kind == "gguf" else read_hf_config(source.path)
             tokenizer = _tokenizer(config, source, checkpoint)
-            quantization = None if config.quantization == "auto" else config.quantization
-            parameters = load_parameters(spec, checkpoint, backend, quantization, progress)
-    return _assemble(config, spec, tokenizer, backend, parameters)
+            parameters, packed = _load_parameters(config, spec, source, checkpoint, backend, progress)
+    available_bytes = max(0, available_bytes - parameters.num_bytes)
+    resolved = resolve(config, spec, weights_are_f32=_is_f32(parameters), available_bytes=available_bytes)
+    return _assemble(resolved, spec, tokenizer, backend, parameters, packed)
 
 
 def load_model_tokenizer(config: EngineConfig) -> Tokenizer:
@@ -85,11 +89,35 @@ def load_model_tokenizer(config: EngineConfig) -> Tokenizer:
         return tokenizer_from_gguf(checkpoint.metadata)
 
 
+def _load_parameters(
+    config: EngineConfig,
+    spec: ModelSpec,
+    source: ModelSource,
+    checkpoint: Checkpoint,
+    backend: Backend,
+    progress: Progress | None,
+) -> tuple[Parameters, Choice]:
+    """From the cache of packed weights where it has them; and what became of that cache."""
+    quantization = None if config.quantization == "auto" else config.quantization
+    cache = open_packed_cache(config, source.path, backend)
+    if isinstance(cache, Choice):
+        return load_parameters(spec, checkpoint, backend, quantization, progress), cache
+    parameters = load_parameters(spec, checkpoint, backend, quantization, progress, cache)
+    return parameters, cache.finish()
+
+
+def _is_f32(parameters: Parameters) -> bool:
+    return parameters.layers[0].q.layout == "f32"
+
+
 def _assemble(
-    config: EngineConfig, spec: ModelSpec, tokenizer: Tokenizer | None, backend: Backend, parameters: Parameters
+    resolved: ResolvedConfig,
+    spec: ModelSpec,
+    tokenizer: Tokenizer | None,
+    backend: Backend,
+    parameters: Parameters,
+    packed: Choice,
 ) -> LoadedEngine:
-    weights_are_f32 = parameters.layers[0].q.layout == "f32"
-    resolved = resolve(config, spec, weights_are_f32=weights_are_f32, available_bytes=available_memory_bytes())
     kv_spec = KVSpec(spec.num_layers, spec.num_kv_heads, spec.head_dim, resolved.block_size, resolved.kv_cache_dtype)
     kv_cache = backend.kv_cache(kv_spec, resolved.num_kv_blocks)
     limits = StepLimits(
@@ -111,7 +139,7 @@ def _assemble(
         ModelLimits(spec.vocab_size, eos_ids),
         constraints=ConstraintRoom(tokenizer, eos_ids),
     )
-    return LoadedEngine(engine, tokenizer, spec, backend, parameters, kv_spec, resolved.choices)
+    return LoadedEngine(engine, tokenizer, spec, backend, parameters, kv_spec, (packed, *resolved.choices))
 
 
 def make_scheduler(config: ResolvedConfig, clock: Callable[[], float] = time.monotonic) -> Scheduler:
