@@ -14,6 +14,7 @@ from vivace.core.config import Choice
 from vivace.core.sampling import SamplingParams
 from vivace.engine import packed_cache
 from vivace.engine.llm import LLM
+from vivace.formats import packed_file
 from vivace.formats.checkpoint import Checkpoint
 from vivace.formats.tensor import StoredTensor
 
@@ -32,7 +33,13 @@ def model(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 def load(model: Path, **options: object) -> LLM:
-    return LLM(str(model), **{**OPTIONS, **options})
+    """A started engine, once the file is there."""
+    llm = LLM(str(model), **{**OPTIONS, **options})
+    for thread in threading.enumerate():
+        if thread.name == packed_cache.WRITER_NAME:
+            thread.join(60)
+            assert not thread.is_alive()
+    return llm
 
 
 def packed_choice(llm: LLM) -> Choice:
@@ -140,6 +147,19 @@ def test_a_full_disk(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatc
     assert choice.value == "failed"
     assert "No space left" in choice.reason
     assert not list(tmp_path.glob("cache/packed/*"))
+
+
+def test_a_disk_that_fills_up_while_it_is_written(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(packed_file._Chunks, "flush", full)
+    with caplog.at_level(logging.WARNING):
+        assert answer(load(model))
+    assert "No space left" in caplog.text
+    assert not packed_files(tmp_path)
 
 
 def test_two_starts_at_once(tmp_path: Path, model: Path) -> None:

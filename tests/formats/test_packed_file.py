@@ -60,7 +60,7 @@ def test_every_flipped_bit_of_the_manifest_is_found(tmp_path: Path) -> None:
     write_packed_file(path, KEY, matrices(4, [64]))
     content = path.read_bytes()
     manifest_end = 48 + int.from_bytes(content[8:16], "little")
-    for position in range(0, manifest_end):
+    for position in range(manifest_end):
         broken = bytearray(content)
         broken[position] ^= 1 << position % 8
         path.write_bytes(broken)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from vivace.ops.program import Weight
 
 # A smaller model packs in a tenth of a second, and every copy on disk wants to be looked after.
 MIN_WEIGHT_BYTES = 256 << 20
+
+WRITER_NAME = "packed-cache-writer"
 
 logger = logging.getLogger(__name__)
 
@@ -72,32 +75,41 @@ class PackedCache:
         self.weights.append(weight)
 
     def finish(self) -> Choice:
-        """Writes the file if it lacks anything. Says what happened; that it could not be written, on stderr too."""
+        """Says what happened. A file that lacks anything is written beside the engine's work, in a thread that the end
+        of the process waits for: the disk takes a second for every 300 MB, and nobody's first token should."""
         if self.reader is not None and self.num_read == len(self.weights):
             mark_used(self.path)
             return Choice("packed_cache", "read", f"{self.path}, {self.reader.note}")
-        try:
-            return self._write()
-        except OSError as error:
-            reason = f"{self.path.parent} cannot take packed weights, so every start packs them: {error}"
-            logger.warning("%s; --no-packed-cache keeps this quiet", reason)
-            return Choice("packed_cache", "failed", reason)
-
-    def _write(self) -> Choice:
-        held = [(weight, self.storage.data(weight)) for weight in self.weights]
-        matrices = [
-            PackedMatrix(one.name, one.layout, one.shape[0], one.shape[1], self.storage.checksum(data), data)
-            for one, data in held
-            if data is not None
-        ]
-        if len(matrices) < len(held):
+        contents = [self.storage.data(weight) for weight in self.weights]
+        if any(data is None for data in contents):
             return Choice("packed_cache", "off", "these weights are more than their packed bytes")
-        if files_fingerprint(self.source) != self.fingerprint:
-            return Choice("packed_cache", "off", "the model's files changed while they were read")
-        make_room(self.path.parent, sum(one.data.nbytes for one in matrices))
-        write_packed_file(self.path, self.key, matrices)
+        try:
+            if files_fingerprint(self.source) != self.fingerprint:
+                return Choice("packed_cache", "off", "the model's files changed while they were read")
+            make_room(self.path.parent, sum(weight.num_bytes for weight in self.weights))
+        except OSError as error:
+            return Choice("packed_cache", "failed", self._complain(error))
+        threading.Thread(target=self._write, name=WRITER_NAME).start()
         damage = f"; what was there is gone: {self.damage}" if self.damage else ""
         return Choice("packed_cache", "written", f"{self.path}{damage}")
+
+    def _write(self) -> None:
+        try:
+            write_packed_file(self.path, self.key, [self._packed(weight) for weight in self.weights])
+        except OSError as error:
+            self._complain(error)
+        self.weights.clear()
+
+    def _packed(self, weight: Weight) -> PackedMatrix:
+        data = self.storage.data(weight)
+        assert data is not None  # finish has looked
+        rows, columns = weight.shape
+        return PackedMatrix(weight.name, weight.layout, rows, columns, self.storage.checksum(data), data)
+
+    def _complain(self, error: OSError) -> str:
+        reason = f"{self.path.parent} cannot take packed weights, so every start packs them: {error}"
+        logger.warning("%s; --no-packed-cache keeps this quiet", reason)
+        return reason
 
 
 def packed_directory() -> Path:

@@ -16,7 +16,7 @@ SMAPS = Path("/proc/self/smaps")
 HUGE_PAGE = 2 << 20
 PROBES = 64
 # A mapping half of which lies in huge pages reads 5% slower here than memory of our own, one without up to a third.
-# But copying 2.4 GB takes 0.3 s, or 1 to 3.5 s where the machine has to find the memory first, and mapping them 0.1 s.
+# But copying 2.4 GB takes 0.3 s, or up to 3.5 s where the machine has to find the memory first; mapping them, 0.1 s.
 MIN_HUGE_SHARE = 0.5
 
 
