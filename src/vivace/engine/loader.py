@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from vivace.engine.constraint_room import ConstraintRoom
 from vivace.engine.engine import Engine
 from vivace.engine.memory import available_memory_bytes
 from vivace.engine.model_limits import ModelLimits
-from vivace.engine.packed_cache import open_packed_cache
+from vivace.engine.packed_cache import PackedCache, open_packed_cache
 from vivace.engine.resolve import resolve
 from vivace.engine.source import ModelSource, locate
 from vivace.engine.tokenizer import Tokenizer, load_tokenizer, tokenizer_from_gguf
@@ -73,8 +74,13 @@ def load_engine(config: EngineConfig, progress: Progress | None = None) -> Loade
         source = locate(config.model)
         with open_checkpoint(source.path) as checkpoint:
             spec = spec_from_gguf(checkpoint) if source.kind == "gguf" else read_hf_config(source.path)
-            tokenizer = _tokenizer(config, source, checkpoint)
-            parameters, packed = _load_parameters(config, spec, source, checkpoint, backend, progress)
+            with ThreadPoolExecutor(1) as beside:
+                waiting = beside.submit(_tokenizer, config, source, checkpoint)
+                cache = open_packed_cache(config, source.path, backend)
+                if isinstance(cache, Choice) or cache.reader is None:
+                    waiting.result()  # an error in it should not take the minutes that packing may
+                parameters, packed = _load_parameters(config, spec, checkpoint, backend, cache, progress)
+                tokenizer = waiting.result()
     available_bytes = max(0, available_bytes - parameters.num_bytes)
     resolved = resolve(config, spec, weights_are_f32=_is_f32(parameters), available_bytes=available_bytes)
     return _assemble(resolved, spec, tokenizer, backend, parameters, packed)
@@ -92,14 +98,13 @@ def load_model_tokenizer(config: EngineConfig) -> Tokenizer:
 def _load_parameters(
     config: EngineConfig,
     spec: ModelSpec,
-    source: ModelSource,
     checkpoint: Checkpoint,
     backend: Backend,
+    cache: PackedCache | Choice,
     progress: Progress | None,
 ) -> tuple[Parameters, Choice]:
     """From the cache of packed weights where it has them; and what became of that cache."""
     quantization = None if config.quantization == "auto" else config.quantization
-    cache = open_packed_cache(config, source.path, backend)
     if isinstance(cache, Choice):
         return load_parameters(spec, checkpoint, backend, quantization, progress), cache
     parameters = load_parameters(spec, checkpoint, backend, quantization, progress, cache)

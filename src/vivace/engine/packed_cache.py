@@ -75,8 +75,8 @@ class PackedCache:
         self.weights.append(weight)
 
     def finish(self) -> Choice:
-        """Says what happened. A file that lacks anything is written beside the engine's work, in a thread that the end
-        of the process waits for: the disk takes a second for every 300 MB, and nobody's first token should."""
+        """Says what happened. A file that lacks anything is written beside the engine's work, in a thread that the
+        process waits for at its end: the disk takes a second for 300 MB, and nobody's first token should."""
         if self.reader is not None and self.num_read == len(self.weights):
             mark_used(self.path)
             return Choice("packed_cache", "read", f"{self.path}, {self.reader.note}")
