@@ -137,6 +137,7 @@ ENGINE_HELP = {
     "load_format": f"Where weights come from: {_one_of('load_format')} (random weights of --config).",
     "config": "A preset (llama-3.2-1b, qwen2.5-0.5b, ...) or a config.json, with --load-format dummy.",
     "quantization": f"Weights in memory: {_one_of('quantization')}.",
+    "packed_cache": "Keep large models' packed weights in ~/.cache/vivace, or $VIVACE_CACHE, for the next start.",
     "kv_cache_dtype": f"Keys and values in memory: {_one_of('kv_cache_dtype')}.",
     "max_model_len": "Context window in tokens; default: the model's own.",
     "max_num_seqs": "Sequences that run at once.",

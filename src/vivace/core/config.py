@@ -38,6 +38,7 @@ class EngineConfig:
     load_format: LoadFormat = "auto"
     config: str | None = None
     quantization: Quantization = "auto"
+    packed_cache: bool = True
     kv_cache_dtype: KVCacheDtype = "auto"
     max_model_len: int | None = None
     max_num_seqs: int = 256
