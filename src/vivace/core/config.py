@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from vivace.core.errors import ConfigError
 
 LoadFormat = Literal["auto", "dummy"]
-Quantization = Literal["auto", "f32", "bf16", "int8", "int4"]
+Quantization = Literal["auto", "f32", "bf16", "int8", "int4", "w8a8", "llm_int8"]
 KVDtype = Literal["f32", "bf16", "f16", "int8_per_token_head", "int4_per_token_head", "int4_k_per_channel"]
 KVCacheDtype = Literal["auto", KVDtype]
 BatchingPolicy = Literal["continuous", "static"]

@@ -21,15 +21,13 @@ from vivace.formats.checkpoint import Checkpoint, open_checkpoint
 from vivace.models.decoder import build_decoder
 from vivace.models.gguf_config import spec_from_gguf
 from vivace.models.hf_config import read_config_file, read_hf_config
-from vivace.models.parameters import Parameters, Progress, dummy_parameters, load_parameters
+from vivace.models.parameters import QUANTIZED_ENCODINGS, Parameters, Progress, dummy_parameters, load_parameters
 from vivace.models.presets import preset_spec
 from vivace.models.spec import ModelSpec
 from vivace.ops.backend import Backend, KVSpec, StepLimits
 from vivace.runtime.batch import BatchBuilder
 from vivace.runtime.runner import Runner
 from vivace.schedule import BlockManager, ContinuousBatching, Scheduler, StaticBatching
-
-DUMMY_ENCODINGS = {"auto": "bf16", "f32": "f32", "bf16": "bf16", "int8": "q8_0", "int4": "q4_0"}
 
 
 @dataclass(slots=True)
@@ -64,7 +62,7 @@ def load_engine(config: EngineConfig, progress: Progress | None = None) -> Loade
     backend = make_backend(config.backend, config.num_threads, config.instruction_set)
     if config.load_format == "dummy":
         spec, tokenizer = _dummy_model(config)
-        encoding = DUMMY_ENCODINGS[config.quantization]
+        encoding = "bf16" if config.quantization == "auto" else QUANTIZED_ENCODINGS[config.quantization]
         parameters = dummy_parameters(spec, backend, encoding, config.seed, progress)
     else:
         source = locate(config.model)

@@ -9,7 +9,7 @@ from os import PathLike
 import numpy as np
 
 from vivace.core.errors import EngineError, ModelFileError
-from vivace.formats.tensor import ENCODINGS, StoredTensor, row_bytes
+from vivace.formats.tensor import FILE_ENCODINGS, StoredTensor, row_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class TensorTable(Mapping[str, StoredTensor]):
         if self._bytes is None:
             raise EngineError(f"{self._path} is closed")
         if entry.encoding is None:
-            reason = f"type {entry.type_name} cannot be a weight; supported are {', '.join(ENCODINGS)}"
+            reason = f"type {entry.type_name} cannot be a weight; supported are {', '.join(FILE_ENCODINGS)}"
             raise ModelFileError(self._path, reason, field=name)
         if entry.num_bytes == 0:
             raise ModelFileError(self._path, f"shape {entry.shape} has no elements", field=name)
