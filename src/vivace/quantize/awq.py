@@ -1,9 +1,9 @@
 """AWQ: inputs that are large on average get finer steps, by a scale that the layer before takes back.
 
 Lin, Tang, Tang, Yang, Dang and Han, 2023, "AWQ: Activation-aware Weight Quantization for LLM Compression and
-Acceleration" (arXiv:2306.00978). W x = (W s)(x / s): the scale of input k is mean|x_k| ** alpha, and alpha is searched
-for the least error of the stage's outputs (section 3.2); extremes of each group are clipped where that lessens it
-(as the authors' code does).
+Acceleration" (arXiv:2306.00978). W x = (W s)(x / s): the scale of input k is mean|x_k| ** alpha, and alpha is
+searched for the least error of the stage's outputs (section 3.2); extremes of each group are clipped where that
+lessens it (as the authors' code does).
 Shape letters: N outputs (rows), K inputs (columns), G groups, R sampled tokens.
 """
 
@@ -26,7 +26,8 @@ def search_scale(
 ) -> Floats:
     """The best scale of each input for all `matrices_NK` that read it; ones where no alpha helps.
 
-    `rounded` gives a matrix as quantisation leaves it. Every matrix is read once, so they may come from a file.
+    `rounded` gives a matrix as quantisation leaves it. Rows are independent: matrices may come in blocks of them, and
+    each is read once, so that they may come from a file.
     """
     scales = [_scale(mean_abs_K, step / NUM_ALPHAS) for step in range(NUM_ALPHAS)]
     errors = np.zeros(NUM_ALPHAS)
@@ -40,13 +41,13 @@ def search_scale(
 def _scale(mean_abs_K: Floats, alpha: float) -> Floats:
     """Normalised so that the largest and the smallest lie equally far from 1."""
     scale_K = np.maximum(mean_abs_K, SMALLEST_MEAN) ** np.float32(alpha)
-    return scale_K / np.sqrt(scale_K.max() * scale_K.min())
+    return np.asarray(scale_K / np.sqrt(scale_K.max() * scale_K.min()), np.float32)
 
 
 def _output_error(error_NK: Floats, sample_RK: Floats) -> float:
     """Sum of squares over sampled tokens and outputs."""
     output_RN = sample_RK @ error_NK.T
-    return float(np.einsum("rn,rn->", output_RN, output_RN, dtype=np.float64))
+    return float(np.vdot(output_RN, output_RN))
 
 
 def search_clip(weights_NK: Floats, sample_RK: Floats, bits: int, group_size: int, symmetric: bool) -> Floats:

@@ -22,6 +22,8 @@ from vivace.ops import reference
 Floats = NDArray[np.float32]
 StageName = Literal["qkv", "o", "gate_up", "down"]
 
+QUERIES_AT_ONCE = 128  # half of a window's scores are never computed
+
 STAGES: dict[StageName, tuple[str, ...]] = {
     "qkv": ("q", "k", "v"),
     "o": ("o",),
@@ -72,30 +74,36 @@ class DecoderLayer:
 def rms_norm(spec: ModelSpec, x_TD: Floats, weight: Floats, groups: int = 1) -> Floats:
     """Root-mean-square norm with a weight as the file has it."""
     offset = np.float32(spec.norm_weight_offset)
-    normed: Floats = reference.rms_norm(x_TD, weight + offset, np.float32(spec.norm_eps), groups)
+    normed: Floats = reference.rms_norm(x_TD, weight + offset, spec.norm_eps, groups)
     return normed
 
 
 def _causal_attention(spec: ModelSpec, q: Floats, k: Floats, v: Floats, window: int | None) -> Floats:
-    """softmax(softcap(q.k * scale)) . v, a key/value head at a time: the scores of one head take L * L floats for
-    each of its query heads."""
+    """softmax(softcap(q.k * scale)) . v, for a key/value head and a block of queries at a time, which looks only at
+    the keys that one of its queries sees."""
     length, per_kv = len(q), spec.num_heads // spec.num_kv_heads
-    positions = np.arange(length)
-    hidden = positions[None, :] > positions[:, None]
-    if window is not None:
-        hidden |= positions[None, :] <= positions[:, None] - window
     q_GHLK = q.reshape(length, spec.num_kv_heads, per_kv, spec.head_dim).transpose(1, 2, 0, 3)
+    q_GHLK = q_GHLK * np.float32(spec.attention_scale)
     k_GKL = k.reshape(length, spec.num_kv_heads, spec.head_dim).transpose(1, 2, 0)
     v_GLK = v.reshape(length, spec.num_kv_heads, spec.head_dim).transpose(1, 0, 2)
     out_LGHK = np.empty((length, spec.num_kv_heads, per_kv, spec.head_dim), np.float32)
-    for head in range(spec.num_kv_heads):
-        scores_HLL = q_GHLK[head] @ k_GKL[head]
-        scores_HLL *= np.float32(spec.attention_scale)
-        if spec.attention_softcap is not None:
-            scores_HLL = reference.softcap(scores_HLL, np.float32(spec.attention_softcap))
-        scores_HLL[:, hidden] = -np.inf
-        scores_HLL -= scores_HLL.max(axis=-1, keepdims=True)
-        np.exp(scores_HLL, out=scores_HLL)
-        scores_HLL /= scores_HLL.sum(axis=-1, keepdims=True)
-        out_LGHK[:, head] = (scores_HLL @ v_GLK[head]).transpose(1, 0, 2)
+    for start in range(0, length, QUERIES_AT_ONCE):
+        queries = slice(start, min(start + QUERIES_AT_ONCE, length))
+        keys = slice(0 if window is None else max(0, start - window + 1), queries.stop)
+        unseen_LC = _unseen(queries, keys, window)
+        for head in range(spec.num_kv_heads):
+            scores_HLC = q_GHLK[head, :, queries] @ k_GKL[head, :, keys]
+            if spec.attention_softcap is not None:
+                scores_HLC = reference.softcap(scores_HLC, spec.attention_softcap)
+            scores_HLC[:, unseen_LC] = -np.inf
+            scores_HLC -= scores_HLC.max(axis=-1, keepdims=True)
+            np.exp(scores_HLC, out=scores_HLC)
+            sums_HL1 = scores_HLC.sum(axis=-1, keepdims=True)
+            out_LGHK[queries, head] = (scores_HLC @ v_GLK[head, keys] / sums_HL1).transpose(1, 0, 2)
     return out_LGHK.reshape(length, -1)
+
+
+def _unseen(queries: slice, keys: slice, window: int | None) -> NDArray[np.bool_]:
+    """[queries, keys]: keys behind the query, or before its window."""
+    distance = np.arange(queries.start, queries.stop)[:, None] - np.arange(keys.start, keys.stop)
+    return distance < 0 if window is None else (distance < 0) | (distance >= window)

@@ -13,11 +13,11 @@ import numpy as np
 from vivace.formats.dequantize import dequantize
 from vivace.formats.quantize_rtn import encode
 from vivace.formats.tensor import StoredTensor
-from vivace.quantize.decoder_layer import Floats
+from vivace.quantize.decoder_layer import Floats, StageName
 from vivace.quantize.source_model import SourceModel
 
-STAGE_NORMS = {"qkv": "attention_norm", "gate_up": "feed_forward_norm"}
-STAGE_PRODUCERS = {"o": "v", "down": "up"}  # linear in the rows of these matrices
+STAGE_NORMS: dict[StageName, str] = {"qkv": "attention_norm", "gate_up": "feed_forward_norm"}
+STAGE_PRODUCERS: dict[StageName, str] = {"o": "v", "down": "up"}  # linear in the rows of these matrices
 
 
 @dataclass(slots=True)
@@ -30,12 +30,16 @@ class LayerScaling:
     rows: dict[str, Floats] = field(default_factory=dict)  # a matrix's rows are divided by these
     vectors: dict[str, StoredTensor] = field(default_factory=dict)  # norms and biases that take another value
 
-    def weights(self, matrix: str) -> Floats:
-        """A matrix of the layer, scaled."""
-        weights_NK = self.model.values(matrix, self.layer)
+    def weights(self, matrix: str, rows: slice) -> Floats:
+        """Some rows of a matrix of the layer, scaled."""
+        weights_NK = self.model.values(matrix, self.layer, rows)
         if matrix in self.rows:
-            weights_NK = weights_NK / self.rows[matrix][:, None]
+            weights_NK = weights_NK / self.rows[matrix][rows, None]
         return weights_NK * self.columns[matrix] if matrix in self.columns else weights_NK
+
+    def changes(self, matrix: str) -> bool:
+        """Whether a matrix is other than the file's."""
+        return matrix in self.rows or matrix in self.columns
 
     def layer_vectors(self) -> dict[str, Floats]:
         """Norms and biases as the file will have them."""

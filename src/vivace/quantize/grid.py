@@ -28,7 +28,7 @@ class Grid:
     def codes(self, weights_Ng: Floats) -> NDArray[np.uint8]:
         """The nearest level of each weight."""
         levels = np.rint(weights_Ng / self.scale_N[:, None]) + self.zero_N[:, None]
-        return levels.clip(0, (1 << self.bits) - 1).astype(np.uint8)
+        return np.asarray(levels.clip(0, (1 << self.bits) - 1), np.uint8)
 
     def values(self, codes_Ng: NDArray[np.uint8]) -> NDArray[np.float32]:
         """What codes stand for."""
@@ -45,6 +45,7 @@ class Grid:
 
 def fit_grid(weights_Ng: Floats, bits: int, symmetric: bool, shrink: float | Floats = 1.0) -> Grid:
     """The grid that spans a group's extremes, times `shrink` (a number or one a row): weights beyond are clipped.
+    Numbers must be finite.
 
     Symmetric: zero in the middle, 2**(bits - 1); 15 levels of 4 bits span twice the largest magnitude, int8 keeps to
     -127..127. Asymmetric: between min(w, 0) and max(w, 0). A group of zeros gets scale 1.
@@ -74,6 +75,27 @@ def round_to_nearest(
         codes_NK[:, columns] = grid.codes(weights_NK[:, columns])
         grids.append(grid)
     return assemble(codes_NK, grids, group_size)
+
+
+def round_rows_to_int8(weights_NK: Floats) -> QuantizedMatrix:
+    """Symmetric int8 with one float32 scale a row, max|w| / 127: the weights of W8A8 and LLM.int8()."""
+    scale_N = (np.abs(weights_NK).max(axis=1) / 127).astype(np.float32)
+    usable_N = scale_N >= np.finfo(np.float32).tiny
+    grid = Grid(8, np.where(usable_N, scale_N, np.float32(1)), np.full(len(scale_N), 128, np.uint8))
+    return assemble(grid.codes(weights_NK), [grid], weights_NK.shape[1])
+
+
+def stacked(parts: list[QuantizedMatrix]) -> QuantizedMatrix:
+    """Matrices of the same inputs, one above the other."""
+    first = parts[0]
+    return QuantizedMatrix(
+        first.bits,
+        first.group_size,
+        np.concatenate([part.codes_NK for part in parts]),
+        np.concatenate([part.scales_NG for part in parts]),
+        np.concatenate([part.zeros_NG for part in parts]),
+        first.group_of_K,
+    )
 
 
 def assemble(

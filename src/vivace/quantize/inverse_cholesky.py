@@ -46,7 +46,7 @@ def _factorize(matrix: Matrix) -> None:
 def _upper_factor(block: Matrix) -> Matrix:
     """The upper R with block = R R^T: Cholesky's lower factor of the block read from the other corner."""
     try:
-        flipped: Matrix = np.linalg.cholesky(block[::-1, ::-1])
+        flipped = np.asarray(np.linalg.cholesky(block[::-1, ::-1]), np.float64)
     except np.linalg.LinAlgError as error:
         raise EngineError("the Hessian is not positive definite: raise the damping") from error
     return flipped[::-1, ::-1]

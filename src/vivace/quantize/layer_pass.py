@@ -20,6 +20,9 @@ from vivace.quantize.decoder_layer import STAGE_OF, STAGES, DecoderLayer, Floats
 TOKENS_AT_ONCE = 1024  # of a chunk: enough rows for a product's full speed, 8 MiB of them at 2048 columns
 
 
+Observer = Callable[[StageName], None]
+
+
 class Scratch:
     """Mapped float32 matrices [T, width] for one layer's activations; the files go with `close`."""
 
@@ -50,7 +53,10 @@ class Scratch:
 
 
 class LayerPass:
-    """From `hidden_TD` to `output_TD`: for each stage in turn read `inputs`, `apply` its matrices, `complete` it."""
+    """From `hidden_TD` to `output_TD`: for each stage in turn read `inputs`, `apply` its matrices, `complete` it.
+
+    Both may be the same array: the input is last read before the last stage writes.
+    """
 
     def __init__(self, layer: DecoderLayer, hidden_TD: Floats, output_TD: Floats, scratch: Scratch) -> None:
         self.layer, self.hidden_TD, self.output_TD, self.scratch = layer, hidden_TD, output_TD, scratch
@@ -68,15 +74,14 @@ class LayerPass:
             else:
                 yield tokens, layer.activated(np.asarray(arrays["gate_up"][tokens]))
 
-    def apply(self, matrix: str, weights_NK: Floats) -> None:
-        """Computes the outputs of one matrix for all tokens."""
-        stage = STAGE_OF[matrix]
+    def apply(self, matrix: str, rows: slice, weights_NK: Floats) -> None:
+        """Computes the outputs of some rows of a matrix for all tokens."""
         output, first = self._outputs(matrix)
-        columns = slice(first, first + len(weights_NK))
+        columns = slice(first + rows.start, first + rows.stop)
         bias = self.layer.bias(matrix)
-        for tokens, inputs_TK in self.inputs(stage):
+        for tokens, inputs_TK in self.inputs(STAGE_OF[matrix]):
             outputs_TN = inputs_TK @ weights_NK.T
-            output[tokens, columns] = outputs_TN if bias is None else outputs_TN + bias
+            output[tokens, columns] = outputs_TN if bias is None else outputs_TN + bias[rows]
 
     def complete(self, stage: StageName) -> None:
         """What follows the stage's products, once all of them are there."""
@@ -94,11 +99,19 @@ class LayerPass:
             norm = "post_attention_norm" if stage == "o" else "post_feed_forward_norm"
             after[tokens] = layer.added(np.asarray(before[tokens]), np.asarray(after[tokens]), norm)
 
-    def run(self, weights: Callable[[str], Floats]) -> None:
-        """All stages with given matrices."""
+    def run(
+        self,
+        weights: Callable[[str, slice], Floats],
+        blocks: Callable[[str], list[slice]],
+        seen: Observer | None = None,
+    ) -> None:
+        """All stages with given matrices, block by block; `seen` is called with each stage before its products."""
         for stage, matrices in STAGES.items():
+            if seen is not None:
+                seen(stage)
             for matrix in matrices:
-                self.apply(matrix, weights(matrix))
+                for rows in blocks(matrix):
+                    self.apply(matrix, rows, weights(matrix, rows))
             self.complete(stage)
 
     def _outputs(self, matrix: str) -> tuple[NDArray[np.float32], int]:

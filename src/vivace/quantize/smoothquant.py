@@ -1,7 +1,7 @@
 """SmoothQuant: outliers of activations move into the weights, where an int8 scale a row takes them easily.
 
-Xiao, Lin, Seznec, Wu, Demouth and Han, 2022, "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large
-Language Models" (arXiv:2211.10438), equation 4.
+Xiao, Lin, Seznec, Wu, Demouth and Han, 2022, "SmoothQuant: Accurate and Efficient Post-Training Quantization for
+Large Language Models" (arXiv:2211.10438), equation 4.
 Shape letters: K inputs.
 """
 

@@ -22,7 +22,7 @@ from vivace.models.parameter_shapes import layer_shapes, model_shapes
 from vivace.models.weight_names import HFNames, WeightSource
 
 FLOAT_ENCODINGS = frozenset({"f32", "f16", "bf16"})
-MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
+ROWS_AT_ONCE = 1024  # every method treats rows apart; 16 MiB of them at 4096 columns
 
 
 class SourceModel:
@@ -70,16 +70,23 @@ class SourceModel:
             raise ModelFileError(self.directory, f"is {stored.encoding}, not a float", field=source.name)
         return stored if source.rows is None or len(shape) == 1 else stored.select_rows(source.rows)
 
-    def values(self, parameter: str, layer: int | None = None) -> NDArray[np.float32]:
-        """A parameter's numbers, float32, as the file has them (norms without Gemma's offset).
+    def values(
+        self, parameter: str, layer: int | None = None, rows: slice | NDArray[np.intp] | None = None
+    ) -> NDArray[np.float32]:
+        """A parameter's numbers (or some rows of them), float32, as the file has them (norms without Gemma's offset).
 
         Raises ModelFileError where one is not finite: nothing could be made of it.
         """
         stored = self.stored(parameter, layer)
-        values = dequantize(stored)
+        values = dequantize(stored if rows is None else stored.select_rows(rows))
         if not np.isfinite(values).all():
             raise ModelFileError(self.directory, "holds NaN or infinity", field=stored.name)
         return values
+
+    def row_blocks(self, matrix: str) -> list[slice]:
+        """Rows of a layer's matrix that are worked on at a time."""
+        num_rows = self.layer_shapes[matrix][0]
+        return [slice(at, min(at + ROWS_AT_ONCE, num_rows)) for at in range(0, num_rows, ROWS_AT_ONCE)]
 
     def vectors(self, layer: int) -> dict[str, NDArray[np.float32]]:
         """Norms and biases of a layer, as the file has them."""

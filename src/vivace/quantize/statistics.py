@@ -19,17 +19,15 @@ PANEL = 256  # rows of the Hessian that one product makes
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InputStatistics:
-    """By input: mean magnitude (AWQ), largest magnitude (SmoothQuant), mean square (importance matrices). `sample_RK`:
-    the inputs of evenly spaced tokens."""
+    """By input: mean magnitude (AWQ), largest magnitude (SmoothQuant), mean square (importance matrices).
+
+    `sample_RK` holds the inputs of evenly spaced tokens.
+    """
 
     mean_abs_K: Floats
     absmax_K: Floats
     mean_square_K: Floats
     sample_RK: Floats
-
-    def scaled(self, scale_K: Floats) -> Floats:
-        """The sample as it is once inputs are divided by `scale_K`."""
-        return self.sample_RK / scale_K
 
 
 def observe(inputs: Iterable[tuple[slice, Floats]], num_tokens: int) -> InputStatistics:
