@@ -49,7 +49,7 @@ void Program::set_output(Place output) {
   output_ = output;
 }
 
-// Parts of one activation kind share the prepared rows. Threads get contiguous shares of the weights' bytes, because
+// Parts of one activation kind and input order share the prepared rows. Threads get contiguous shares of the weights' bytes, because
 // bytes are what a decode step waits for and layouts differ in them.
 void Program::plan_linear(LinearOp& op) {
   const LinearKernels& kernels = device_->kernels.linear;
@@ -65,7 +65,8 @@ void Program::plan_linear(LinearOp& op) {
     const int kind = kernels.activation_kind(matrix.layout);
     part.prepares = kind != 0;
     for (size_t j = 0; j < i; ++j) {
-      if (kernels.activation_kind(op.parts[j].matrix->packed.layout) == kind) {
+      const Matrix& earlier = *op.parts[j].matrix;
+      if (kernels.activation_kind(earlier.packed.layout) == kind && earlier.input_order == part.matrix->input_order) {
         part.prepares = false;
         part.scratch = op.parts[j].scratch;
         break;

@@ -29,7 +29,7 @@ def test_symmetric_levels_are_torchs(bits: int, K: int, group_size: int) -> None
             assert matrix.scales_NG[n, g] == np.float32(scale)
             rounded = torch.fake_quantize_per_tensor_affine(group, scale, 0, -half, half - 1).numpy()
             ours = matrix.dequantize()[n, start : start + size]
-            # torch multiplies by 1 / scale: the largest magnitude lies half-way between two levels, and goes to either.
+            # torch multiplies by 1 / scale: the largest magnitude, half-way between two levels, goes to either.
             clear = np.abs(np.abs(group.numpy() / scale) % 1 - 0.5) > 1e-3
             np.testing.assert_allclose(ours[clear], rounded[clear], rtol=1e-6, atol=0)
             np.testing.assert_allclose(ours, group.numpy(), atol=scale * 0.5001)
