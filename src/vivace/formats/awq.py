@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from vivace.formats.module_tensors import ModuleTensors
 from vivace.formats.packed_integers import pack_columns, unpack_columns
 from vivace.formats.quantized_matrix import QuantizedMatrix
 from vivace.formats.scheme_fields import SchemeFields
+from vivace.formats.stored_matrix import Activations
 
 _ORDER = [0, 2, 4, 6, 1, 3, 5, 7]  # nibble i of a word holds output _ORDER[i] of its eight
 _PLACE = [0, 4, 1, 5, 2, 6, 3, 7]  # the nibble that holds output i
@@ -32,12 +33,26 @@ class AWQScheme:
     group_size: int | None
     has_zero_points: bool = True
 
+    marks: ClassVar = ("qweight",)
+    parts: ClassVar = ("qweight", "qzeros", "scales")
+
+    def shape(self, tensors: ModuleTensors) -> tuple[int, int]:
+        """[N, K] of the module's matrix."""
+        qweight = tensors.array("qweight", ("int32",), (None, None))
+        return qweight.shape[1] * 8, qweight.shape[0]
+
+    def matrix(self, tensors: ModuleTensors) -> QuantizedMatrix:
+        return unpack_awq(tensors, self)
+
+    def activations(self, module: str) -> Activations:  # noqa: ARG002 - all modules alike
+        return "group"
+
 
 def read_awq_scheme(fields: SchemeFields) -> AWQScheme:
     """From a `quantization_config`. Raises ModelFileError naming what is not understood."""
     if fields.word("backend", "autoawq") == "llm-awq":  # other values name a kernel, not a layout
         raise fields.error("backend", f"the layout of llm-awq cannot be read; {_ADVICE}")
-    version = fields.word("version", fields.word("format", "gemm"))
+    version = fields.word("version", fields.word("checkpoint_format", fields.word("format", "gemm")))
     fields.refuse_unless("version", version, ("gemm",), _ADVICE)
     bits_key, size_key = ("w_bit", "q_group_size") if "w_bit" in fields else ("bits", "group_size")
     fields.refuse_unless(bits_key, fields.integer(bits_key, 4), (4,), _ADVICE)
@@ -46,8 +61,7 @@ def read_awq_scheme(fields: SchemeFields) -> AWQScheme:
 
 def unpack_awq(tensors: ModuleTensors, scheme: AWQScheme) -> QuantizedMatrix:
     """The module's matrix. Raises ModelFileError naming the tensor that does not fit."""
-    qweight = tensors.array("qweight", ("int32",), (None, None))
-    num_inputs, num_outputs = qweight.shape[0], qweight.shape[1] * 8
+    num_outputs, num_inputs = scheme.shape(tensors)
     group_size = min(scheme.group_size or num_inputs, num_inputs)
     num_groups = -(-num_inputs // group_size)
     scales_GN = tensors.scales("scales", (num_groups, num_outputs))
@@ -58,15 +72,10 @@ def unpack_awq(tensors: ModuleTensors, scheme: AWQScheme) -> QuantizedMatrix:
     return QuantizedMatrix(
         bits=4,
         group_size=group_size,
-        codes_NK=np.ascontiguousarray(_unpack(qweight).T),
+        codes_NK=np.ascontiguousarray(_unpack(tensors.arrays["qweight"]).T),
         scales_NG=np.ascontiguousarray(scales_GN.T),
         zeros_NG=np.ascontiguousarray(zeros_GN.T),
     )
-
-
-def awq_shape(qweight: tuple[int, ...]) -> tuple[int, int]:
-    """[N, K] of a matrix from the shape of its qweight."""
-    return qweight[1] * 8, qweight[0]
 
 
 def pack_awq(name: str, matrix: QuantizedMatrix) -> dict[str, NDArray[Any]]:

@@ -6,13 +6,14 @@ A module has weight int8 [N, K] and SCB float32 [N], the largest magnitude of ea
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar
 
 import numpy as np
 
 from vivace.formats.module_tensors import ModuleTensors
 from vivace.formats.quantized_matrix import QuantizedMatrix
 from vivace.formats.scheme_fields import SchemeFields
+from vivace.formats.stored_matrix import Activations
 
 THRESHOLD = 6.0
 _ROW_MAJOR = 0  # of weight_format; the others are orders for tensor cores
@@ -21,9 +22,23 @@ _FOUR_BITS = "4-bit bitsandbytes (NF4, FP4) cannot be read; use the unquantised 
 
 @dataclass(frozen=True, slots=True)
 class LLMInt8Scheme:
-    """`outlier`: activations from THRESHOLD on stay in 16 bit; `token`: all are int8."""
+    """With outliers, activations from THRESHOLD on stay in 16 bit; without, all are int8."""
 
-    activations: Literal["outlier", "token"] = "outlier"
+    has_outliers: bool = True
+
+    marks: ClassVar = ("weight",)
+    parts: ClassVar = ("weight", "SCB", "weight_format")
+
+    def shape(self, tensors: ModuleTensors) -> tuple[int, int]:
+        """[N, K] of the module's matrix."""
+        num_outputs, num_inputs = tensors.array("weight", ("int8",), (None, None)).shape
+        return num_outputs, num_inputs
+
+    def matrix(self, tensors: ModuleTensors) -> QuantizedMatrix:
+        return unpack_llm_int8(tensors)
+
+    def activations(self, module: str) -> Activations:  # noqa: ARG002 - all modules alike
+        return "outlier" if self.has_outliers else "token"
 
 
 def read_llm_int8_scheme(fields: SchemeFields) -> LLMInt8Scheme:
@@ -36,7 +51,7 @@ def read_llm_int8_scheme(fields: SchemeFields) -> LLMInt8Scheme:
     threshold = fields.number("llm_int8_threshold", THRESHOLD)
     advice = "set it to 6.0 (outliers from there stay in 16 bit) or to 0.0 (no outliers)"
     fields.refuse_unless("llm_int8_threshold", threshold, (THRESHOLD, 0.0), advice)
-    return LLMInt8Scheme("token" if threshold == 0 else "outlier")
+    return LLMInt8Scheme(has_outliers=threshold != 0)
 
 
 def unpack_llm_int8(tensors: ModuleTensors) -> QuantizedMatrix:

@@ -9,17 +9,59 @@ int-quantized: weight int8 [N, K], weight_scale [N, 1], where asymmetric weight_
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vivace.core.errors import UnsupportedError
-from vivace.formats.compressed_tensors_scheme import BITS, FORMAT_OF_ACTIVATIONS, WeightScheme
+from vivace.formats.compressed_tensors_scheme import (
+    BITS,
+    FORMAT_OF_ACTIVATIONS,
+    SchemeGroups,
+    WeightScheme,
+    read_scheme_groups,
+)
 from vivace.formats.half_scales import half_scales
 from vivace.formats.module_tensors import ModuleTensors
 from vivace.formats.packed_integers import pack_columns, pack_rows, unpack_columns, unpack_rows
 from vivace.formats.quantized_matrix import QuantizedMatrix
+from vivace.formats.scheme_fields import SchemeFields
+from vivace.formats.stored_matrix import Activations
+
+
+@dataclass(frozen=True, slots=True)
+class CompressedTensorsScheme:
+    """Modules by the group of `config_groups` that targets them."""
+
+    groups: SchemeGroups
+
+    marks: ClassVar = ("weight_packed", "weight")
+    parts: ClassVar = ("weight_packed", "weight", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx")
+
+    def shape(self, tensors: ModuleTensors) -> tuple[int, int]:
+        """[N, K] of the module's matrix."""
+        return compressed_shape(tensors, self._group(tensors))
+
+    def matrix(self, tensors: ModuleTensors) -> QuantizedMatrix:
+        return unpack_compressed_tensors(tensors, self._group(tensors))
+
+    def activations(self, module: str) -> Activations:
+        scheme = self.groups.for_module(module)
+        return "group" if scheme is None else scheme.activations
+
+    def _group(self, tensors: ModuleTensors) -> WeightScheme:
+        scheme = self.groups.for_module(tensors.module)
+        if scheme is None:
+            part = "weight_packed" if "weight_packed" in tensors else "weight"
+            raise tensors.error(part, "is quantised, but no group of config_groups targets it")
+        return scheme
+
+
+def read_compressed_tensors_scheme(fields: SchemeFields) -> CompressedTensorsScheme:
+    """From a `quantization_config`. Raises ModelFileError naming what is not understood."""
+    return CompressedTensorsScheme(read_scheme_groups(fields))
 
 
 def unpack_compressed_tensors(tensors: ModuleTensors, scheme: WeightScheme) -> QuantizedMatrix:

@@ -55,7 +55,7 @@ class WeightScheme:
 
 
 @dataclass(frozen=True, slots=True)
-class CompressedTensorsScheme:
+class SchemeGroups:
     """Schemes with the patterns of their targets; a module takes the first that fits: by name, pattern, class."""
 
     schemes: tuple[WeightScheme, ...]
@@ -71,7 +71,7 @@ class CompressedTensorsScheme:
         return None
 
 
-def read_compressed_tensors_scheme(fields: SchemeFields) -> CompressedTensorsScheme:
+def read_scheme_groups(fields: SchemeFields) -> SchemeGroups:
     """From a `quantization_config`. Raises ModelFileError naming what is not understood.
 
     `ignore` needs no reading: what it names is stored as floats. A `kv_cache_scheme` is left to --kv-cache-dtype.
@@ -92,7 +92,7 @@ def read_compressed_tensors_scheme(fields: SchemeFields) -> CompressedTensorsSch
         for target in scheme.targets
         if target.startswith(_PATTERN_MARK)
     )
-    return CompressedTensorsScheme(schemes, patterns)
+    return SchemeGroups(schemes, patterns)
 
 
 def _refuse_transforms(fields: SchemeFields) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from vivace.formats.name_pattern import NamePattern
 from vivace.formats.packed_integers import pack_columns, pack_rows, unpack_columns, unpack_rows
 from vivace.formats.quantized_matrix import QuantizedMatrix
 from vivace.formats.scheme_fields import SchemeFields
+from vivace.formats.stored_matrix import Activations
 
 BITS = (4, 8)
 CHECKPOINT_FORMATS = ("gptq", "gptq_v2")
@@ -39,6 +40,20 @@ class GPTQScheme:
     group_size: int | None
     stores_zero_less_one: bool = True
     rules: tuple[tuple[NamePattern, GPTQScheme], ...] = ()
+
+    marks: ClassVar = ("qweight",)
+    parts: ClassVar = ("qweight", "qzeros", "scales", "g_idx")
+
+    def shape(self, tensors: ModuleTensors) -> tuple[int, int]:
+        """[N, K] of the module's matrix."""
+        qweight = tensors.array("qweight", ("int32",), (None, None))
+        return qweight.shape[1], qweight.shape[0] * 32 // self.for_module(tensors.module).bits
+
+    def matrix(self, tensors: ModuleTensors) -> QuantizedMatrix:
+        return unpack_gptq(tensors, self)
+
+    def activations(self, module: str) -> Activations:  # noqa: ARG002 - all modules alike
+        return "group"
 
     def for_module(self, module: str) -> GPTQScheme:
         return next((scheme for pattern, scheme in self.rules if pattern.fits(module)), self)
@@ -60,10 +75,9 @@ def read_gptq_scheme(fields: SchemeFields) -> GPTQScheme:
 
 def unpack_gptq(tensors: ModuleTensors, scheme: GPTQScheme) -> QuantizedMatrix:
     """The module's matrix. Raises ModelFileError naming the tensor that does not fit."""
+    num_outputs, num_inputs = scheme.shape(tensors)
     scheme = scheme.for_module(tensors.module)
     bits = scheme.bits
-    qweight = tensors.array("qweight", ("int32",), (None, None))
-    num_inputs, num_outputs = qweight.shape[0] * 32 // bits, qweight.shape[1]
     group_size = min(scheme.group_size or num_inputs, num_inputs)
     num_groups = -(-num_inputs // group_size)
     scales_GN = tensors.scales("scales", (num_groups, num_outputs))
@@ -76,16 +90,11 @@ def unpack_gptq(tensors: ModuleTensors, scheme: GPTQScheme) -> QuantizedMatrix:
     return QuantizedMatrix(
         bits=bits,
         group_size=group_size,
-        codes_NK=unpack_rows(qweight, bits),
+        codes_NK=unpack_rows(tensors.arrays["qweight"], bits),
         scales_NG=np.ascontiguousarray(scales_GN.T),
         zeros_NG=np.ascontiguousarray(zeros_GN.T),
         group_of_K=group_of_K,
     )
-
-
-def gptq_shape(qweight: tuple[int, ...], bits: int) -> tuple[int, int]:
-    """[N, K] of a matrix from the shape of its qweight."""
-    return qweight[1], qweight[0] * 32 // bits
 
 
 def pack_gptq(name: str, matrix: QuantizedMatrix, *, checkpoint_format: str = "gptq") -> dict[str, NDArray[Any]]:

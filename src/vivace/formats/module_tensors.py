@@ -50,7 +50,8 @@ class ModuleTensors:
 
     def scales(self, part: str, shape: tuple[int | None, ...]) -> NDArray[np.float32]:
         """Finite float32 numbers from any float type."""
-        scales = self.array(part, ("float16", "float32", "float64"), shape).astype(np.float32)
+        with np.errstate(over="ignore"):
+            scales = self.array(part, ("float16", "float32", "float64"), shape).astype(np.float32)
         if not np.isfinite(scales).all():
             where = tuple(int(index) for index in np.argwhere(~np.isfinite(scales))[0])
             raise self.error(part, f"the scale at {where} is not a finite float32 number")

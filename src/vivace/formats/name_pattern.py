@@ -42,6 +42,7 @@ class NamePattern:
         self.text = text
         self._steps = _Parser(text).parse()
         self._first = self._reachable({0}, "start")
+        self._fits_nothing = len(self._steps) in self._reachable({0}, "start", "end")
         self._moves: dict[tuple[_Places, str], _Places] = {}
 
     @classmethod
@@ -54,6 +55,8 @@ class NamePattern:
             raise ModelFileError(path, reason, field=field) from error
 
     def fits(self, name: str) -> bool:
+        if not name:
+            return self._fits_nothing
         places, goal = self._first, len(self._steps)
         for character in name:
             if goal in places:
@@ -74,7 +77,7 @@ class NamePattern:
                 self._moves[places, character] = known
         return known
 
-    def _reachable(self, places: Iterable[int], anchor: str = "") -> _Places:
+    def _reachable(self, places: Iterable[int], *anchors: str) -> _Places:
         """All places to get to from `places` without a character, at the `start` or `end` of the name or inside."""
         waiting, reached = list(places), set(places)
         while waiting:
@@ -82,7 +85,7 @@ class NamePattern:
             if place == len(self._steps):
                 continue
             step = self._steps[place]
-            targets = (1,) if step.kind == anchor else step.targets
+            targets = (1,) if step.kind in anchors else step.targets
             fresh = {place + target for target in targets} - reached
             reached |= fresh
             waiting.extend(fresh)

@@ -212,12 +212,18 @@ class _Loader:
         self._refuse_ignored_tensors()
 
     def _refuse_ignored_tensors(self) -> None:
-        """A bias or norm that the spec does not ask for would be left out in silence, and the text be wrong."""
+        """A bias or norm that the spec does not ask for would be left out in silence, and the text be wrong.
+
+        Biases of zeros pass: AutoGPTQ gave one to every matrix that it packed.
+        """
         wanted = layer_shapes(self.spec)
         for name in self.sources.layer_names:
-            stored = self.sources.layer(name, 0, 0).name
-            if name not in wanted and stored in self.stored_names:
-                raise ModelFileError(self.checkpoint.path, "the configuration does not ask for it", field=stored)
+            for layer in range(self.spec.num_layers):
+                stored = self.sources.layer(name, layer, 0).name
+                if name in wanted or stored not in self.stored_names:
+                    continue
+                if not name.endswith("_bias") or dequantize(self.checkpoint.tensor(stored)).any():
+                    raise ModelFileError(self.checkpoint.path, "the configuration does not ask for it", field=stored)
 
     def parameter(self, name: str, layer: int | None, shape: Shape) -> Weight:
         source = self.sources.model(name) if layer is None else self.sources.layer(name, layer, shape[0])
