@@ -41,6 +41,7 @@ class Sequence:
     stop_ids: frozenset[int] = frozenset()  # token ids that end it once min_tokens are out
     use_prefix_cache: bool = True  # off when logits of cached prompt positions are wanted (prompt_logprobs)
     pooling: Pooling | None = None  # hidden states are wanted instead of tokens
+    logits_from: int | None = None  # the raw logits of the prompt's rows from here on are wanted
 
     state: SequenceState = SequenceState.WAITING
     num_computed: int = 0

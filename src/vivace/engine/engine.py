@@ -18,6 +18,7 @@ from vivace.core.sampling import SamplingParams
 from vivace.core.sequence import Pooling, Sequence, SequenceState
 from vivace.core.step import StepPlan
 from vivace.engine.constraint_room import ConstraintRoom
+from vivace.engine.logits import LogitsReader
 from vivace.engine.model_limits import ModelLimits
 from vivace.engine.pooling import PooledStates
 from vivace.engine.stats import EngineStats
@@ -40,6 +41,7 @@ class RequestRecord:
     constraint: CompiledConstraint | None = None  # of every continuation
     pooled: PooledStates | None = None
     embedding: list[float] | None = None  # of float32 values, not normalised; there before the last event
+    logits: LogitsReader | None = None
 
     @property
     def num_cached_tokens(self) -> int:
@@ -81,13 +83,14 @@ class Engine:
         cache_salt: bytes = b"",
         emitted: Items[Items[int] | None] | None = None,
         pooling: Pooling | None = None,
+        logits: LogitsReader | None = None,
     ) -> None:
         """Queue a request of prompt token ids. Raises `RequestError` when it can never be served.
 
         `emitted` continues a request that another engine has begun: for each continuation its tokens so far, None
         where it has ended. With the same seed, what follows is equal to the bit.
         With `pooling` no token is generated (`params` must say max_tokens=0): the request ends with one event, "stop"
-        without a token, and its record holds the `embedding`.
+        without a token, and its record holds the `embedding`. `logits` reads the prompt's raw logits.
         """
         if request_id in self._requests:
             raise RequestError(f"request id {request_id!r} is already running", param="request_id")
@@ -109,6 +112,7 @@ class Engine:
             stop_ids=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self.limits.eos_ids),
             use_prefix_cache=params.prompt_logprobs is None and pooling != "mean",
             pooling=pooling,
+            logits_from=None if logits is None else logits.first,
             num_forks=params.n - 1,
         )
         sequences = [sequence] if emitted is None else self._continued(sequence, emitted)
@@ -119,6 +123,7 @@ class Engine:
             request.prompt_logprobs = [None] * len(prompt)
         if pooling is not None:
             request.pooled = PooledStates(pooling)
+        request.logits = logits
         self._requests[request_id] = request
         self._num_unfinished += 1
         if emitted is None:
@@ -273,6 +278,10 @@ class Engine:
             pooled = self._requests[hidden.sequence.request_id].pooled
             if pooled is not None:
                 pooled.add(hidden.start, hidden.rows_SD)
+        for raw in result.logits:
+            reader = self._requests[raw.sequence.request_id].logits
+            if reader is not None:
+                reader.read(raw.start, raw.rows_SV)
         self.stats.num_generation_tokens += len(result.tokens)
         logprobs: Iterable[TokenLogprobs | None] = repeat(None) if result.logprobs is None else result.logprobs
         for sequence, token, entry in zip(result.sequences, result.tokens, logprobs, strict=False):
