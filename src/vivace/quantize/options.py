@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from vivace.core.errors import ConfigError
+from vivace.quantize.gguf_mixture import FILE_TYPES
 
 Method = Literal["rtn", "w8a8", "llm-int8", "smoothquant", "gptq", "awq", "gguf", "mixed"]
 Format = Literal["gptq", "awq", "compressed-tensors", "bitsandbytes", "gguf", "dense"]
@@ -24,6 +25,7 @@ FORMATS: dict[Method, tuple[Format, ...]] = {  # the first one is the default
 INT8_METHODS = frozenset({"w8a8", "llm-int8", "smoothquant"})
 CALIBRATED_METHODS = frozenset({"smoothquant", "gptq", "awq", "gguf", "mixed"})
 GROUPED_METHODS = frozenset({"rtn", "gptq", "awq", "mixed"})
+FLOAT_FILE_TYPES = frozenset({"F32", "F16", "BF16"})  # of GGUF: nothing to weigh
 PER_ROW = -1  # a group size: one scale for all inputs of a row
 
 # Which methods read an option; others refuse it, because it would do nothing.
@@ -64,7 +66,8 @@ class QuantizeOptions:
 
     @property
     def is_calibrated(self) -> bool:
-        return self.method in CALIBRATED_METHODS
+        is_float = self.method == "gguf" and self.gguf_type in FLOAT_FILE_TYPES
+        return self.method in CALIBRATED_METHODS and not is_float
 
     def skips(self, layer: int, tensor_name: str) -> bool:
         """Whether a matrix stays float."""
@@ -79,6 +82,8 @@ def quantize_options(method: str, **asked: Any) -> QuantizeOptions:
     if method not in FORMATS:
         raise ConfigError(f"--method {method!r:.80} is not known; there are {', '.join(FORMATS)}")
     given = {name: value for name, value in asked.items() if value is not None}
+    if "gguf_type" in given:
+        given["gguf_type"] = str(given["gguf_type"]).upper()
     for name in given:
         if name in READ_BY and method not in READ_BY[name]:
             users = ", ".join(sorted(READ_BY[name]))
@@ -114,6 +119,10 @@ def _check(options: QuantizeOptions) -> None:
         value = getattr(options, name)
         if not low <= value <= high:
             raise ConfigError(f"--{name.replace('_', '-')} must be from {low} to {high}, not {value}")
+    if options.bits == 8 and not options.symmetric:
+        raise ConfigError("8 bits are written symmetric: leave --asym out")
+    if options.gguf_type not in FILE_TYPES:
+        raise ConfigError(f"--gguf-type {options.gguf_type!r:.80} is not known; there are {', '.join(FILE_TYPES)}")
     if options.damping == 0:
         raise ConfigError("--damping must be above 0: without it the Hessian of few tokens has no inverse")
     if options.format == "awq" and (options.bits != 4 or options.symmetric):

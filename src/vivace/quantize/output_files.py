@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from vivace.formats.atomic_file import atomic_writer
+from vivace.formats.config_json import CONFIG_NAME, read_config_json
 from vivace.formats.safetensors_index import INDEX_NAME
 from vivace.formats.safetensors_writer import write_safetensors
-from vivace.models.hf_config import CONFIG_NAME, read_config_json
 from vivace.quantize.source_model import SourceModel
 
 COMPANIONS = ("*.json", "*.model", "*.jinja", "merges.txt", "vocab.txt")  # tokenizer, template, generation defaults

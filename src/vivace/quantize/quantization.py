@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -164,9 +163,9 @@ class _Quantization:
 
     def _layers(self, plan: dict[tuple[int, StageName], int]) -> None:
         num_layers, done = self.model.spec.num_layers, len(self.directory.layers)
-        self.progress("layers", done, num_layers)
-        if done == num_layers:
+        if done == num_layers or (self.options.format == "gguf" and self.data is None):
             return
+        self.progress("layers", done, num_layers)
         hidden = self._first_hidden(done)
         scratch = None
         if self.data is not None:
@@ -251,11 +250,19 @@ class _Quantization:
         )
 
     def _write_gguf(self) -> None:
-        importance: dict[str, Any] = {}
+        importance: dict[str, Floats] = {}
         for layer in self.directory.layers:
             for name, stored in SafetensorsFile.open(self.directory.shards / layer.shard).tensors.items():
                 importance[name] = dequantize(stored)
-        export_gguf(self.model.directory, self.directory.output, self.options.gguf_type.lower())
+        export_gguf(
+            self.model.directory,
+            self.directory.output,
+            self.options.gguf_type,
+            importance or None,
+            dataset="" if self.data is None else self.data.source,
+            num_chunks=0 if self.data is None else len(self.data.token_ids_SL),
+            progress=lambda done, total: self.progress("elements encoded", done, total),
+        )
         self.directory.drop()
 
     def _mean_bits(self, plan: dict[tuple[int, StageName], int]) -> float:

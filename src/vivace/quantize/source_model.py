@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from vivace.core.errors import ConfigError, ModelFileError, UnsupportedError
 from vivace.engine.source import locate
 from vivace.formats.checkpoint import open_safetensors
+from vivace.formats.config_json import CONFIG_NAME, read_config_json
 from vivace.formats.dequantize import dequantize
 from vivace.formats.tensor import StoredTensor
-from vivace.models.hf_config import CONFIG_NAME, read_config_json, read_hf_config
+from vivace.models.hf_config import read_hf_config
 from vivace.models.parameter_shapes import layer_shapes, model_shapes
 from vivace.models.weight_names import HFNames, WeightSource
 
