@@ -197,6 +197,7 @@ std::shared_ptr<Matrix> copy_matrix(Device& device, const Matrix& matrix) {
     std::memcpy(copy->memory.data + begin, matrix.packed.data + begin, size);
   });
   copy->packed.data = copy->memory.data;
+  if (!copy->input_order.empty()) copy->packed.input_order = copy->input_order.data();
   return copy;
 }
 

@@ -1,4 +1,5 @@
 // Packed matrices as bytes, and the encoders whose output is packed.
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 
@@ -18,9 +19,11 @@ using PackedBytes = nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>>;
 
 constexpr int64_t MAX_ELEMENTS = int64_t{1} << 40;
 
-PackedBytes packed_data(nb::handle_t<Matrix> handle) {
-  const PackedMatrix& packed = nb::cast<const Matrix&>(handle).packed;
-  return PackedBytes(packed.data, {packed.num_bytes}, handle);
+// None where the bytes are not all of it: the order of inputs lies beside them.
+std::optional<PackedBytes> packed_data(nb::handle_t<Matrix> handle) {
+  const Matrix& matrix = nb::cast<const Matrix&>(handle);
+  if (!matrix.input_order.empty()) return std::nullopt;
+  return PackedBytes(matrix.packed.data, {matrix.packed.num_bytes}, handle);
 }
 
 uint64_t checksum_from_python(Device& device, ContiguousArray<const uint8_t, 1> bytes) {
