@@ -19,11 +19,12 @@ struct LayoutKernel {
   int tile_rows;
   PrepareRow prepare_row;
   TileKernel tiles[MAX_TILE_ROWS];  // by rows - 1
+  int piece_bytes = 0;              // what a tile reads between two steps of its fetcher; 0: it has none
 };
 
 template <Layout L>
 constexpr LayoutKernel integer_kernel(Activations activations) {
-  LayoutKernel kernel{activations, INTEGER_TILE_ROWS, prepare_int8_row<L>, {}};
+  LayoutKernel kernel{activations, INTEGER_TILE_ROWS, prepare_int8_row<L>, {}, CHUNK_PIECE<L>};
   const auto fill = [&]<int R>(const auto& self) {
     kernel.tiles[R - 1] = integer_tile<L, R>;
     if constexpr (R < INTEGER_TILE_ROWS) self.template operator()<R + 1>(self);
@@ -34,9 +35,10 @@ constexpr LayoutKernel integer_kernel(Activations activations) {
 
 template <Layout L>
 constexpr LayoutKernel dense_kernel() {
-  LayoutKernel kernel{Activations::FLOAT, DENSE_TILE_ROWS, prepare_float_row, {}};
+  constexpr int PIECE = PIECE_PAIRS * (L == Layout::F32 ? 128 : 64);
+  LayoutKernel kernel{Activations::FLOAT, DENSE_TILE_ROWS, prepare_float_row, {}, PIECE};
 #if defined(__AVX512BF16__)
-  if constexpr (L == Layout::BF16) kernel = {Activations::BFLOAT, DENSE_TILE_ROWS, prepare_bfloat_row, {}};
+  if constexpr (L == Layout::BF16) kernel = {Activations::BFLOAT, DENSE_TILE_ROWS, prepare_bfloat_row, {}, PIECE};
 #endif
   const auto fill = [&]<int R>(const auto& self) {
 #if defined(__AVX512BF16__)
@@ -102,6 +104,12 @@ inline void prepare(const PackedMatrix& matrix, const float* x, int64_t ldx, int
 // pair of them is computed; the weights come from memory once.
 inline constexpr int64_t WEIGHT_PANEL_BYTES = 384 << 10;
 inline constexpr int64_t ROW_PANEL_BYTES = 256 << 10;
+inline constexpr int64_t FETCH_DISTANCE = 16 << 10;
+inline constexpr int64_t MIN_FETCH_ROWS = 3;
+
+struct TileRange {
+  int64_t begin, end;
+};
 
 struct LinearRun {
   const PackedMatrix& matrix;
@@ -114,13 +122,28 @@ struct LinearRun {
   int64_t bytes_a_block;
   int64_t bytes_a_row;
 
-  VIVACE_INLINE void panel(int64_t block_begin, int64_t block_end, int64_t tile_begin, int64_t tile_end) const {
+  // What a tile of one block asks for. A single tile: its own stream, some way ahead. One of several, which read the
+  // block again from the caches: its share of the next block.
+  VIVACE_INLINE Fetch fetch(int64_t block, int64_t tile, TileRange range) const {
+    if (kernel.piece_bytes == 0) return {};
+    const uint8_t* weights = matrix.data + block * bytes_a_block;
+    if (tiles.count == 1) {
+      if (tiles.rows(0) < MIN_FETCH_ROWS) return {};
+      return {weights + FETCH_DISTANCE, 1};
+    }
+    if (range.begin > 0 || block + 1 == output_blocks(matrix.rows)) return {};
+    const int64_t shares = range.end - range.begin, pieces = bytes_a_block / kernel.piece_bytes;
+    return {weights + bytes_a_block + pieces * tile / shares * kernel.piece_bytes, shares};
+  }
+
+  VIVACE_INLINE void panel(int64_t block_begin, int64_t block_end, TileRange range) const {
     for (int64_t block = block_begin; block < block_end; ++block) {
       const int64_t n = block * OUTPUT_BLOCK;
       const int64_t left = matrix.rows - n;
-      for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
+      for (int64_t tile = range.begin; tile < range.end; ++tile) {
         const int64_t m = tiles.begin(tile);
-        const TileOutput out{y + m * ldy + n, ldy, bias ? bias + n : nullptr, left < 16 ? left : 16};
+        const TileOutput out{y + m * ldy + n, ldy, bias ? bias + n : nullptr, left < 16 ? left : 16,
+                             fetch(block, tile, range)};
         kernel.tiles[tiles.rows(tile) - 1](matrix.data + block * bytes_a_block, matrix.columns,
                                            scratch + m * bytes_a_row, out);
       }
@@ -146,7 +169,8 @@ inline void run_linear(const PackedMatrix& matrix, const float*, int64_t, const 
   for (int64_t block = block_begin; block < block_end; block += blocks_a_panel) {
     const int64_t last = block + blocks_a_panel < block_end ? block + blocks_a_panel : block_end;
     for (int64_t tile = 0; tile < run.tiles.count; tile += tiles_a_panel) {
-      run.panel(block, last, tile, tile + tiles_a_panel < run.tiles.count ? tile + tiles_a_panel : run.tiles.count);
+      const int64_t end = tile + tiles_a_panel < run.tiles.count ? tile + tiles_a_panel : run.tiles.count;
+      run.panel(block, last, {tile, end});
     }
   }
 }
