@@ -9,8 +9,9 @@
 namespace vivace {
 
 // One packed layout for each stored encoding, in the order of LAYOUTS in backends/cpu/backend.py.
-enum class Layout : int { F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K };
-inline constexpr int NUM_LAYOUTS = 11;
+enum class Layout : int { F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K, INT4_G32, INT4_G64, INT4_G128,
+                          INT8_CHANNEL, INT8_OUTLIER };
+inline constexpr int NUM_LAYOUTS = 16;
 
 // Outputs are computed in blocks of 16 rows of the matrix; the last block may be partial (N % 16 rows).
 inline constexpr int64_t OUTPUT_BLOCK = 16;
@@ -23,6 +24,8 @@ struct PackedMatrix {
   int64_t columns;      // K
   const uint8_t* data;  // aligned to 64 bytes
   size_t num_bytes;     // packed_bytes(layout, rows, columns)
+  // Null, or K numbers: packed column k is multiplied by x[input_order[k]].
+  const int32_t* input_order = nullptr;
 };
 
 // The same packed bytes serve every instruction set. Defined in linear/pack.cpp.
@@ -36,10 +39,20 @@ size_t packed_bytes(Layout layout, int64_t rows, int64_t columns);
 void pack(Layout layout, const uint8_t* stored_rows, int64_t row_stride, int64_t rows, int64_t columns, uint8_t* packed,
           int64_t block_begin, int64_t block_end);
 
+// What may be chosen by measurement, for one layout. No result depends on it.
+struct LinearTuning {
+  int64_t fetch_distance = 16 << 10;  // how many bytes ahead of what it reads a single tile of rows asks memory for
+  int64_t min_fetch_rows = 3;         // the rows from which it does
+  // One set of weight blocks and one set of row tiles, kept in the second-level cache (1 MiB on Zen 4) while every pair
+  // of them is computed.
+  int64_t weight_panel_bytes = 384 << 10;
+  int64_t row_panel_bytes = 256 << 10;
+};
+
 // The functions of one instruction set; members of KernelTable.
 struct LinearKernels {
   // Which prepared form of the activations the layout's kernel reads. 0: the float32 rows themselves, nothing to
-  // prepare. Matrices of one kind and K share one scratch.
+  // prepare. Matrices of one kind, K and input order share one scratch.
   int (*activation_kind)(Layout layout);
 
   // Bytes of scratch that M prepared rows need.
@@ -56,8 +69,11 @@ struct LinearKernels {
   void (*run)(const PackedMatrix& matrix, const float* x, int64_t ldx, const uint8_t* scratch, int64_t num_rows,
               float* y, int64_t ldy, const float* bias, int64_t block_begin, int64_t block_end);
 
-  // out[k] = W[row, k] * scale.
+  // out[input_order[k]] = W[row, k] * scale.
   void (*embedding_row)(const PackedMatrix& matrix, int64_t row, float scale, float* out);
+
+  // Of this instruction set in this process. Not to be changed while a product runs.
+  LinearTuning& (*tuning)(Layout layout);
 };
 
 }  // namespace vivace

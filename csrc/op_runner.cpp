@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstring>
 
 #include "op_checks.h"
@@ -30,6 +31,12 @@ int64_t linear_piece(int64_t blocks, int64_t threads, size_t weight_bytes) {
   const size_t block_bytes = weight_bytes / static_cast<size_t>(blocks) + 1;
   const auto least = static_cast<int64_t>((MIN_PIECE_BYTES + block_bytes - 1) / block_bytes);
   return piece < least ? least : piece;
+}
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_between(Clock::time_point start, Clock::time_point end) {
+  return std::chrono::duration<double>(end - start).count();
 }
 
 int64_t min_rows(int64_t width) { return width < MIN_SHARE_FLOATS ? MIN_SHARE_FLOATS / width : 1; }
@@ -200,12 +207,24 @@ struct OpRunner {
   }
 };
 
-void Program::run(const Step& step) {
+void Program::run(const Step& step, double* op_seconds) {
+  const auto started = op_seconds ? Clock::now() : Clock::time_point{};
   check_step(step, *cache_, max_tokens_, max_sampled_, vocabulary_);
   const std::lock_guard turn(device_->pool.turn());
   cache_->prepare(step);
   OpRunner runner{*this, step};
-  for (const Op& op : ops_) std::visit(runner, op);
+  if (!op_seconds) {
+    for (const Op& op : ops_) std::visit(runner, op);
+    return;
+  }
+  auto last = Clock::now();
+  op_seconds[ops_.size()] = seconds_between(started, last);
+  for (const Op& op : ops_) {
+    std::visit(runner, op);
+    const auto now = Clock::now();
+    *op_seconds++ = seconds_between(last, now);
+    last = now;
+  }
 }
 
 }  // namespace vivace

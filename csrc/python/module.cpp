@@ -1,7 +1,11 @@
 // The Python module `_native`: devices and the parameters that live on them. backends/cpu/_native.pyi has its types.
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <optional>
 
 #include "device.h"
 #include "dispatch.h"
@@ -22,14 +26,31 @@ std::shared_ptr<Device> make_device(int num_threads, const std::string& isa) {
   return std::make_shared<Device>(num_threads, *kernels);
 }
 
-std::shared_ptr<Matrix> pack_from_python(Device& device, int layout, ByteRows stored, int64_t columns) {
+std::vector<int32_t> checked_order(const std::optional<Ints1>& input_order, int64_t columns) {
+  if (!input_order) return {};
+  const std::vector<int32_t> order(input_order->data(), input_order->data() + length(*input_order));
+  const auto inside = [&](int32_t input) { return input >= 0 && input < columns; };
+  if (length(*input_order) != columns || !std::all_of(order.begin(), order.end(), inside)) {
+    throw nb::value_error("input_order is not an order of the columns");
+  }
+  return order;
+}
+
+Layout checked_layout(int layout) {
   if (layout < 0 || layout >= NUM_LAYOUTS) throw nb::value_error("unknown layout");
+  return static_cast<Layout>(layout);
+}
+
+std::shared_ptr<Matrix> pack_from_python(Device& device, int layout, ByteRows stored, int64_t columns,
+                                         const std::optional<Ints1>& input_order) {
+  const Layout checked = checked_layout(layout);
   if (length(stored) < 1 || columns < 1) throw nb::value_error("an empty matrix");
   if (length(stored, 1) > 1 && stored.stride(1) != 1) throw nb::value_error("the bytes of a row must be contiguous");
   const uint8_t* data = stored.data();
   const int64_t rows = length(stored), stride = stored.stride(0);
+  std::vector<int32_t> order = checked_order(input_order, columns);
   nb::gil_scoped_release release;
-  return pack_matrix(device, static_cast<Layout>(layout), data, stride, rows, columns);
+  return pack_matrix(device, checked, data, stride, rows, columns, std::move(order));
 }
 
 // One product outside any program, for tests and measurements of the kernels alone.
@@ -58,6 +79,22 @@ void embedding_row_from_python(Device& device, const Matrix& matrix, int64_t row
     throw nb::value_error("embedding_row: row or width out of range");
   }
   device.kernels.linear.embedding_row(matrix.packed, row, scale, out.data());
+}
+
+void tune_from_python(Device& device, int layout, int64_t fetch_distance, int64_t min_fetch_rows,
+                      int64_t weight_panel_bytes, int64_t row_panel_bytes) {
+  if (fetch_distance < 0 || min_fetch_rows < 1 || weight_panel_bytes < 1 || row_panel_bytes < 1) {
+    throw nb::value_error("tune_linear: a size below its least");
+  }
+  const Layout checked = checked_layout(layout);
+  const std::lock_guard turn(device.pool.turn());
+  device.kernels.linear.tuning(checked) = {fetch_distance, min_fetch_rows, weight_panel_bytes, row_panel_bytes};
+}
+
+double measure_linear_from_python(Device& device, const std::vector<std::shared_ptr<Matrix>>& matrices,
+                                  int64_t num_rows) {
+  if (num_rows < 1) throw nb::value_error("measure_linear: no rows");
+  return measure_linear(device, matrices, num_rows);
 }
 
 double peak_from_python(Device& device, const std::string& kind, int64_t iterations) {
@@ -89,7 +126,8 @@ NB_MODULE(_native, module) {
       .def(nb::new_(&make_device), "num_threads"_a, "isa"_a = "")
       .def_prop_ro("num_threads", [](const Device& device) { return device.pool.size(); })
       .def_prop_ro("isa", [](const Device& device) { return device.kernels.name; })
-      .def("pack", &pack_from_python, "layout"_a, "stored"_a.noconvert(), "columns"_a)
+      .def("pack", &pack_from_python, "layout"_a, "stored"_a.noconvert(), "columns"_a,
+           "input_order"_a.noconvert() = nb::none())
       .def(
           "vector",
           [](Device& device, Floats1 values) { return copy_vector(device, values.data(), length(values)); },
@@ -98,8 +136,14 @@ NB_MODULE(_native, module) {
       .def("embedding_row", &embedding_row_from_python, "matrix"_a, "row"_a, "scale"_a, "out"_a.noconvert())
       .def("measure_read_bandwidth", &measure_read_bandwidth, "num_bytes"_a, "repetitions"_a,
            nb::call_guard<nb::gil_scoped_release>())
+      .def("measure_barrier", &measure_barrier, "repetitions"_a, nb::call_guard<nb::gil_scoped_release>())
+      .def("tune_linear", &tune_from_python, "layout"_a, "fetch_distance"_a, "min_fetch_rows"_a,
+           "weight_panel_bytes"_a, "row_panel_bytes"_a)
+      .def("measure_linear", &measure_linear_from_python, "matrices"_a, "num_rows"_a,
+           nb::call_guard<nb::gil_scoped_release>())
       .def("measure_peak", &peak_from_python, "kind"_a, "iterations"_a);
 
+  bind_packed(module);
   bind_program(module);
   bind_sampling(module);
 }
