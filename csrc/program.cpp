@@ -24,7 +24,8 @@ Program::Program(std::shared_ptr<Device> device, std::shared_ptr<KVCache> cache,
       max_tokens_(max_tokens),
       max_sampled_(max_sampled),
       arena_floats_(arena_floats),
-      memory_(at_least_one(arena_floats)) {
+      memory_(at_least_one(arena_floats)),
+      linear_shares_(device_->pool.size()) {
   if (max_tokens < 1 || max_sampled < 1) throw std::invalid_argument("a step has at least one token and one row");
 }
 
