@@ -1,6 +1,9 @@
 // Packed matrices as bytes, and the encoders whose output is packed.
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+
+#include <optional>
 
 #include "encode.h"
 #include "packed_file.h"
@@ -18,8 +21,10 @@ using PackedBytes = nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>>;
 
 constexpr int64_t MAX_ELEMENTS = int64_t{1} << 40;
 
-PackedBytes packed_data(nb::handle_t<Matrix> handle) {
+// Nothing for a matrix whose inputs have an order: its bytes alone would be another matrix.
+std::optional<PackedBytes> packed_data(nb::handle_t<Matrix> handle) {
   const PackedMatrix& packed = nb::cast<const Matrix&>(handle).packed;
+  if (packed.input_order) return std::nullopt;
   return PackedBytes(packed.data, {packed.num_bytes}, handle);
 }
 
