@@ -13,6 +13,10 @@ constexpr size_t SCRATCH_ALIGNMENT = 64;
 
 size_t aligned(size_t num_bytes) { return (num_bytes + SCRATCH_ALIGNMENT - 1) / SCRATCH_ALIGNMENT * SCRATCH_ALIGNMENT; }
 
+bool same_order(const Matrix& a, const Matrix& b) {
+  return a.input_order == b.input_order || (a.input_order && b.input_order && *a.input_order == *b.input_order);
+}
+
 size_t at_least_one(int64_t floats) { return static_cast<size_t>(floats < 1 ? 1 : floats) * sizeof(float); }
 
 }  // namespace
@@ -67,7 +71,7 @@ void Program::plan_linear(LinearOp& op) {
     part.prepares = kind != 0;
     for (size_t j = 0; j < i; ++j) {
       const Matrix& earlier = *op.parts[j].matrix;
-      if (kernels.activation_kind(earlier.packed.layout) == kind && earlier.input_order == part.matrix->input_order) {
+      if (kernels.activation_kind(earlier.packed.layout) == kind && same_order(earlier, *part.matrix)) {
         part.prepares = false;
         part.scratch = op.parts[j].scratch;
         break;

@@ -3,6 +3,8 @@
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 
+#include <optional>
+
 #include "encode.h"
 #include "packed_file.h"
 #include "python/arrays.h"
@@ -19,11 +21,11 @@ using PackedBytes = nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>>;
 
 constexpr int64_t MAX_ELEMENTS = int64_t{1} << 40;
 
-// None where the bytes are not all of it: the order of inputs lies beside them.
+// Nothing for a matrix whose inputs have an order: its bytes alone would be another matrix.
 std::optional<PackedBytes> packed_data(nb::handle_t<Matrix> handle) {
-  const Matrix& matrix = nb::cast<const Matrix&>(handle);
-  if (!matrix.input_order.empty()) return std::nullopt;
-  return PackedBytes(matrix.packed.data, {matrix.packed.num_bytes}, handle);
+  const PackedMatrix& packed = nb::cast<const Matrix&>(handle).packed;
+  if (packed.input_order) return std::nullopt;
+  return PackedBytes(packed.data, {packed.num_bytes}, handle);
 }
 
 uint64_t checksum_from_python(Device& device, ContiguousArray<const uint8_t, 1> bytes) {

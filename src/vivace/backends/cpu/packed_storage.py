@@ -29,7 +29,7 @@ class CpuPackedStorage:
         self._layouts = layouts
 
     def data(self, weight: Weight) -> NDArray[np.uint8] | None:
-        """All bytes of the matrix, a view."""
+        """All bytes of the matrix, a view; None where its inputs have an order, which no file of ours keeps."""
         return _native.packed_data(cast(_native.Matrix, weight.data))
 
     def checksum(self, data: NDArray[np.uint8]) -> int:
