@@ -18,6 +18,7 @@ from vivace.ops.program import Program, Weight
 
 Int32Array = NDArray[np.int32]
 Float32Array = NDArray[np.float32]
+Float64Array = NDArray[np.float64]
 UInt32Array = NDArray[np.uint32]
 
 KV_ELEMENT_BYTES: dict[str, int] = {"f32": 4, "bf16": 2, "f16": 2}
@@ -126,6 +127,10 @@ class Executable(Protocol):
     def run(self, inputs: StepInputs) -> Any:
         """Run one step and return logits [S, V] in the backend's own array type (float32, valid until the
         next run)."""
+        ...
+
+    def run_timed(self, inputs: StepInputs) -> Float64Array:
+        """Run one step; the seconds of each operation, in the program's order, and at the end of what is none."""
         ...
 
 
