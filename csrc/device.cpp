@@ -5,7 +5,7 @@
 namespace vivace {
 
 std::shared_ptr<Matrix> pack_matrix(Device& device, Layout layout, const uint8_t* stored, int64_t row_stride,
-                                    int64_t rows, int64_t columns) {
+                                    int64_t rows, int64_t columns, std::vector<int32_t> input_order) {
   const size_t num_bytes = packed_bytes(layout, rows, columns);
   Allocation memory = device.arena.allocate(num_bytes);
   const std::lock_guard turn(device.pool.turn());
@@ -13,7 +13,9 @@ std::shared_ptr<Matrix> pack_matrix(Device& device, Layout layout, const uint8_t
     pack(layout, stored, row_stride, rows, columns, memory.data, begin, end);
   });
   const PackedMatrix packed{layout, rows, columns, memory.data, num_bytes};
-  return std::make_shared<Matrix>(Matrix{packed, memory});
+  auto matrix = std::make_shared<Matrix>(Matrix{packed, memory, std::move(input_order)});
+  if (!matrix->input_order.empty()) matrix->packed.input_order = matrix->input_order.data();
+  return matrix;
 }
 
 std::shared_ptr<Vector> copy_vector(Device& device, const float* values, int64_t size) {

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "arena.h"
 #include "kernel_table.h"
@@ -22,6 +23,7 @@ struct Device {
 struct Matrix {
   PackedMatrix packed;
   Allocation memory;
+  std::vector<int32_t> input_order;  // what packed.input_order points to, if that is not null
 };
 
 struct Vector {
@@ -30,9 +32,9 @@ struct Vector {
   Allocation memory;
 };
 
-// Packs in parallel. `stored` holds `rows` rows, row_stride bytes apart.
+// Packs in parallel. `stored` holds `rows` rows, row_stride bytes apart. input_order: empty, or one number a column.
 std::shared_ptr<Matrix> pack_matrix(Device& device, Layout layout, const uint8_t* stored, int64_t row_stride,
-                                    int64_t rows, int64_t columns);
+                                    int64_t rows, int64_t columns, std::vector<int32_t> input_order = {});
 
 std::shared_ptr<Vector> copy_vector(Device& device, const float* values, int64_t size);
 

@@ -9,8 +9,9 @@
 namespace vivace {
 
 // One packed layout for each stored encoding, in the order of LAYOUTS in backends/cpu/backend.py.
-enum class Layout : int { F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K };
-inline constexpr int NUM_LAYOUTS = 11;
+enum class Layout : int { F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K, INT4_G32, INT4_G64, INT4_G128,
+                          INT8_CHANNEL, INT8_OUTLIER };
+inline constexpr int NUM_LAYOUTS = 16;
 
 // Outputs are computed in blocks of 16 rows of the matrix; the last block may be partial (N % 16 rows).
 inline constexpr int64_t OUTPUT_BLOCK = 16;
@@ -23,6 +24,8 @@ struct PackedMatrix {
   int64_t columns;      // K
   const uint8_t* data;  // aligned to 64 bytes
   size_t num_bytes;     // packed_bytes(layout, rows, columns)
+  // Null, or K numbers: packed column k is multiplied by x[input_order[k]].
+  const int32_t* input_order = nullptr;
 };
 
 // The same packed bytes serve every instruction set. Defined in linear/pack.cpp.
@@ -39,7 +42,7 @@ void pack(Layout layout, const uint8_t* stored_rows, int64_t row_stride, int64_t
 // The functions of one instruction set; members of KernelTable.
 struct LinearKernels {
   // Which prepared form of the activations the layout's kernel reads. 0: the float32 rows themselves, nothing to
-  // prepare. Matrices of one kind and K share one scratch.
+  // prepare. Matrices of one kind, K and input order share one scratch.
   int (*activation_kind)(Layout layout);
 
   // Bytes of scratch that M prepared rows need.
@@ -56,7 +59,7 @@ struct LinearKernels {
   void (*run)(const PackedMatrix& matrix, const float* x, int64_t ldx, const uint8_t* scratch, int64_t num_rows,
               float* y, int64_t ldy, const float* bias, int64_t block_begin, int64_t block_end);
 
-  // out[k] = W[row, k] * scale.
+  // out[input_order[k]] = W[row, k] * scale.
   void (*embedding_row)(const PackedMatrix& matrix, int64_t row, float scale, float* out);
 };
 

@@ -35,7 +35,7 @@ void Program::append(Op op) {
   if (auto* attention = std::get_if<AttentionOp>(&op)) {
     const KVLayer& layer = cache_->layer(attention->layer);
     const int64_t rows = attention_item_rows(attention->num_heads / layer.num_kv_heads);
-    const int64_t needed = attention_scratch_floats(layer.dtype, layer.head_dim, rows);
+    const int64_t needed = attention_scratch_floats(layer, rows);
     if (needed > attention_scratch_floats_) attention_scratch_floats_ = (needed + 15) / 16 * 16;
   }
   if (auto* embedding = std::get_if<EmbeddingOp>(&op)) {
@@ -49,7 +49,7 @@ void Program::set_output(Place output) {
   output_ = output;
 }
 
-// Parts of one activation kind share the prepared rows. Threads get contiguous shares of the weights' bytes, because
+// Parts of one activation kind and input order share the prepared rows. Threads get contiguous shares of the weights' bytes, because
 // bytes are what a decode step waits for and layouts differ in them.
 void Program::plan_linear(LinearOp& op) {
   const LinearKernels& kernels = device_->kernels.linear;
@@ -65,7 +65,8 @@ void Program::plan_linear(LinearOp& op) {
     const int kind = kernels.activation_kind(matrix.layout);
     part.prepares = kind != 0;
     for (size_t j = 0; j < i; ++j) {
-      if (kernels.activation_kind(op.parts[j].matrix->packed.layout) == kind) {
+      const Matrix& earlier = *op.parts[j].matrix;
+      if (kernels.activation_kind(earlier.packed.layout) == kind && earlier.input_order == part.matrix->input_order) {
         part.prepares = false;
         part.scratch = op.parts[j].scratch;
         break;

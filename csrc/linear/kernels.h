@@ -2,6 +2,7 @@
 #pragma once
 
 #include "linear/dense_tile.h"
+#include "linear/int8_row_tile.h"
 #include "linear/integer_tile.h"
 #include "linear/packing.h"
 
@@ -10,7 +11,19 @@ namespace vivace::VIVACE_ISA {
 using PrepareRow = void (*)(const float* x, int64_t columns, int64_t tile_rows, int64_t row, uint8_t* tile);
 
 // The form of activations that a layout's kernel reads. The int8 forms differ in what follows the scales.
-enum class Activations : int { FLOAT = 1, BFLOAT, INT8_SUM, INT8_OFFSET_8, INT8_OFFSET_16, INT8_OFFSET_128, INT8_Q6_K };
+// INT8_SUM_128 is padded to multiples of 128 inputs.
+enum class Activations : int {
+  FLOAT = 1,
+  BFLOAT,
+  INT8_SUM,
+  INT8_OFFSET_8,
+  INT8_OFFSET_16,
+  INT8_OFFSET_128,
+  INT8_Q6_K,
+  INT8_SUM_128,
+  TOKEN,
+  TOKEN_OUTLIERS
+};
 
 inline constexpr int MAX_TILE_ROWS = DENSE_TILE_ROWS > INTEGER_TILE_ROWS ? DENSE_TILE_ROWS : INTEGER_TILE_ROWS;
 
@@ -51,6 +64,17 @@ constexpr LayoutKernel dense_kernel() {
   return kernel;
 }
 
+template <bool OUTLIERS>
+constexpr LayoutKernel int8_row_kernel(Activations activations) {
+  LayoutKernel kernel{activations, INT8_ROW_TILE_ROWS, prepare_token_row<OUTLIERS>, {}};
+  const auto fill = [&]<int R>(const auto& self) {
+    kernel.tiles[R - 1] = int8_row_tile<OUTLIERS, R>;
+    if constexpr (R < INT8_ROW_TILE_ROWS) self.template operator()<R + 1>(self);
+  };
+  fill.template operator()<1>(fill);
+  return kernel;
+}
+
 // By Layout.
 inline constexpr LayoutKernel LAYOUT_KERNELS[NUM_LAYOUTS] = {
     dense_kernel<Layout::F32>(),
@@ -64,6 +88,11 @@ inline constexpr LayoutKernel LAYOUT_KERNELS[NUM_LAYOUTS] = {
     integer_kernel<Layout::Q4_K>(Activations::INT8_SUM),
     integer_kernel<Layout::Q5_K>(Activations::INT8_SUM),
     integer_kernel<Layout::Q6_K>(Activations::INT8_Q6_K),
+    integer_kernel<Layout::INT4_G32>(Activations::INT8_SUM_128),
+    integer_kernel<Layout::INT4_G64>(Activations::INT8_SUM),
+    integer_kernel<Layout::INT4_G128>(Activations::INT8_SUM),
+    int8_row_kernel<false>(Activations::TOKEN),
+    int8_row_kernel<true>(Activations::TOKEN_OUTLIERS),
 };
 
 VIVACE_INLINE const LayoutKernel& layout_kernel(Layout layout) { return LAYOUT_KERNELS[static_cast<int>(layout)]; }
@@ -73,6 +102,8 @@ VIVACE_INLINE int64_t prepared_row_bytes(const PackedMatrix& matrix) {
   switch (layout_kernel(matrix.layout).activations) {
     case Activations::FLOAT: return matrix.columns * 4;
     case Activations::BFLOAT: return (matrix.columns + 1) / 2 * 4;
+    case Activations::TOKEN: return TokenTile(matrix.columns, 1, false).row_bytes();
+    case Activations::TOKEN_OUTLIERS: return TokenTile(matrix.columns, 1, true).row_bytes();
     default: break;
   }
   const BlockGeometry geometry = block_geometry(matrix.layout);
@@ -80,10 +111,30 @@ VIVACE_INLINE int64_t prepared_row_bytes(const PackedMatrix& matrix) {
   return groups * (GROUP_INPUTS + 4 + 4 * (GROUP_INPUTS / geometry.scale_inputs));
 }
 
+// What a row has behind all tiles: its list of outliers, or the row in the order of packed columns; if both, the list
+// follows.
+struct RowAside {
+  int64_t ordered_bytes;
+  int64_t list_bytes;
+
+  VIVACE_INLINE explicit RowAside(const PackedMatrix& matrix)
+      : ordered_bytes(matrix.input_order ? matrix.columns * 4 : 0),
+        list_bytes(matrix.layout == Layout::INT8_OUTLIER ? outlier_list_bytes(matrix.columns) : 0) {}
+
+  VIVACE_INLINE int64_t bytes() const { return ordered_bytes + list_bytes; }
+};
+
 inline int activation_kind(Layout layout) { return static_cast<int>(layout_kernel(layout).activations); }
 
 inline size_t scratch_bytes(const PackedMatrix& matrix, int64_t num_rows) {
-  return static_cast<size_t>(prepared_row_bytes(matrix)) * static_cast<size_t>(num_rows);
+  return static_cast<size_t>(prepared_row_bytes(matrix) + RowAside(matrix).bytes()) * static_cast<size_t>(num_rows);
+}
+
+// x in the order of packed columns.
+VIVACE_INLINE const float* ordered_row(const PackedMatrix& matrix, const float* x, uint8_t* ordered) {
+  if (!matrix.input_order) return x;
+  for (int64_t k = 0; k < matrix.columns; ++k) std::memcpy(ordered + k * 4, x + matrix.input_order[k], 4);
+  return reinterpret_cast<const float*>(ordered);
 }
 
 inline void prepare(const PackedMatrix& matrix, const float* x, int64_t ldx, int64_t num_rows, uint8_t* scratch,
@@ -91,10 +142,17 @@ inline void prepare(const PackedMatrix& matrix, const float* x, int64_t ldx, int
   const LayoutKernel& kernel = layout_kernel(matrix.layout);
   const int64_t row_bytes = prepared_row_bytes(matrix);
   const RowTiles tiles(num_rows, kernel.tile_rows);
+  const RowAside beside(matrix);
   for (int64_t row = row_begin; row < row_end; ++row) {
     const int64_t tile = tiles.tile_of(row);
     const int64_t first = tiles.begin(tile);
-    kernel.prepare_row(x + row * ldx, matrix.columns, tiles.rows(tile), row - first, scratch + first * row_bytes);
+    uint8_t* aside = scratch + num_rows * row_bytes + row * beside.bytes();
+    const float* from = ordered_row(matrix, x + row * ldx, aside);
+    kernel.prepare_row(from, matrix.columns, tiles.rows(tile), row - first, scratch + first * row_bytes);
+    if (beside.list_bytes) {
+      list_outliers(from, matrix.columns, tiles.rows(tile), row - first, scratch + first * row_bytes,
+                    aside + beside.ordered_bytes);
+    }
   }
 }
 

@@ -45,6 +45,9 @@ void pack(Layout layout, const uint8_t* stored_rows, int64_t row_stride, int64_t
     case Layout::F32: return dense(pack_dense<uint32_t, 1>);
     case Layout::F16: return dense(pack_dense<uint16_t, 1>);
     case Layout::BF16: return dense(pack_dense<uint16_t, 2>);
+    case Layout::INT8_CHANNEL:
+    case Layout::INT8_OUTLIER:
+      return pack_int8_rows(stored_rows, row_stride, rows, columns, packed, block_begin, block_end);
     default: pack_quantized(layout, stored_rows, row_stride, rows, columns, packed, block_begin, block_end);
   }
 }

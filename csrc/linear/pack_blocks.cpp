@@ -103,6 +103,9 @@ void pack_quantized(Layout layout, const uint8_t* stored_rows, int64_t row_strid
     case Layout::Q5_1: return call(pack_blocks<Layout::Q5_1>);
     case Layout::Q4_K: return call(pack_blocks<Layout::Q4_K>);
     case Layout::Q5_K: return call(pack_blocks<Layout::Q5_K>);
+    case Layout::INT4_G32: return call(pack_blocks<Layout::INT4_G32>);
+    case Layout::INT4_G64: return call(pack_blocks<Layout::INT4_G64>);
+    case Layout::INT4_G128: return call(pack_blocks<Layout::INT4_G128>);
     default: return call(pack_blocks<Layout::Q6_K>);
   }
 }

@@ -1,4 +1,4 @@
-// Reads one block of a GGUF encoding: unsigned codes in the order of inputs, and scales for one lane of a packed block.
+// Reads one stored block: unsigned codes in the order of inputs, and scales for one lane of a packed block.
 #pragma once
 
 #include <cstdint>
@@ -63,6 +63,8 @@ void read_codes(const uint8_t* stored, uint8_t* codes) {
   } else if constexpr (L == Layout::Q5_K) {
     read_k_nibbles(stored + 48, codes);
     for (int i = 0; i < 256; ++i) codes[i] |= static_cast<uint8_t>((stored[16 + i % 32] >> (i / 32) & 1) << 4);
+  } else if constexpr (block_geometry(L).group_inputs > 0) {
+    for (int i = 0; i < block_geometry(L).group_inputs; i += 32) read_nibbles(stored + 4 + i / 2, codes + i);
   } else {
     read_q6_k(stored, codes);
   }
@@ -88,6 +90,9 @@ void copy_scales(const uint8_t* stored, int block, int lane, uint8_t* scales) {
     }
     std::memcpy(scales + lane * 2, stored, 2);
     std::memcpy(scales + 32 + lane * 2, stored + 2, 2);
+  } else if constexpr (G.group_inputs > 0) {
+    std::memcpy(scales + block * 32 + lane * 2, stored, 2);
+    scales[G.zeros_at() + block * 16 + lane] = stored[2];
   } else {
     std::memcpy(scales + block * 32 + lane * 2, stored, 2);
     if constexpr (G.affine) std::memcpy(scales + G.minimums_at() + block * 32 + lane * 2, stored + 2, 2);

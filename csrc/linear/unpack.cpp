@@ -30,6 +30,7 @@ int chunk_code(const uint8_t* chunk, int k, int lane) {
 struct ScaleAndMinimum {
   float scale;
   float minimum;  // as the format has it: subtracted by the K types, added by the others
+  int zero = 0;   // subtracted from the code
 };
 
 // Of group `group` (of scale_inputs) of a super-block.
@@ -42,6 +43,9 @@ ScaleAndMinimum read_scale(const uint8_t* scales, int group, int lane) {
   } else if constexpr (G.is_k_type()) {
     return {half_at(0) * static_cast<float>(scales[G.scales_at() + group * 16 + lane]),
             half_at(32) * static_cast<float>(scales[G.minimums_at() + group * 16 + lane])};
+  } else if constexpr (G.group_inputs > 0) {
+    const int own = group * G.scale_inputs / G.group_inputs;
+    return {half_at(own * 32), 0.0f, scales[G.zeros_at() + own * 16 + lane]};
   } else if constexpr (G.affine) {
     return {half_at(group * 32), half_at(G.minimums_at() + group * 32)};
   } else {
@@ -50,23 +54,24 @@ ScaleAndMinimum read_scale(const uint8_t* scales, int group, int lane) {
 }
 
 template <Layout L>
-void unpack_lane(const uint8_t* block, int64_t columns, int lane, float scale, float* out) {
+void unpack_lane(const uint8_t* block, int64_t columns, int lane, float scale, InputPlaces places, float* out) {
   constexpr BlockGeometry G = block_geometry(L);
   for (int64_t k = 0; k < columns; k += G.scale_inputs) {
     const int inside = static_cast<int>(k % G.superblock_inputs);
     const uint8_t* superblock = block + k / G.superblock_inputs * G.superblock_bytes();
     const uint8_t* chunk = superblock + G.scale_bytes() + inside / CHUNK_INPUTS * G.chunk_bytes();
-    const auto [factor, minimum] = read_scale<L>(superblock, inside / G.scale_inputs, lane);
+    const auto [factor, minimum, zero] = read_scale<L>(superblock, inside / G.scale_inputs, lane);
     for (int i = 0; i < G.scale_inputs; ++i) {
-      const int code = chunk_code<L>(chunk, inside % CHUNK_INPUTS + i, lane) - G.offset;
+      const int code = chunk_code<L>(chunk, inside % CHUNK_INPUTS + i, lane) - G.offset - zero;
       float value = factor * static_cast<float>(code);
-      if constexpr (G.affine) value = G.is_k_type() ? value - minimum : value + minimum;
-      out[k + i] = value * scale;
+      if constexpr (G.affine && G.group_inputs == 0) value = G.is_k_type() ? value - minimum : value + minimum;
+      out[places(k + i)] = value * scale;
     }
   }
 }
 
-void unpack_dense_lane(Layout layout, const uint8_t* block, int64_t columns, int lane, float scale, float* out) {
+void unpack_dense_lane(Layout layout, const uint8_t* block, int64_t columns, int lane, float scale, InputPlaces places,
+                       float* out) {
   for (int64_t k = 0; k < columns; ++k) {
     float value;
     if (layout == Layout::F32) {
@@ -76,7 +81,7 @@ void unpack_dense_lane(Layout layout, const uint8_t* block, int64_t columns, int
     } else {
       value = float_from_bfloat(load_u16(block + (k / 2 * OUTPUT_BLOCK + lane) * 4 + k % 2 * 2));
     }
-    out[k] = value * scale;
+    out[places(k)] = value * scale;
   }
 }
 
@@ -85,7 +90,8 @@ void unpack_dense_lane(Layout layout, const uint8_t* block, int64_t columns, int
 void unpack_row(const PackedMatrix& matrix, int64_t row, float scale, float* out) {
   const uint8_t* block = matrix.data + row / OUTPUT_BLOCK * block_bytes(matrix.layout, matrix.columns);
   const int lane = static_cast<int>(row % OUTPUT_BLOCK);
-  const auto call = [&](auto unpack) { unpack(block, matrix.columns, lane, scale, out); };
+  const InputPlaces places{matrix.input_order};
+  const auto call = [&](auto unpack) { unpack(block, matrix.columns, lane, scale, places, out); };
   switch (matrix.layout) {
     case Layout::Q8_0: return call(unpack_lane<Layout::Q8_0>);
     case Layout::Q4_0: return call(unpack_lane<Layout::Q4_0>);
@@ -95,7 +101,12 @@ void unpack_row(const PackedMatrix& matrix, int64_t row, float scale, float* out
     case Layout::Q4_K: return call(unpack_lane<Layout::Q4_K>);
     case Layout::Q5_K: return call(unpack_lane<Layout::Q5_K>);
     case Layout::Q6_K: return call(unpack_lane<Layout::Q6_K>);
-    default: unpack_dense_lane(matrix.layout, block, matrix.columns, lane, scale, out);
+    case Layout::INT4_G32: return call(unpack_lane<Layout::INT4_G32>);
+    case Layout::INT4_G64: return call(unpack_lane<Layout::INT4_G64>);
+    case Layout::INT4_G128: return call(unpack_lane<Layout::INT4_G128>);
+    case Layout::INT8_CHANNEL:
+    case Layout::INT8_OUTLIER: return call(unpack_int8_lane);
+    default: unpack_dense_lane(matrix.layout, block, matrix.columns, lane, scale, places, out);
   }
 }
 

@@ -1,7 +1,11 @@
 // The Python module `_native`: devices and the parameters that live on them. backends/cpu/_native.pyi has its types.
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <optional>
 
 #include "device.h"
 #include "dispatch.h"
@@ -22,14 +26,26 @@ std::shared_ptr<Device> make_device(int num_threads, const std::string& isa) {
   return std::make_shared<Device>(num_threads, *kernels);
 }
 
-std::shared_ptr<Matrix> pack_from_python(Device& device, int layout, ByteRows stored, int64_t columns) {
+std::vector<int32_t> checked_order(const std::optional<Ints1>& input_order, int64_t columns) {
+  if (!input_order) return {};
+  const std::vector<int32_t> order(input_order->data(), input_order->data() + length(*input_order));
+  const auto inside = [&](int32_t input) { return input >= 0 && input < columns; };
+  if (length(*input_order) != columns || !std::all_of(order.begin(), order.end(), inside)) {
+    throw nb::value_error("input_order is not an order of the columns");
+  }
+  return order;
+}
+
+std::shared_ptr<Matrix> pack_from_python(Device& device, int layout, ByteRows stored, int64_t columns,
+                                         const std::optional<Ints1>& input_order) {
   if (layout < 0 || layout >= NUM_LAYOUTS) throw nb::value_error("unknown layout");
   if (length(stored) < 1 || columns < 1) throw nb::value_error("an empty matrix");
   if (length(stored, 1) > 1 && stored.stride(1) != 1) throw nb::value_error("the bytes of a row must be contiguous");
   const uint8_t* data = stored.data();
   const int64_t rows = length(stored), stride = stored.stride(0);
+  std::vector<int32_t> order = checked_order(input_order, columns);
   nb::gil_scoped_release release;
-  return pack_matrix(device, static_cast<Layout>(layout), data, stride, rows, columns);
+  return pack_matrix(device, static_cast<Layout>(layout), data, stride, rows, columns, std::move(order));
 }
 
 // One product outside any program, for tests and measurements of the kernels alone.
@@ -89,7 +105,8 @@ NB_MODULE(_native, module) {
       .def(nb::new_(&make_device), "num_threads"_a, "isa"_a = "")
       .def_prop_ro("num_threads", [](const Device& device) { return device.pool.size(); })
       .def_prop_ro("isa", [](const Device& device) { return device.kernels.name; })
-      .def("pack", &pack_from_python, "layout"_a, "stored"_a.noconvert(), "columns"_a)
+      .def("pack", &pack_from_python, "layout"_a, "stored"_a.noconvert(), "columns"_a,
+           "input_order"_a.noconvert() = nb::none())
       .def(
           "vector",
           [](Device& device, Floats1 values) { return copy_vector(device, values.data(), length(values)); },

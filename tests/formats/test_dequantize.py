@@ -1,4 +1,4 @@
-"""Every encoding against the gguf package, bit for bit."""
+"""Every encoding of files against the gguf package, bit for bit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vivace.core.errors import EngineError, UnsupportedError
 from vivace.formats.dequantize import dequantize
 from vivace.formats.ggml_types import GGML_TYPES
 from vivace.formats.quantize_rtn import encode, quantize_q4_0, quantize_q8_0
-from vivace.formats.tensor import ENCODINGS, StoredTensor, row_bytes
+from vivace.formats.tensor import FILE_ENCODINGS, StoredTensor, row_bytes
 
 # Where half-precision numbers stand in a block: random bytes there would often be NaN or infinite.
 SCALE_BYTES = {
@@ -38,7 +38,7 @@ def random_stored(encoding: str, rows: int, columns: int, seed: int) -> StoredTe
     if encoding in ("f32", "f16", "bf16"):
         numbers = generator.standard_normal((rows, columns)).astype(np.float32) * 10
         data = encode(numbers, encoding).data
-    blocks = data.reshape(-1, ENCODINGS[encoding][1])
+    blocks = data.reshape(-1, FILE_ENCODINGS[encoding][1])
     for start in SCALE_BYTES.get(encoding, []):
         blocks[:, start + 1] &= 0xBF
     return StoredTensor(f"{encoding} seed {seed}", encoding, (rows, columns), data)
@@ -50,7 +50,7 @@ def assert_same_bits(actual: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_array_equal(actual.view(np.uint32), expected.view(np.uint32))
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", FILE_ENCODINGS)
 @pytest.mark.parametrize(("rows", "columns"), [(1, 256), (7, 512), (700, 1024)])
 def test_random_bytes_equal_the_gguf_package(encoding: str, rows: int, columns: int) -> None:
     tensor = random_stored(encoding, rows, columns, seed=rows)
@@ -65,7 +65,7 @@ def test_what_the_gguf_package_quantises(encoding: str) -> None:
     assert_same_bits(dequantize(tensor), gguf_dequantize(data, ggml_type(encoding)))
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", FILE_ENCODINGS)
 def test_shapes_other_than_matrices(encoding: str) -> None:
     matrix = random_stored(encoding, 6, 256, seed=1)
     cube = StoredTensor("cube", encoding, (2, 3, 256), matrix.data)
@@ -83,7 +83,7 @@ def test_scalar_and_unaligned_data() -> None:
     assert_same_bits(dequantize(StoredTensor("shifted", "f32", (2,), shifted)), numbers)
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", FILE_ENCODINGS)
 def test_selected_rows_are_the_rows(encoding: str) -> None:
     tensor = random_stored(encoding, 9, 256, seed=3)
     whole = dequantize(tensor)
@@ -116,7 +116,7 @@ def test_type_table_equals_the_gguf_package() -> None:
             sizes = (32, 36)
         if kind in GGML_TYPES:
             assert tuple(GGML_TYPES[kind]) == (kind.name, *sizes)
-    assert {kind.encoding for kind in GGML_TYPES.values()} - {None} == set(ENCODINGS)
+    assert {kind.encoding for kind in GGML_TYPES.values()} - {None} == set(FILE_ENCODINGS)
 
 
 @pytest.mark.parametrize("encoding", ["q8_0", "q4_0", "bf16", "f16", "f32"])

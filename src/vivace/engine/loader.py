@@ -12,6 +12,7 @@ from vivace.core.config import Choice, EngineConfig, ResolvedConfig
 from vivace.core.errors import RequestError
 from vivace.engine.backend import make_backend
 from vivace.engine.constraint_room import ConstraintRoom
+from vivace.engine.draft import LoadedDraft, load_draft, make_speculation
 from vivace.engine.engine import Engine
 from vivace.engine.memory import available_memory_bytes
 from vivace.engine.model_limits import ModelLimits
@@ -23,15 +24,13 @@ from vivace.formats.checkpoint import Checkpoint, open_checkpoint
 from vivace.models.decoder import build_decoder
 from vivace.models.gguf_config import spec_from_gguf
 from vivace.models.hf_config import read_config_file, read_hf_config
-from vivace.models.parameters import Parameters, Progress, dummy_parameters, load_parameters
+from vivace.models.parameters import QUANTIZED_ENCODINGS, Parameters, Progress, dummy_parameters, load_parameters
 from vivace.models.presets import preset_spec
 from vivace.models.spec import ModelSpec
 from vivace.ops.backend import Backend, KVSpec, StepLimits
 from vivace.runtime.batch import BatchBuilder
 from vivace.runtime.runner import Runner
 from vivace.schedule import BlockManager, ContinuousBatching, Scheduler, StaticBatching
-
-DUMMY_ENCODINGS = {"auto": "bf16", "f32": "f32", "bf16": "bf16", "int8": "q8_0", "int4": "q4_0"}
 
 
 @dataclass(slots=True)
@@ -67,7 +66,7 @@ def load_engine(config: EngineConfig, progress: Progress | None = None) -> Loade
     available_bytes = available_memory_bytes()  # before: pages of a mapped file count as free afterwards
     if config.load_format == "dummy":
         spec, tokenizer = _dummy_model(config)
-        encoding = DUMMY_ENCODINGS[config.quantization]
+        encoding = "bf16" if config.quantization == "auto" else QUANTIZED_ENCODINGS[config.quantization]
         parameters = dummy_parameters(spec, backend, encoding, config.seed, progress)
         packed = Choice("packed_cache", "off", "random weights")
     else:
@@ -81,9 +80,16 @@ def load_engine(config: EngineConfig, progress: Progress | None = None) -> Loade
                     waiting.result()  # an error in it should not take the minutes that packing may
                 parameters, packed = _load_parameters(config, spec, checkpoint, backend, cache, progress)
                 tokenizer = waiting.result()
-    available_bytes = max(0, available_bytes - parameters.num_bytes)
-    resolved = resolve(config, spec, weights_are_f32=_is_f32(parameters), available_bytes=available_bytes)
-    return _assemble(resolved, spec, tokenizer, backend, parameters, packed)
+    draft = load_draft(config, spec, tokenizer, backend)
+    draft_bytes = draft.parameters.num_bytes if draft else 0
+    resolved = resolve(
+        config,
+        spec,
+        weights_are_f32=parameters.layers[0].q.layout == "f32",
+        available_bytes=max(0, available_bytes - parameters.num_bytes - draft_bytes),
+        draft_block_bytes=draft.kv_spec.bytes_per_block if draft else 0,
+    )
+    return _assemble(config, resolved, spec, tokenizer, backend, parameters, draft, packed)
 
 
 def load_model_tokenizer(config: EngineConfig) -> Tokenizer:
@@ -111,16 +117,14 @@ def _load_parameters(
     return parameters, cache.finish()
 
 
-def _is_f32(parameters: Parameters) -> bool:
-    return parameters.layers[0].q.layout == "f32"
-
-
 def _assemble(
+    config: EngineConfig,
     resolved: ResolvedConfig,
     spec: ModelSpec,
     tokenizer: Tokenizer | None,
     backend: Backend,
     parameters: Parameters,
+    draft: LoadedDraft | None,
     packed: Choice,
 ) -> LoadedEngine:
     kv_spec = KVSpec(spec.num_layers, spec.num_kv_heads, spec.head_dim, resolved.block_size, resolved.kv_cache_dtype)
@@ -137,12 +141,16 @@ def _assemble(
     eos_ids = frozenset(spec.eos_token_ids) | (tokenizer.eos_ids if tokenizer else frozenset())
     scheduler = make_scheduler(resolved)
     kv_cache.track(scheduler.block_manager.references)
+    speculation, draft_cache = make_speculation(config, resolved, draft, backend, batch)
+    if draft_cache is not None:
+        draft_cache.track(scheduler.block_manager.references)
     engine = Engine(
         Runner(backend, executable, kv_cache, batch, hidden),
         scheduler,
         resolved,
         ModelLimits(spec.vocab_size, eos_ids),
         constraints=ConstraintRoom(tokenizer, eos_ids),
+        speculation=speculation,
     )
     return LoadedEngine(engine, tokenizer, spec, backend, parameters, kv_spec, (packed, *resolved.choices))
 

@@ -12,22 +12,25 @@ from vivace.core.errors import ModelFileError
 from vivace.formats.gguf import MAGIC, GGUFFile
 from vivace.formats.mapped_file import PICKLE_REFUSAL, is_pickle_name, map_file
 from vivace.formats.model_directory import model_file
+from vivace.formats.quantized_checkpoint import with_quantized_weights
 from vivace.formats.safetensors import SafetensorsFile
 from vivace.formats.safetensors_index import INDEX_NAME, read_weight_map
 from vivace.formats.tensor import StoredTensor
-from vivace.formats.tensor_table import TensorTable
+from vivace.formats.tensor_table import TensorSource
 
 SINGLE_FILE_NAME = "model.safetensors"
 
 
 class Checkpoint:
     """Tensors by name, zero-copy. Names are the file's own: `model.layers.0...` in safetensors, `blk.0...` in GGUF.
+    A quantised matrix that safetensors holds in several tensors (GPTQ, AWQ...) is one, `….weight`, unpacked anew on
+    each call.
 
     `metadata` is GGUF's metadata, or safetensors' `__metadata__` (of a sharded checkpoint: none).
     """
 
     def __init__(
-        self, path: str | PathLike[str], tables: Mapping[str, TensorTable], metadata: Mapping[str, Any]
+        self, path: str | PathLike[str], tables: Mapping[str, TensorSource], metadata: Mapping[str, Any]
     ) -> None:
         self.path = Path(path)
         self.metadata = metadata
@@ -47,7 +50,7 @@ class Checkpoint:
         """The shape alone, of any type. Raises ModelFileError if there is no such tensor."""
         if name not in self._tables:
             raise ModelFileError(self.path, "the checkpoint has no such tensor", field=name)
-        return self._tables[name].entry(name).shape
+        return self._tables[name].shape(name)
 
     def __contains__(self, name: object) -> bool:
         return name in self._tables
@@ -82,12 +85,17 @@ def open_gguf(path: str | PathLike[str]) -> Checkpoint:
 
 
 def open_safetensors(path: str | PathLike[str]) -> Checkpoint:
-    """One safetensors file, or a directory with `model.safetensors` or shards and their index."""
+    """One safetensors file, or a directory with `model.safetensors` or shards and their index.
+
+    Quantised weights are understood in directories, whose config.json says how they are stored.
+    """
     if not Path(path).is_dir():
         return _safetensors_checkpoint(SafetensorsFile.open(path), path)
     single = model_file(path, SINGLE_FILE_NAME)
     if single.exists():
-        return _safetensors_checkpoint(SafetensorsFile.open(single), single)
+        file = SafetensorsFile.open(single)
+        tables = with_quantized_weights(Path(path), dict.fromkeys(file.tensors, file.tensors))
+        return Checkpoint(single, tables, file.metadata)
     if model_file(path, INDEX_NAME).exists():
         return _open_shards(Path(path))
     raise ModelFileError(path, _missing_weights(Path(path)))
@@ -112,7 +120,8 @@ def _open_shards(directory: Path) -> Checkpoint:
     for name, shard in weight_map.items():
         if name not in tables[shard]:
             raise ModelFileError(paths[shard], f"lacks this tensor, which {INDEX_NAME} places here", field=name)
-    return Checkpoint(directory, {name: tables[shard] for name, shard in weight_map.items()}, {})
+    by_name = {name: tables[shard] for name, shard in weight_map.items()}
+    return Checkpoint(directory, with_quantized_weights(directory, by_name), {})
 
 
 def _missing_weights(directory: Path) -> str:

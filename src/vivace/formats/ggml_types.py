@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from vivace.formats.tensor import ENCODINGS
+from vivace.formats.tensor import FILE_ENCODINGS
 
 
 class GGMLType(NamedTuple):
@@ -17,9 +17,9 @@ class GGMLType(NamedTuple):
 
     @property
     def encoding(self) -> str | None:
-        """The key into ENCODINGS, or None where the type cannot be a weight here."""
+        """The key into FILE_ENCODINGS, or None where the type cannot be a weight here."""
         name = self.name.lower()
-        return name if name in ENCODINGS else None
+        return name if name in FILE_ENCODINGS else None
 
 
 GGML_TYPES: dict[int, GGMLType] = {

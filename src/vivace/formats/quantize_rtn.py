@@ -1,4 +1,5 @@
-"""Round-to-nearest: float32 weights into stored encodings, bit for bit what ggml's reference writes."""
+"""Round-to-nearest: float32 weights into stored encodings, bit for bit what ggml's reference writes, and into plain
+codes with scales by group or by row."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vivace.core.errors import UnsupportedError
+from vivace.formats.quantized_matrix import QuantizedMatrix
 from vivace.formats.tensor import ENCODINGS, StoredTensor, row_bytes
 
 _CHUNK_ELEMENTS = 1 << 18  # temporaries of a chunk take some 10 MB, whatever the matrix
@@ -40,6 +42,56 @@ def quantize_q8_0(weights_ND: NDArray[np.float32]) -> NDArray[np.uint8]:
 def quantize_q4_0(weights_ND: NDArray[np.float32]) -> NDArray[np.uint8]:
     """q4_0 rows, uint8 [N, D / 32 * 18]. D must be a multiple of 32; errors as `encode`."""
     return encode(weights_ND, "q4_0").data
+
+
+def quantize_matrix(
+    weights_NK: NDArray[np.float32], bits: int, group_size: int, symmetric: bool = True, name: str = ""
+) -> QuantizedMatrix:
+    """Each weight at the nearest of its group's 2**bits levels. `group_size` inputs share them; -1: all of a row.
+
+    Symmetric levels lie around zero, the largest magnitude half a step beyond the last of one side: scale =
+    2 max|w| / (2**bits - 1), zero point 2**(bits - 1), as GPTQ and compressed-tensors have it. Others go from the
+    smallest to the largest weight, zero included, which has a level of its own. Raises UnsupportedError for bits
+    outside 2 to 8, a group of no inputs, or weights that are not finite.
+    """
+    num_rows, num_columns = weights_NK.shape
+    size = num_columns if group_size == -1 else group_size
+    if not 2 <= bits <= 8 or size < 1:
+        raise UnsupportedError(
+            f"{bits} bits in groups of {group_size}; 2 to 8 bits and groups of 1 input or more can be"
+        )
+    groups_K = np.arange(num_columns) // size
+    codes_NK = np.empty((num_rows, num_columns), np.uint8)
+    scales_NG = np.empty((num_rows, -(-num_columns // size)), np.float32)
+    zeros_NG = np.empty(scales_NG.shape, np.uint8)
+    rows_at_once = max(1, _CHUNK_ELEMENTS // max(1, num_columns))
+    for start in range(0, num_rows, rows_at_once):
+        rows = slice(start, start + rows_at_once)
+        weights = np.asarray(weights_NK[rows], np.float32)
+        scale, zero = _group_levels(weights, bits, size, symmetric, name)
+        levels = np.rint(weights / scale[:, groups_K]) + zero[:, groups_K]
+        codes_NK[rows] = levels.clip(0, 2**bits - 1)
+        scales_NG[rows], zeros_NG[rows] = scale, zero
+    return QuantizedMatrix(bits, size, codes_NK, scales_NG, zeros_NG)
+
+
+def _group_levels(
+    weights: NDArray[np.float32], bits: int, size: int, symmetric: bool, name: str
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Scale and zero point of each group. A group of zeros has the scale 1: codes at the zero point are exact."""
+    starts = np.arange(0, weights.shape[1], size)
+    low = np.minimum(np.minimum.reduceat(weights, starts, axis=1), np.float32(0))
+    high = np.maximum(np.maximum.reduceat(weights, starts, axis=1), np.float32(0))
+    with np.errstate(over="ignore", invalid="ignore"):
+        width = 2 * np.maximum(high, -low) if symmetric else high - low
+    if not np.isfinite(width).all():
+        raise UnsupportedError(f"{name!r}: weights that are not finite, or near the largest float, have no levels")
+    scale: NDArray[np.float32] = (width / np.float32(2**bits - 1)).astype(np.float32, copy=False)
+    scale[scale < np.finfo(np.float32).tiny] = 1
+    zero = np.rint(-low / scale)
+    if symmetric:
+        zero[:] = 2 ** (bits - 1)
+    return scale, zero
 
 
 def _encode_rows(weights_ND: NDArray[np.float32], encoding: str, name: str) -> NDArray[np.uint8]:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from vivace.core.errors import EngineError
 
-# encoding -> (elements a block, bytes a block). GGUF block encodings run along the last dimension.
-ENCODINGS: dict[str, tuple[int, int]] = {
+# encoding -> (elements a block, bytes a block). Blocks run along the last dimension. Those of tensors in files:
+FILE_ENCODINGS: dict[str, tuple[int, int]] = {
     "f32": (1, 4),
     "f16": (1, 2),
     "bf16": (1, 2),
@@ -25,15 +25,32 @@ ENCODINGS: dict[str, tuple[int, int]] = {
     "q6_k": (256, 210),
 }
 
+# What quantised checkpoints become (stored_matrix.py). int4_g*: f16 scale, u8 zero point, a byte 0, nibbles by 32
+# inputs as in q4_0; value = scale * (code - zero). int8_channel (activations int8 with a scale a token) and
+# int8_outlier (LLM.int8: activations of 6.0 and more stay floats): an f32 scale in front of the row, then int8 codes.
+ENCODINGS: dict[str, tuple[int, int]] = FILE_ENCODINGS | {
+    "int4_g32": (32, 20),
+    "int4_g64": (64, 36),
+    "int4_g128": (128, 68),
+    "int8_channel": (1, 1),
+    "int8_outlier": (1, 1),
+}
+ROW_HEADER_BYTES: dict[str, int] = {"int8_channel": 4, "int8_outlier": 4}
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredTensor:
-    """`data` is uint8 [rows, bytes of a row] (a vector has one row); blocks never cross a row's end."""
+    """`data` is uint8 [rows, bytes of a row] (a vector has one row); blocks never cross a row's end.
+
+    `input_order` is a matrix's, where its columns are not stored in the order of inputs: stored column j holds input
+    `input_order[j]` (GPTQ's activation order, sorted so that a group's columns lie together).
+    """
 
     name: str
     encoding: str
     shape: tuple[int, ...]
     data: NDArray[np.uint8]
+    input_order: NDArray[np.int32] | None = None
 
     @property
     def num_rows(self) -> int:
@@ -48,7 +65,7 @@ class StoredTensor:
         if len(self.shape) != 2:
             raise EngineError(f"{self.name}: select_rows needs a matrix, not shape {self.shape}")
         data = self.data[rows]
-        return StoredTensor(self.name, self.encoding, (data.shape[0], self.shape[1]), data)
+        return StoredTensor(self.name, self.encoding, (data.shape[0], self.shape[1]), data, self.input_order)
 
 
 def row_bytes(encoding: str, num_columns: int) -> int:
@@ -56,4 +73,4 @@ def row_bytes(encoding: str, num_columns: int) -> int:
     block_elements, block_bytes = ENCODINGS[encoding]
     if num_columns % block_elements:
         raise EngineError(f"{encoding} rows hold multiples of {block_elements} elements, not {num_columns}")
-    return num_columns // block_elements * block_bytes
+    return ROW_HEADER_BYTES.get(encoding, 0) + num_columns // block_elements * block_bytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from vivace.formats.tensor import ENCODINGS, StoredTensor, row_bytes
+from vivace.formats.tensor import ENCODINGS, ROW_HEADER_BYTES, StoredTensor, row_bytes
 
 STANDARD_DEVIATION = 0.02  # of all weights, about that of trained models
 POOL_BLOCKS = 65_521  # a prime: repeating the pool shifts it from row to row, so that no two rows are equal
@@ -22,7 +22,12 @@ HALVES: dict[str, dict[int, float]] = {
     "q4_k": {0: 0.0051, 2: 7.5 * 0.0051},
     "q5_k": {0: 0.0026, 2: 15.5 * 0.0026},
     "q6_k": {208: 0.00073},
+    "int4_g32": {0: 0.217},
+    "int4_g64": {0: 0.217},
+    "int4_g128": {0: 0.217},
 }
+ZERO_POINTS = {"int4_g32": 2, "int4_g64": 2, "int4_g128": 2}  # where the byte lies; 8 is the middle
+INT8_STEP = 0.0135  # of int8 rows, as of q8_0
 
 
 class DummyTensors:
@@ -32,21 +37,33 @@ class DummyTensors:
         self.encoding = encoding
         self.random = np.random.default_rng(seed)
         self.pools: dict[str, NDArray[np.uint8]] = {}
-        self.matrices: dict[tuple[int, ...], StoredTensor] = {}
+        self.matrices: dict[tuple[str, tuple[int, ...]], StoredTensor] = {}
 
-    def matrix(self, name: str, shape: tuple[int, ...]) -> StoredTensor:
-        """Equal shapes share their bytes."""
-        if shape not in self.matrices:
-            encoding = fitting_encoding(self.encoding, shape[-1])
-            num_bytes = row_bytes(encoding, shape[-1])
-            data = np.resize(self._pool(encoding), shape[0] * num_bytes).reshape(shape[0], num_bytes)
-            self.matrices[shape] = StoredTensor(name, encoding, shape, data)
-        shared = self.matrices[shape]
+    def matrix(self, name: str, shape: tuple[int, ...], encoding: str | None = None) -> StoredTensor:
+        """In `encoding` if given, else that of all. Equal shapes of one encoding share their bytes."""
+        key = fitting_encoding(encoding or self.encoding, shape[-1]), shape
+        if key not in self.matrices:
+            num_bytes = row_bytes(key[0], shape[-1])
+            data = np.resize(self._pool(key[0]), shape[0] * num_bytes).reshape(shape[0], num_bytes)
+            if key[0] in ROW_HEADER_BYTES:
+                data[:, : ROW_HEADER_BYTES[key[0]]] = self._row_scales(shape[0])
+            self.matrices[key] = StoredTensor(name, key[0], shape, data)
+        shared = self.matrices[key]
         return StoredTensor(name, shared.encoding, shape, shared.data)
+
+    def _row_scales(self, num_rows: int) -> NDArray[np.uint8]:
+        """Of either sign: two's complement has one level more below 0."""
+        scales = self.random.choice((-1.0, 1.0), (num_rows, 1)) * INT8_STEP * STANDARD_DEVIATION
+        return scales.astype("<f4").view(np.uint8)
 
     def _pool(self, encoding: str) -> NDArray[np.uint8]:
         if encoding not in self.pools:
-            self.pools[encoding] = self._float_pool(encoding) if encoding in FLOATS else self._block_pool(encoding)
+            if encoding in ROW_HEADER_BYTES:
+                self.pools[encoding] = self.random.integers(0, 256, POOL_BLOCKS, np.uint8)
+            else:
+                self.pools[encoding] = (
+                    self._float_pool(encoding) if encoding in FLOATS else self._block_pool(encoding)
+                )
         return self.pools[encoding]
 
     def _float_pool(self, encoding: str) -> NDArray[np.uint8]:
@@ -64,6 +81,8 @@ class DummyTensors:
         for offset, value in HALVES[encoding].items():
             halves = (signs * value * STANDARD_DEVIATION).astype("<f2")
             blocks[:, offset : offset + 2] = halves.view(np.uint8).reshape(-1, 2)
+        if encoding in ZERO_POINTS:
+            blocks[:, ZERO_POINTS[encoding]] = 8
         return blocks.reshape(-1)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from vivace.core.errors import ModelFileError
+from vivace.formats.config_json import CONFIG_NAME, read_config_json
 from vivace.formats.model_directory import model_file
 from vivace.models.config_fields import ConfigFields
 from vivace.models.families import FAMILIES, Family, sliding_windows
@@ -16,8 +15,6 @@ from vivace.models.hf_rope import read_ropes
 from vivace.models.spec import LIMITS, ModelSpec
 from vivace.ops.program import Activation
 
-CONFIG_NAME = "config.json"
-MAX_CONFIG_BYTES = 4 << 20
 TEXT_MODEL_TYPES = {"gemma3_text": "gemma3"}  # model_type: family, where they differ
 MODEL_TYPES = sorted({*FAMILIES, *TEXT_MODEL_TYPES})
 # Of a model with images, beside its text_config.
@@ -40,21 +37,6 @@ def read_hf_config(directory: str | PathLike[str]) -> ModelSpec:
 def read_config_file(path: Path) -> ModelSpec:
     """The spec in a file of config.json's form, whatever its name. Raises ModelFileError naming the key at fault."""
     return spec_from_hf_config(read_config_json(path), path)
-
-
-def read_config_json(path: Path) -> Mapping[str, Any]:
-    """A config.json as an object. NaN and infinities are read, and refused where a number is wanted."""
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise ModelFileError(path, f"larger than {MAX_CONFIG_BYTES} bytes")
-        config = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise ModelFileError(path, "no such file; a model directory needs its config.json") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelFileError(path, f"cannot be read as JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ModelFileError(path, "must hold a JSON object")
-    return config
 
 
 def spec_from_hf_config(config: Mapping[str, Any], path: str | PathLike[str] = CONFIG_NAME) -> ModelSpec:
@@ -117,11 +99,7 @@ def _text_model(fields: ConfigFields) -> tuple[ConfigFields, Family]:
 def _refuse_what_nothing_serves(fields: ConfigFields) -> None:
     if fields.flag("use_bidirectional_attention", False):
         raise fields.error("use_bidirectional_attention", "only causal attention is supported")
-    quantization = fields.section("quantization_config")
-    if quantization is not None:
-        method = quantization.text("quant_method", "unknown")
-        reason = f"weights packed by {method!r:.80} cannot be read; use the unquantised checkpoint or a GGUF file"
-        raise fields.error("quantization_config", reason)
+    fields.section("quantization_config")  # must be an object; what it says is the checkpoint reader's to judge
 
 
 def _head_dim(fields: ConfigFields, family: Family, hidden_size: int, num_heads: int) -> int:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from vivace.core.errors import ModelFileError
 from vivace.formats.dequantize import dequantize
+from vivace.formats.quantize_rtn import quantize_matrix
+from vivace.formats.stored_matrix import Activations, stored_matrix
 from vivace.formats.tensor import ENCODINGS, StoredTensor
 from vivace.models.dummy import DummyTensors
 from vivace.models.parameter_shapes import Shape, layer_shapes, model_shapes
@@ -22,10 +24,20 @@ from vivace.models.weight_names import WeightSource, weight_names
 from vivace.ops.backend import Backend
 from vivace.ops.program import Weight
 
-Quantization = Literal["f32", "bf16", "int8", "int4"]
+Quantization = Literal["f32", "bf16", "int8", "int4", "w8a8", "llm_int8"]
 Progress = Callable[[int, int], None]  # (parameters done, parameters in all)
 
-QUANTIZED_ENCODINGS: dict[Quantization, str] = {"f32": "f32", "bf16": "bf16", "int8": "q8_0", "int4": "q4_0"}
+QUANTIZED_ENCODINGS: dict[Quantization, str] = {
+    "f32": "f32",
+    "bf16": "bf16",
+    "int8": "q8_0",
+    "int4": "q4_0",
+    "w8a8": "int8_channel",
+    "llm_int8": "int8_outlier",
+}
+# int8 by rows rounds a token's activations with one scale: for the layers. lm_head (a tied table) is as for "int8".
+ROW_ACTIVATIONS: dict[str, Activations] = {"int8_channel": "token", "int8_outlier": "outlier"}
+LM_HEAD_ENCODING = "q8_0"
 FLOAT_ENCODINGS = frozenset({"f32", "f16", "bf16"})
 
 
@@ -112,8 +124,8 @@ def load_parameters(
     """Packs every parameter of `spec` from the checkpoint, one at a time.
 
     `quantization` re-encodes float matrices that take part in a product (lm_head, and so a tied table, included)
-    by round-to-nearest where their width allows; matrices that are stored quantised stay as they are.
-    `progress(done, total)` counts parameters. A matrix that `packed` holds is not read from the checkpoint; it is
+    by round-to-nearest where their width allows; matrices that are stored quantised stay as they are. "w8a8" and
+    "llm_int8" leave lm_head at int8 by groups. `progress(done, total)` counts parameters. A matrix that `packed` holds is not read from the checkpoint; it is
     told of the others. Raises ModelFileError naming the tensor if one is missing or its shape is not the spec's.
     """
     loader = _Loader(spec, checkpoint, backend, quantization, packed)
@@ -129,17 +141,18 @@ def dummy_parameters(
     """
     source = DummyTensors(encoding, seed)
     storage = backend.packed_storage
-    of_shape: dict[Shape, Weight] = {}
+    of_kind: dict[tuple[Shape, str], Weight] = {}
 
     def parameter(name: str, layer: int | None, shape: Shape) -> Weight:
         full_name = parameter_name(name, layer)
         if len(shape) == 1:
             fill = 1.0 if name.endswith("norm") else 0.0
             return backend.vector(full_name, np.full(shape, fill, np.float32))
-        if storage is not None and shape in of_shape:
-            return storage.copy(full_name, of_shape[shape])
-        of_shape[shape] = backend.pack(full_name, source.matrix(full_name, shape))
-        return of_shape[shape]
+        kind = (shape, encoding_of(name, encoding))
+        if storage is not None and kind in of_kind:
+            return storage.copy(full_name, of_kind[kind])
+        of_kind[kind] = backend.pack(full_name, source.matrix(full_name, *kind))
+        return of_kind[kind]
 
     return _build(spec, backend, parameter, progress)
 
@@ -147,6 +160,12 @@ def dummy_parameters(
 def parameter_name(name: str, layer: int | None) -> str:
     """`layers.3.q` or `lm_head`: our own name, whatever the file calls it."""
     return name if layer is None else f"layers.{layer}.{name}"
+
+
+def encoding_of(name: str, encoding: str) -> str:
+    """What the matrix `name` becomes when the model's become `encoding`."""
+    is_table = name in ("lm_head", "token_embedding")
+    return LM_HEAD_ENCODING if is_table and encoding in ROW_ACTIVATIONS else encoding
 
 
 def _build(
@@ -210,12 +229,18 @@ class _Loader:
         self._refuse_ignored_tensors()
 
     def _refuse_ignored_tensors(self) -> None:
-        """A bias or norm that the spec does not ask for would be left out in silence, and the text be wrong."""
+        """A bias or norm that the spec does not ask for would be left out in silence, and the text be wrong.
+
+        Biases of zeros pass: AutoGPTQ gave one to every matrix that it packed.
+        """
         wanted = layer_shapes(self.spec)
         for name in self.sources.layer_names:
-            stored = self.sources.layer(name, 0, 0).name
-            if name not in wanted and stored in self.stored_names:
-                raise ModelFileError(self.checkpoint.path, "the configuration does not ask for it", field=stored)
+            for layer in range(self.spec.num_layers):
+                stored = self.sources.layer(name, layer, 0).name
+                if name in wanted or stored not in self.stored_names:
+                    continue
+                if not name.endswith("_bias") or dequantize(self.checkpoint.tensor(stored)).any():
+                    raise ModelFileError(self.checkpoint.path, "the configuration does not ask for it", field=stored)
 
     def parameter(self, name: str, layer: int | None, shape: Shape) -> Weight:
         full_name = parameter_name(name, layer)
@@ -252,6 +277,10 @@ class _Loader:
         multiplies = name != "token_embedding" or self.spec.tied_embeddings
         if self.encoding is None or not multiplies or matrix.encoding not in FLOAT_ENCODINGS:
             return matrix
-        if matrix.encoding == self.encoding or matrix.num_columns % ENCODINGS[self.encoding][0]:
+        encoding = encoding_of(name, self.encoding)
+        if matrix.encoding == encoding or matrix.num_columns % ENCODINGS[encoding][0]:
             return matrix
-        return self.backend.encode(matrix, self.encoding)
+        if encoding not in ROW_ACTIVATIONS:
+            return self.backend.encode(matrix, encoding)
+        rounded = quantize_matrix(dequantize(matrix), 8, -1, name=matrix.name)
+        return stored_matrix(matrix.name, rounded, ROW_ACTIVATIONS[encoding])

@@ -32,7 +32,10 @@ from vivace.ops.backend import (
 from vivace.ops.program import Program, Rows, Weight
 
 # csrc/linear.h and csrc/kv_layout.h count them in this order.
-LAYOUTS = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k")
+LAYOUTS = (
+    *("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k"),
+    *("int4_g32", "int4_g64", "int4_g128", "int8_channel", "int8_outlier"),
+)
 KV_DTYPES = get_args(KVDtype)
 SPARE_RECENT_BLOCKS = 64  # a look for unused ones is worth it only once there are so many more than used ones
 MAX_THREADS = 1024
@@ -175,7 +178,10 @@ class CpuBackend:
         rows, columns = tensor.shape
         if tensor.data.shape != (rows, row_bytes(tensor.encoding, columns)):
             raise EngineError(f"{name}: {tensor.data.shape} bytes do not hold {tensor.shape} of {tensor.encoding}")
-        data = self._device.pack(LAYOUTS.index(tensor.encoding), tensor.data, columns)
+        order = None if tensor.input_order is None else np.ascontiguousarray(tensor.input_order, np.int32)
+        if order is not None and not np.array_equal(np.sort(order), np.arange(columns)):
+            raise EngineError(f"{name}: input_order is not an order of its {columns} inputs")
+        data = self._device.pack(LAYOUTS.index(tensor.encoding), tensor.data, columns, order)
         return Weight(name, (rows, columns), tensor.encoding, data.num_bytes, data)
 
     def vector(self, name: str, values: Float32Array) -> Weight:

@@ -27,6 +27,7 @@ from vivace.ops.backend import (
     TopLogprobs,
 )
 from vivace.ops.program import Program, Value, Weight
+from vivace.ops.reference_activations import ACTIVATION_ROUNDING
 
 FloatArray = NDArray[Any]
 
@@ -84,15 +85,16 @@ class ReferenceBackend:
         return encode(dequantize(tensor), encoding, tensor.name)
 
     def pack(self, name: str, tensor: StoredTensor) -> Weight:
-        """The matrix, decoded. Layout `f32`."""
-        return self._weight(name, dequantize(tensor))
+        """The matrix, decoded. Layout `f32`, or the encoding's name where it says how activations are read."""
+        layout = tensor.encoding if tensor.encoding in ACTIVATION_ROUNDING else "f32"
+        return self._weight(name, dequantize(tensor), layout)
 
     def vector(self, name: str, values: Float32Array) -> Weight:
-        return self._weight(name, values)
+        return self._weight(name, values, "f32")
 
-    def _weight(self, name: str, values: FloatArray) -> Weight:
+    def _weight(self, name: str, values: FloatArray, layout: str) -> Weight:
         data = np.array(values, dtype=self.dtype)  # a copy: nothing stored is referenced afterwards
-        return Weight(name, data.shape, "f32", data.nbytes, data)
+        return Weight(name, data.shape, layout, data.nbytes, data)
 
     def kv_cache(self, spec: KVSpec, num_blocks: int) -> ReferenceKVCache:
         return ReferenceKVCache(spec, num_blocks, self.dtype)
@@ -163,9 +165,8 @@ class _Step:
                 result = reference.embedding(_array(table), self.inputs.token_ids_T, scale)
             case ir.RmsNorm(x, weight, eps, groups):
                 result = reference.rms_norm(self.read(x), _array(weight), eps, groups)
-            case ir.Linear(x, weights, biases):
-                arrays = [None if bias is None else _array(bias) for bias in biases]
-                result = reference.linear(self.read(x), [_array(weight) for weight in weights], arrays)
+            case ir.Linear():
+                result = self._linear(op)
             case ir.RopeTable(inv_freq, scale):
                 result = reference.rope_table(self.inputs.positions_T, _array(inv_freq), scale)
             case ir.Rope(x, table, head_dim):
@@ -188,6 +189,15 @@ class _Step:
 
     def _write_kv(self, op: ir.KVWrite) -> None:
         self.kv_cache.write(op.layer, self.read(op.k), self.read(op.v), self.inputs.slots_T)
+
+    def _linear(self, op: ir.Linear) -> FloatArray:
+        x_TD = self.read(op.x)
+        parts = []
+        for weight, bias in zip(op.weights, op.biases, strict=True):
+            rounding = ACTIVATION_ROUNDING.get(weight.layout)
+            read_TD = x_TD if rounding is None else rounding(x_TD)
+            parts.append(reference.linear(read_TD, [_array(weight)], [None if bias is None else _array(bias)]))
+        return np.concatenate(parts, axis=1)
 
     def _attention(self, op: ir.Attention) -> FloatArray:
         result = reference.paged_attention(
