@@ -1,9 +1,9 @@
 """What each operation of a step must do at least: bytes moved, arithmetic, and the unit that does it.
 
 Matrices are read once a step; a table by the rows that are looked up. Attention reads each sequence's keys and
-values once, for all query heads. Activations are float32 rows, read and written once by each operation: in decode they
-stay in the caches, in a chunk of 512 tokens they do not. A multiplication and an addition are two operations; the few
-of an element outside products and attention are counted roughly.
+values once, for all query heads. Activations are float32 rows, read and written once by each operation: in decode
+they stay in the caches, in a chunk of 512 tokens they do not. A multiplication and an addition are two operations;
+the few of an element outside products and attention are counted roughly.
 """
 
 from __future__ import annotations

@@ -161,8 +161,8 @@ def _profile_phase(
 
 
 def middle_mean(timed_RN: Float64Array) -> Float64Array:
-    """Seconds of each of N operations: the mean over the middle half of R runs by their totals, so that the sum of the
-    result is that of real steps, and a step that the machine was kept from does not count."""
+    """Seconds of each of N operations: the mean over the middle half of R runs by their totals. The sum of the result
+    is that of real steps, and a step that the machine was kept from does not count."""
     order = np.argsort(timed_RN.sum(axis=1), kind="stable")
     drop = len(order) // 4
     mean: Float64Array = timed_RN[order[drop : len(order) - drop]].mean(axis=0)

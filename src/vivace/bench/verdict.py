@@ -51,10 +51,9 @@ def _seconds(loss: tuple[float, Group]) -> float:
 def _overhead(profile: PhaseProfile) -> str:
     engine = profile.engine
     whole = profile.step_s + engine.total_s
-    text = (
-        f"outside kernels: {(engine.python_s + profile.between_s) / whole:.1%} of a step (Python "
-        f"{1e3 * engine.python_s:.2f} ms, checks {1e3 * profile.between_s:.3f} ms); sampling {1e3 * engine.sampling_s:.2f} ms"
-    )
+    share = (engine.python_s + profile.between_s) / whole
+    parts = f"Python {1e3 * engine.python_s:.2f} ms, checks {1e3 * profile.between_s:.3f} ms"
+    text = f"outside kernels: {share:.1%} of a step ({parts}); sampling {1e3 * engine.sampling_s:.2f} ms"
     if profile.barrier_s is None:
         return text
     share = profile.barrier_s * profile.num_barriers / whole

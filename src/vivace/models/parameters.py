@@ -125,8 +125,9 @@ def load_parameters(
 
     `quantization` re-encodes float matrices that take part in a product (lm_head, and so a tied table, included)
     by round-to-nearest where their width allows; matrices that are stored quantised stay as they are. "w8a8" and
-    "llm_int8" leave lm_head at int8 by groups. `progress(done, total)` counts parameters. A matrix that `packed` holds is not read from the checkpoint; it is
-    told of the others. Raises ModelFileError naming the tensor if one is missing or its shape is not the spec's.
+    "llm_int8" leave lm_head at int8 by groups. `progress(done, total)` counts parameters. A matrix that `packed`
+    holds is not read from the checkpoint; it is told of the others. Raises ModelFileError naming the tensor if one is
+    missing or its shape is not the spec's.
     """
     loader = _Loader(spec, checkpoint, backend, quantization, packed)
     return _build(spec, backend, loader.parameter, progress)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vivace.core.config import KVDtype
+from vivace.formats.packed_file import PackedEntry
 from vivace.formats.tensor import StoredTensor
 from vivace.ops.program import Program, Weight
 
@@ -186,8 +187,9 @@ class PackedReader(Protocol):
 
     note: str  # how, for `vivace doctor`
 
-    def matrix(self, name: str, layout: str, shape: tuple[int, int], offset: int, checksum: int) -> Weight | None:
-        """The matrix at `offset`; None if it is not there whole, or its checksum is another."""
+    def matrix(self, entry: PackedEntry, order: PackedEntry | None = None) -> Weight | None:
+        """A matrix, with the order of its inputs where it has one; None if either is not there whole, or its checksum
+        is another."""
         ...
 
 
@@ -196,8 +198,12 @@ class PackedStorage(Protocol):
 
     version: str  # differs where the same matrix would be packed into other bytes
 
-    def data(self, weight: Weight) -> NDArray[np.uint8] | None:
-        """A read-only view of all that a matrix is; None where it is more than its bytes."""
+    def data(self, weight: Weight) -> NDArray[np.uint8]:
+        """A read-only view of a packed matrix."""
+        ...
+
+    def order(self, weight: Weight) -> Int32Array | None:
+        """The input that each packed column multiplies, where that is not the column's own number."""
         ...
 
     def checksum(self, data: NDArray[np.uint8]) -> int:
