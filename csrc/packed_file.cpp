@@ -121,6 +121,13 @@ uint64_t combined(const std::vector<uint64_t>& pieces, size_t num_bytes) {
 
 std::vector<uint64_t> no_sums(size_t num_bytes) { return std::vector<uint64_t>((num_bytes + PIECE - 1) / PIECE); }
 
+std::shared_ptr<Matrix> matrix_in(PackedMatrix packed, Allocation memory, std::vector<int32_t> input_order) {
+  std::shared_ptr<const std::vector<int32_t>> order;
+  if (!input_order.empty()) order = std::make_shared<const std::vector<int32_t>>(std::move(input_order));
+  packed.input_order = order ? order->data() : nullptr;
+  return std::make_shared<Matrix>(Matrix{packed, std::move(memory), std::move(order)});
+}
+
 bool read_checked(Device& device, int file, int64_t offset, uint8_t* to, size_t num_bytes, uint64_t checksum) {
   std::vector<uint64_t> pieces = no_sums(num_bytes);
   std::atomic<bool> complete{true};
@@ -175,29 +182,29 @@ void PackedFile::touch(int count) const {
 }
 
 std::shared_ptr<Matrix> PackedFile::matrix(Device& device, Layout layout, int64_t rows, int64_t columns,
-                                           int64_t offset, uint64_t checksum, bool copied) const {
+                                           int64_t offset, uint64_t checksum, bool copied,
+                                           std::vector<int32_t> input_order) const {
   const size_t num_bytes = packed_bytes(layout, rows, columns);
   const auto begin = static_cast<size_t>(offset);
   if (begin > num_bytes_ || num_bytes > num_bytes_ - begin) return nullptr;
   if (!copied) {
     const uint8_t* data = mapping_.get() + begin;
     if (packed_checksum(device, data, num_bytes) != checksum) return nullptr;
-    return std::make_shared<Matrix>(Matrix{{layout, rows, columns, data, num_bytes}, {mapping_, nullptr}});
+    return matrix_in({layout, rows, columns, data, num_bytes}, {mapping_, nullptr}, std::move(input_order));
   }
   Allocation memory = device.arena.allocate(num_bytes);
   if (!read_checked(device, file_, offset, memory.data, num_bytes, checksum)) return nullptr;
-  return std::make_shared<Matrix>(Matrix{{layout, rows, columns, memory.data, num_bytes}, memory});
+  return matrix_in({layout, rows, columns, memory.data, num_bytes}, memory, std::move(input_order));
 }
 
 std::shared_ptr<Matrix> copy_matrix(Device& device, const Matrix& matrix) {
   auto copy = std::make_shared<Matrix>(matrix);
-  const size_t num_bytes = matrix.packed.num_bytes;
-  copy->memory = device.arena.allocate(num_bytes);
-  for_pieces(device, num_bytes, [&](size_t, size_t begin, size_t size) {
+  PackedMatrix& packed = copy->packed;
+  copy->memory = device.arena.allocate(packed.num_bytes);
+  for_pieces(device, packed.num_bytes, [&](size_t, size_t begin, size_t size) {
     std::memcpy(copy->memory.data + begin, matrix.packed.data + begin, size);
   });
-  copy->packed.data = copy->memory.data;
-  if (!copy->input_order.empty()) copy->packed.input_order = copy->input_order.data();
+  packed.data = copy->memory.data;
   return copy;
 }
 

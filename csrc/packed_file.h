@@ -25,9 +25,9 @@ class PackedFile {
   void touch(int count) const;
 
   // The matrix at `offset`, in the mapping itself or copied into the device's memory. Null if the file is too short,
-  // cannot be read, or its bytes do not have the checksum.
+  // cannot be read, or its bytes do not have the checksum. input_order as in pack_matrix.
   std::shared_ptr<Matrix> matrix(Device& device, Layout layout, int64_t rows, int64_t columns, int64_t offset,
-                                 uint64_t checksum, bool copied) const;
+                                 uint64_t checksum, bool copied, std::vector<int32_t> input_order = {}) const;
 
  private:
   int file_ = -1;

@@ -26,16 +26,6 @@ std::shared_ptr<Device> make_device(int num_threads, const std::string& isa) {
   return std::make_shared<Device>(num_threads, *kernels);
 }
 
-std::vector<int32_t> checked_order(const std::optional<Ints1>& input_order, int64_t columns) {
-  if (!input_order) return {};
-  const std::vector<int32_t> order(input_order->data(), input_order->data() + length(*input_order));
-  const auto inside = [&](int32_t input) { return input >= 0 && input < columns; };
-  if (length(*input_order) != columns || !std::all_of(order.begin(), order.end(), inside)) {
-    throw nb::value_error("input_order is not an order of the columns");
-  }
-  return order;
-}
-
 Layout checked_layout(int layout) {
   if (layout < 0 || layout >= NUM_LAYOUTS) throw nb::value_error("unknown layout");
   return static_cast<Layout>(layout);
@@ -112,6 +102,16 @@ std::vector<std::string> isa_names() {
 }
 
 }  // namespace
+
+std::vector<int32_t> checked_order(const std::optional<Ints1>& input_order, int64_t columns) {
+  if (!input_order) return {};
+  const std::vector<int32_t> order(input_order->data(), input_order->data() + length(*input_order));
+  const auto inside = [&](int32_t input) { return input >= 0 && input < columns; };
+  if (length(*input_order) != columns || !std::all_of(order.begin(), order.end(), inside)) {
+    throw nb::value_error("input_order is not an order of the columns");
+  }
+  return order;
+}
 
 NB_MODULE(_native, module) {
   nb::set_leak_warnings(false);  // an interpreter that exits with an engine alive is no error worth a page of text

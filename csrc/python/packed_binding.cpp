@@ -3,8 +3,6 @@
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 
-#include <optional>
-
 #include "encode.h"
 #include "packed_file.h"
 #include "python/arrays.h"
@@ -21,11 +19,26 @@ using PackedBytes = nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>>;
 
 constexpr int64_t MAX_ELEMENTS = int64_t{1} << 40;
 
-// Nothing for a matrix whose inputs have an order: its bytes alone would be another matrix.
-std::optional<PackedBytes> packed_data(nb::handle_t<Matrix> handle) {
+PackedBytes packed_data(nb::handle_t<Matrix> handle) {
   const PackedMatrix& packed = nb::cast<const Matrix&>(handle).packed;
-  if (packed.input_order) return std::nullopt;
   return PackedBytes(packed.data, {packed.num_bytes}, handle);
+}
+
+using Order = nb::ndarray<nb::numpy, const int32_t, nb::ndim<1>>;
+
+std::optional<Order> packed_order(nb::handle_t<Matrix> handle) {
+  const auto& order = nb::cast<const Matrix&>(handle).input_order;
+  if (!order) return std::nullopt;
+  return Order(order->data(), {order->size()}, handle);
+}
+
+PackedBytes bytes_of_file(nb::handle_t<PackedFile> handle, int64_t offset, int64_t num_bytes) {
+  const PackedFile& file = nb::cast<const PackedFile&>(handle);
+  const auto size = static_cast<int64_t>(file.num_bytes());
+  if (offset < 0 || num_bytes < 1 || offset > size || num_bytes > size - offset) {
+    throw nb::value_error("behind the end of the file");
+  }
+  return PackedBytes(file.data() + offset, {static_cast<size_t>(num_bytes)}, handle);
 }
 
 uint64_t checksum_from_python(Device& device, ContiguousArray<const uint8_t, 1> bytes) {
@@ -36,13 +49,15 @@ uint64_t checksum_from_python(Device& device, ContiguousArray<const uint8_t, 1> 
 }
 
 std::shared_ptr<Matrix> matrix_of_file(const PackedFile& file, Device& device, int layout, int64_t rows,
-                                       int64_t columns, int64_t offset, uint64_t checksum, bool copied) {
+                                       int64_t columns, int64_t offset, uint64_t checksum, bool copied,
+                                       const std::optional<Ints1>& input_order) {
   if (layout < 0 || layout >= NUM_LAYOUTS) throw nb::value_error("unknown layout");
   if (rows < 1 || columns < 1 || rows > MAX_ELEMENTS / columns || offset < 0 || offset % 64) {
     throw nb::value_error("impossible sizes");
   }
+  std::vector<int32_t> order = checked_order(input_order, columns);
   nb::gil_scoped_release release;
-  return file.matrix(device, static_cast<Layout>(layout), rows, columns, offset, checksum, copied);
+  return file.matrix(device, static_cast<Layout>(layout), rows, columns, offset, checksum, copied, std::move(order));
 }
 
 bool encode_from_python(Device& device, int from, ByteRows stored, int64_t columns, int to, BytesOut2 out) {
@@ -68,13 +83,15 @@ bool encode_from_python(Device& device, int from, ByteRows stored, int64_t colum
 void bind_packed(nb::module_& module) {
   module.def("packed_version", [] { return VIVACE_PACKED_VERSION; });
   module.def("packed_data", &packed_data, "matrix"_a);
+  module.def("packed_order", &packed_order, "matrix"_a);
   module.def("checksum", &checksum_from_python, "device"_a, "data"_a.noconvert());
   nb::class_<PackedFile>(module, "PackedFile")
       .def(nb::init<int>(), "file"_a)
       .def_prop_ro("address", [](const PackedFile& file) { return reinterpret_cast<uintptr_t>(file.data()); })
       .def("touch", &PackedFile::touch, "count"_a, nb::call_guard<nb::gil_scoped_release>())
       .def("matrix", &matrix_of_file, "device"_a, "layout"_a, "rows"_a, "columns"_a, "offset"_a, "checksum"_a,
-           "copied"_a);
+           "copied"_a, "input_order"_a.noconvert() = nb::none())
+      .def("bytes", &bytes_of_file, "offset"_a, "num_bytes"_a);
   module.def("copy_packed", &copy_matrix, "device"_a, "matrix"_a, nb::call_guard<nb::gil_scoped_release>());
   module.def("encode", &encode_from_python, "device"_a, "from_layout"_a, "stored"_a.noconvert(), "columns"_a,
              "to_layout"_a, "out"_a.noconvert());

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 
 from vivace.backends.cpu import packed_storage
 from vivace.backends.cpu.backend import LAYOUTS, CpuBackend
-from vivace.backends.cpu.packed_storage import CpuPackedStorage, huge_share
+from vivace.backends.cpu.packed_storage import CpuPackedReader, CpuPackedStorage, huge_share
+from vivace.formats.packed_file import PackedEntry
 from vivace.formats.tensor import StoredTensor
 from vivace.models.dummy import DummyTensors
 from vivace.ops.program import Weight
@@ -107,6 +109,13 @@ def product(backend: CpuBackend, weight: Weight) -> NDArray[np.float32]:
     return out
 
 
+def reader_of(storage: CpuPackedStorage, path: Path) -> CpuPackedReader:
+    with path.open("rb") as file:
+        reader = storage.reader(file.fileno())
+    assert reader is not None
+    return reader
+
+
 @pytest.fixture(params=[0.0, 2.0], ids=["mapped", "copied"])
 def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forces one of the two ways of reading."""
@@ -120,7 +129,6 @@ def test_a_matrix_comes_back_to_the_bit(
 ) -> None:
     weight = packed(backend, layout)
     data = storage.data(weight)
-    assert data is not None
     assert data.size == weight.num_bytes
     path = tmp_path / "file"
     path.write_bytes(bytes(4096) + data.tobytes() + b"more")
@@ -128,7 +136,7 @@ def test_a_matrix_comes_back_to_the_bit(
         reader = storage.reader(file.fileno())
     os.unlink(path)  # neither the name nor the caller's descriptor is needed any more
     assert reader is not None
-    read = reader.matrix("again", layout, (50, 512), 4096, storage.checksum(data))
+    read = reader.matrix(PackedEntry("again", layout, 50, 512, 4096, data.size, storage.checksum(data)))
     assert read is not None
     assert (read.name, read.shape, read.layout, read.num_bytes) == ("again", (50, 512), layout, weight.num_bytes)
     del reader
@@ -139,26 +147,53 @@ def test_a_matrix_comes_back_to_the_bit(
 def test_damage_is_found(tmp_path: Path, backend: CpuBackend, storage: CpuPackedStorage) -> None:
     weight = packed(backend, "q4_0", (2048, 2048))
     data = storage.data(weight)
-    assert data is not None
-    checksum = storage.checksum(data)
+    size = data.size
+    entry = PackedEntry("w", "q4_0", 2048, 2048, 0, size, storage.checksum(data))
     path = tmp_path / "file"
-    for position in (0, 1_234_567, PIECE, data.size - 1):
+    for position in (0, 1_234_567, PIECE, size - 1):
         flipped = bytearray(data.tobytes())
         flipped[position] ^= 16
         path.write_bytes(flipped)
-        with path.open("rb") as file:
-            assert storage.reader(file.fileno()).matrix("w", "q4_0", (2048, 2048), 0, checksum) is None  # type: ignore[union-attr]
+        assert reader_of(storage, path).matrix(entry) is None
     path.write_bytes(data.tobytes())
-    with path.open("rb") as file:
-        reader = storage.reader(file.fileno())
-        assert reader is not None
-        assert reader.matrix("w", "q4_0", (2048, 2048), 0, checksum) is not None
-        assert reader.matrix("w", "q4_0", (2048, 2048), 0, checksum ^ 1) is None
-        assert reader.matrix("w", "q4_0", (2048, 2048), 64, checksum) is None  # ends behind the file
-        assert reader.matrix("w", "q4_0", (2048, 2048), 1, checksum) is None
-        assert reader.matrix("w", "q4_0", (2048, 2048), 2**62, checksum) is None
-        assert reader.matrix("w", "q4_0", (2**40, 2**40), 0, checksum) is None
-        assert reader.matrix("w", "unheard_of", (2048, 2048), 0, checksum) is None
+    reader = reader_of(storage, path)
+    assert reader.matrix(entry) is not None
+    wrong = {
+        "checksum": entry.checksum ^ 1,
+        "offset": 64,  # ends behind the file
+        "layout": "unheard_of",
+        "rows": 2**40,
+    }
+    for field, value in wrong.items():
+        assert reader.matrix(replace(entry, **{field: value})) is None, field
+    for offset in (1, 2**62, -64):
+        assert reader.matrix(replace(entry, offset=offset)) is None
+
+
+@pytest.mark.usefixtures("either_way")
+def test_an_order_of_inputs_comes_back_and_its_damage_is_found(
+    tmp_path: Path, backend: CpuBackend, storage: CpuPackedStorage
+) -> None:
+    order = np.random.default_rng(3).permutation(512).astype(np.int32)
+    stored = DummyTensors("int4_g32", 5).matrix("w", (48, 512))
+    weight = backend.pack("w", StoredTensor("w", "int4_g32", (48, 512), stored.data, order))
+    data, kept = storage.data(weight), storage.order(weight)
+    assert kept is not None
+    np.testing.assert_array_equal(kept, order)
+    assert storage.order(packed(backend, "q4_0")) is None
+    path = tmp_path / "file"
+    path.write_bytes(data.tobytes().ljust(1 << 16, b"\0") + kept.tobytes())
+    entry = PackedEntry("w", "int4_g32", 48, 512, 0, data.size, storage.checksum(data))
+    of_order = PackedEntry("w#order", "order", 1, 512, 1 << 16, 2048, storage.checksum(kept.view(np.uint8)))
+    read = reader_of(storage, path).matrix(entry, of_order)
+    assert read is not None
+    np.testing.assert_array_equal(product(backend, read), product(backend, weight))
+    np.testing.assert_array_equal(product(backend, storage.copy("copy", weight)), product(backend, weight))
+    plain = reader_of(storage, path).matrix(entry)
+    assert plain is not None
+    assert (product(backend, plain) != product(backend, weight)).any()
+    for damage in ({"checksum": 1}, {"offset": 1 << 17}, {"num_bytes": 1024}, {"num_bytes": 3}, {"offset": 0}):
+        assert reader_of(storage, path).matrix(entry, replace(of_order, **damage)) is None, damage
 
 
 def test_an_empty_file_has_no_reader(tmp_path: Path, storage: CpuPackedStorage) -> None:
@@ -171,8 +206,6 @@ def test_a_copy_has_memory_of_its_own(backend: CpuBackend, storage: CpuPackedSto
     weight = packed(backend, "q8_0")
     copy = storage.copy("copy", weight)
     first, second = storage.data(weight), storage.data(copy)
-    assert first is not None
-    assert second is not None
     np.testing.assert_array_equal(first, second)
     assert not np.shares_memory(first, second)
     assert not second.flags.writeable

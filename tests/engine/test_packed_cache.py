@@ -6,16 +6,21 @@ import logging
 import os
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from vivace.core.config import Choice
+from vivace.backends.cpu.backend import CpuBackend
+from vivace.core.config import Choice, EngineConfig
 from vivace.core.sampling import SamplingParams
 from vivace.engine import packed_cache
 from vivace.engine.llm import LLM
+from vivace.engine.packed_cache import PackedCache
 from vivace.formats import packed_file
 from vivace.formats.checkpoint import Checkpoint
+from vivace.formats.quantize_rtn import encode
 from vivace.formats.tensor import StoredTensor
 
 PARAMS = SamplingParams(max_tokens=8, temperature=0.0, logprobs=5)
@@ -35,11 +40,15 @@ def model(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 def load(model: Path, **options: object) -> LLM:
     """A started engine, once the file is there."""
     llm = LLM(str(model), **{**OPTIONS, **options})
+    wait_for_writer()
+    return llm
+
+
+def wait_for_writer() -> None:
     for thread in threading.enumerate():
         if thread.name == packed_cache.WRITER_NAME:
             thread.join(60)
             assert not thread.is_alive()
-    return llm
 
 
 def packed_choice(llm: LLM) -> Choice:
@@ -194,3 +203,27 @@ def test_pipes_and_dangling_links_beside_a_model(model: Path) -> None:
     os.mkfifo(model / "pipe.safetensors")
     (model / "gone.safetensors").symlink_to("nowhere")
     assert packed_choice(load(model)).value == "written"
+
+
+def test_an_order_of_inputs_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIVACE_CACHE", str(tmp_path / "cache"))
+    source = tmp_path / "model.safetensors"
+    source.write_bytes(b"what it is made of")
+    backend = CpuBackend(1)
+    storage = backend.packed_storage
+    order = np.random.default_rng(2).permutation(64).astype(np.int32)
+    stored = encode(np.random.default_rng(1).standard_normal((32, 64), np.float32), "q8_0", "w")
+    written = PackedCache.open(EngineConfig(), source, storage)
+    written.keep(backend.pack("plain", stored))
+    written.keep(backend.pack("sorted", replace(stored, input_order=order)))
+    assert written.finish().value == "written"
+    wait_for_writer()
+    read = PackedCache.open(EngineConfig(), source, storage)
+    plain, by_order = read.matrix("plain", (32, 64)), read.matrix("sorted", (32, 64))
+    assert plain is not None
+    assert by_order is not None
+    assert storage.order(plain) is None
+    np.testing.assert_array_equal(storage.order(by_order), order)
+    np.testing.assert_array_equal(storage.data(by_order), storage.data(plain))
+    assert read.matrix("plain", (64, 32)) is None
+    assert read.finish().value == "read"

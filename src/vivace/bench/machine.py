@@ -9,6 +9,8 @@ from vivace.backends.cpu.detect import measure
 from vivace.bench.ceilings import Ceilings
 from vivace.ops.backend import Backend
 
+BARRIER_REPETITIONS, BARRIER_ROUNDS = 1000, 5  # some 10 ms; the best round counts
+
 
 def ceiling_probe(backend: Backend) -> Callable[[], Ceilings] | None:
     """A measurement of the machine with this backend's threads, about a second a call; None where it has none."""
@@ -26,3 +28,11 @@ def ceiling_probe(backend: Backend) -> Callable[[], Ceilings] | None:
         return Ceilings(measured.read_bytes_per_s / 1e9, {name: value for name, value in gop_per_s.items() if value})
 
     return probe
+
+
+def barrier_probe(backend: Backend) -> Callable[[], float] | None:
+    """Seconds that threads take to start and end together, measured at each call; None where there are no threads."""
+    if not isinstance(backend, CpuBackend):
+        return None
+    device = backend.device
+    return lambda: min(device.measure_barrier(BARRIER_REPETITIONS) for _ in range(BARRIER_ROUNDS))

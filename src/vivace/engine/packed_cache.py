@@ -5,8 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from vivace import __version__
 from vivace.core.config import Choice, EngineConfig
@@ -21,6 +25,7 @@ from vivace.ops.program import Weight
 # A smaller model packs in a tenth of a second, and every copy on disk wants to be looked after.
 MIN_WEIGHT_BYTES = 256 << 20
 
+ORDER_SUFFIX = "#order"
 WRITER_NAME = "packed-cache-writer"
 
 logger = logging.getLogger(__name__)
@@ -62,7 +67,7 @@ class PackedCache:
         entry = self.entries.get(name)
         if self.reader is None or entry is None or (entry.rows, entry.columns) != shape:
             return None
-        weight = self.reader.matrix(name, entry.layout, (entry.rows, entry.columns), entry.offset, entry.checksum)
+        weight = self.reader.matrix(entry, self.entries.get(name + ORDER_SUFFIX))
         if weight is None:
             self.damage = f"{name} does not have its checksum"
             return None
@@ -80,9 +85,6 @@ class PackedCache:
         if self.reader is not None and self.num_read == len(self.weights):
             mark_used(self.path)
             return Choice("packed_cache", "read", f"{self.path}, {self.reader.note}")
-        contents = [self.storage.data(weight) for weight in self.weights]
-        if any(data is None for data in contents):
-            return Choice("packed_cache", "off", "these weights are more than their packed bytes")
         try:
             if files_fingerprint(self.source) != self.fingerprint:
                 return Choice("packed_cache", "off", "the model's files changed while they were read")
@@ -95,16 +97,22 @@ class PackedCache:
 
     def _write(self) -> None:
         try:
-            write_packed_file(self.path, self.key, [self._packed(weight) for weight in self.weights])
+            write_packed_file(self.path, self.key, list(self._packed()))
         except OSError as error:
             self._complain(error)
         self.weights.clear()
 
-    def _packed(self, weight: Weight) -> PackedMatrix:
-        data = self.storage.data(weight)
-        assert data is not None  # finish has looked
-        rows, columns = weight.shape
-        return PackedMatrix(weight.name, weight.layout, rows, columns, self.storage.checksum(data), data)
+    def _packed(self) -> Iterator[PackedMatrix]:
+        """Each matrix, and after it the order of its inputs where it has one."""
+        for weight in self.weights:
+            rows, columns = weight.shape
+            yield self._matrix(weight.name, weight.layout, rows, columns, self.storage.data(weight))
+            order = self.storage.order(weight)
+            if order is not None:
+                yield self._matrix(weight.name + ORDER_SUFFIX, "order", 1, columns, order.view(np.uint8))
+
+    def _matrix(self, name: str, layout: str, rows: int, columns: int, data: NDArray[np.uint8]) -> PackedMatrix:
+        return PackedMatrix(name, layout, rows, columns, self.storage.checksum(data), data)
 
     def _complain(self, error: OSError) -> str:
         reason = f"{self.path.parent} cannot take packed weights, so every start packs them: {error}"

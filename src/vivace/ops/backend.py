@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vivace.core.config import KVDtype
+from vivace.formats.packed_file import PackedEntry
 from vivace.formats.tensor import StoredTensor
 from vivace.ops.program import Program, Weight
 
 Int32Array = NDArray[np.int32]
 Float32Array = NDArray[np.float32]
+Float64Array = NDArray[np.float64]
 UInt32Array = NDArray[np.uint32]
 
 KV_ELEMENT_BYTES: dict[str, int] = {"f32": 4, "bf16": 2, "f16": 2}
@@ -128,6 +130,10 @@ class Executable(Protocol):
         next run)."""
         ...
 
+    def run_timed(self, inputs: StepInputs) -> Float64Array:
+        """Run one step; the seconds of each operation, in the program's order, and at the end of what is none."""
+        ...
+
 
 NO_MASK_INDEX: Int32Array = np.zeros(0, np.int32)
 NO_MASK: UInt32Array = np.zeros((0, 0), np.uint32)
@@ -181,8 +187,9 @@ class PackedReader(Protocol):
 
     note: str  # how, for `vivace doctor`
 
-    def matrix(self, name: str, layout: str, shape: tuple[int, int], offset: int, checksum: int) -> Weight | None:
-        """The matrix at `offset`; None if it is not there whole, or its checksum is another."""
+    def matrix(self, entry: PackedEntry, order: PackedEntry | None = None) -> Weight | None:
+        """A matrix, with the order of its inputs where it has one; None if either is not there whole, or its checksum
+        is another."""
         ...
 
 
@@ -191,8 +198,12 @@ class PackedStorage(Protocol):
 
     version: str  # differs where the same matrix would be packed into other bytes
 
-    def data(self, weight: Weight) -> NDArray[np.uint8] | None:
-        """A read-only view of all that a matrix is; None where it is more than its bytes."""
+    def data(self, weight: Weight) -> NDArray[np.uint8]:
+        """A read-only view of a packed matrix."""
+        ...
+
+    def order(self, weight: Weight) -> Int32Array | None:
+        """The input that each packed column multiplies, where that is not the column's own number."""
         ...
 
     def checksum(self, data: NDArray[np.uint8]) -> int:

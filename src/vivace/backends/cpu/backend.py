@@ -20,6 +20,7 @@ from vivace.core.errors import ConfigError, EngineError, UnsupportedError
 from vivace.formats.tensor import StoredTensor, row_bytes
 from vivace.ops.backend import (
     Float32Array,
+    Float64Array,
     Int32Array,
     KVCache,
     KVSpec,
@@ -93,10 +94,22 @@ class CpuExecutable:
         self._kv_cache = kv_cache
         self._run = native.run
         self._output = native.output()
+        self._num_ops = native.num_ops
         self._output_rows = output_rows
 
     def run(self, inputs: StepInputs) -> Float32Array:
         """Logits [S, V]: a view of the program's memory, valid until the next run."""
+        self._replay(inputs, None)
+        rows = inputs.sampled_rows_S if self._output_rows is Rows.SAMPLED else inputs.token_ids_T
+        return self._output[: len(rows)]
+
+    def run_timed(self, inputs: StepInputs) -> Float64Array:
+        """Seconds of each operation, and at the end of the checks before them."""
+        op_seconds = np.empty(self._num_ops + 1)
+        self._replay(inputs, op_seconds)
+        return op_seconds
+
+    def _replay(self, inputs: StepInputs, op_seconds: Float64Array | None) -> None:
         if self._kv_cache.spec.recent_bytes_per_block:
             self._kv_cache.drop_unused()
         try:
@@ -108,11 +121,10 @@ class CpuExecutable:
                 inputs.context_lens_B,
                 inputs.block_tables_BX,
                 inputs.sampled_rows_S,
+                op_seconds,
             )
         except (ValueError, TypeError) as error:
             raise EngineError(f"the step was refused: {error}") from error
-        rows = inputs.sampled_rows_S if self._output_rows is Rows.SAMPLED else inputs.token_ids_T
-        return self._output[: len(rows)]
 
 
 class CpuBackend:

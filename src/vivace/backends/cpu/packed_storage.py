@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vivace.backends.cpu import _native
+from vivace.formats.packed_file import PackedEntry
 from vivace.ops.program import Weight
 
 SMAPS = Path("/proc/self/smaps")
@@ -28,9 +29,13 @@ class CpuPackedStorage:
         self._device = device
         self._layouts = layouts
 
-    def data(self, weight: Weight) -> NDArray[np.uint8] | None:
-        """All bytes of the matrix, a view; None where its inputs have an order, which no file of ours keeps."""
+    def data(self, weight: Weight) -> NDArray[np.uint8]:
+        """The packed matrix, a view."""
         return _native.packed_data(cast(_native.Matrix, weight.data))
+
+    def order(self, weight: Weight) -> NDArray[np.int32] | None:
+        """The input of each packed column, a view."""
+        return _native.packed_order(cast(_native.Matrix, weight.data))
 
     def checksum(self, data: NDArray[np.uint8]) -> int:
         """As csrc/packed_file.h defines it."""
@@ -64,16 +69,28 @@ class CpuPackedReader:
         self._mapping = mapping
         self._copied = copied
 
-    def matrix(self, name: str, layout: str, shape: tuple[int, int], offset: int, checksum: int) -> Weight | None:
+    def matrix(self, entry: PackedEntry, order: PackedEntry | None = None) -> Weight | None:
         """None if the bytes there are not it."""
-        if layout not in self._layouts:
+        if entry.layout not in self._layouts:
             return None
-        index = self._layouts.index(layout)
+        index, shape = self._layouts.index(entry.layout), (entry.rows, entry.columns)
         try:
-            data = self._mapping.matrix(self._device, index, *shape, offset, checksum, self._copied)
+            input_order = None if order is None else self._order(order)
+            data = self._mapping.matrix(
+                self._device, index, *shape, entry.offset, entry.checksum, self._copied, input_order
+            )
         except (ValueError, MemoryError):  # a manifest that nobody here wrote
             return None
-        return None if data is None else Weight(name, shape, layout, data.num_bytes, data)
+        return None if data is None else Weight(entry.name, shape, entry.layout, data.num_bytes, data)
+
+    def _order(self, entry: PackedEntry) -> NDArray[np.int32]:
+        """Raises ValueError if the bytes there are no order."""
+        data = self._mapping.bytes(entry.offset, entry.num_bytes)
+        order = data.view(np.int32)
+        is_whole = _native.checksum(self._device, data) == entry.checksum
+        if not is_whole or not np.array_equal(np.sort(order), np.arange(order.size)):
+            raise ValueError(f"{entry.name} is damaged")
+        return order
 
 
 def huge_share(address: int, num_touched: int, smaps: Path = SMAPS) -> float:
