@@ -30,6 +30,7 @@ struct LayoutName {
   Layout layout;
   int stored_inputs;
   int stored_bytes;
+  int header_bytes = 0;  // of a row
 };
 
 constexpr LayoutName LAYOUT_NAMES[] = {
@@ -37,6 +38,9 @@ constexpr LayoutName LAYOUT_NAMES[] = {
     {"q8_0", Layout::Q8_0, 32, 34},   {"q4_0", Layout::Q4_0, 32, 18},   {"q4_1", Layout::Q4_1, 32, 20},
     {"q5_0", Layout::Q5_0, 32, 22},   {"q5_1", Layout::Q5_1, 32, 24},   {"q4_k", Layout::Q4_K, 256, 144},
     {"q5_k", Layout::Q5_K, 256, 176}, {"q6_k", Layout::Q6_K, 256, 210},
+    {"int4_g32", Layout::INT4_G32, 32, 20},            {"int4_g64", Layout::INT4_G64, 64, 36},
+    {"int4_g128", Layout::INT4_G128, 128, 68},         {"int8_channel", Layout::INT8_CHANNEL, 1, 1, 4},
+    {"int8_outlier", Layout::INT8_OUTLIER, 1, 1, 4},
 };
 
 double thread_seconds() {
@@ -122,7 +126,7 @@ class Bench {
   // Packs 16 rows of random blocks and repeats them.
   PackedMatrix random_matrix(const LayoutName& layout, int64_t rows, int64_t columns, const Mapping& memory) {
     std::mt19937 random(1);
-    const int64_t stride = columns / layout.stored_inputs * layout.stored_bytes;
+    const int64_t stride = layout.header_bytes + columns / layout.stored_inputs * layout.stored_bytes;
     std::vector<uint8_t> stored(static_cast<size_t>(16 * stride));
     for (uint8_t& byte : stored) byte = random() & 0x3f;  // no exponent that makes NaN
     pack(layout.layout, stored.data(), stride, 16, columns, memory.data(), 0, 1);

@@ -50,4 +50,12 @@ double measure_peak(Device& device, double (*loop)(int64_t iterations), int64_t 
   return total / seconds;
 }
 
+double measure_barrier(Device& device, int repetitions) {
+  const std::lock_guard turn(device.pool.turn());
+  device.pool.run([](int) {});  // wakes the threads
+  const auto start = Clock::now();
+  for (int i = 0; i < repetitions; ++i) device.pool.run([](int) {});
+  return seconds_since(start) / repetitions;
+}
+
 }  // namespace vivace

@@ -11,4 +11,7 @@ double measure_read_bandwidth(Device& device, size_t num_bytes, int repetitions)
 // Operations a second (a multiply-add counts two) of all threads together; 0 where there is no such unit.
 double measure_peak(Device& device, double (*loop)(int64_t iterations), int64_t iterations);
 
+// Seconds that an empty task costs: waking all threads that have just finished one, and waiting for the last.
+double measure_barrier(Device& device, int repetitions);
+
 }  // namespace vivace

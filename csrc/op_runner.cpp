@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstring>
 
 #include "op_checks.h"
@@ -19,6 +20,12 @@ constexpr int64_t MIN_COSTLY_CHUNKS = 4;
 constexpr int64_t MIN_SHARE_FLOATS = 16 * 1024;
 constexpr double MIN_SHARED_LINEAR_BYTES = 128.0 * 1024;
 constexpr double MIN_SHARED_MULTIPLY_ADDS = 64.0 * 1024;
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_between(Clock::time_point start, Clock::time_point end) {
+  return std::chrono::duration<double>(end - start).count();
+}
 
 int64_t min_rows(int64_t width) { return width < MIN_SHARE_FLOATS ? MIN_SHARE_FLOATS / width : 1; }
 
@@ -187,12 +194,24 @@ struct OpRunner {
   }
 };
 
-void Program::run(const Step& step) {
+void Program::run(const Step& step, double* op_seconds) {
+  const auto started = op_seconds ? Clock::now() : Clock::time_point{};
   check_step(step, *cache_, max_tokens_, max_sampled_, vocabulary_);
   const std::lock_guard turn(device_->pool.turn());
   cache_->prepare(step);
   OpRunner runner{*this, step};
-  for (const Op& op : ops_) std::visit(runner, op);
+  if (!op_seconds) {
+    for (const Op& op : ops_) std::visit(runner, op);
+    return;
+  }
+  auto last = Clock::now();
+  op_seconds[ops_.size()] = seconds_between(started, last);
+  for (const Op& op : ops_) {
+    std::visit(runner, op);
+    const auto now = Clock::now();
+    *op_seconds++ = seconds_between(last, now);
+    last = now;
+  }
 }
 
 }  // namespace vivace

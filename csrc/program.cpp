@@ -35,7 +35,7 @@ void Program::append(Op op) {
   if (auto* attention = std::get_if<AttentionOp>(&op)) {
     const KVLayer& layer = cache_->layer(attention->layer);
     const int64_t rows = attention_item_rows(attention->num_heads / layer.num_kv_heads);
-    const int64_t needed = attention_scratch_floats(layer.dtype, layer.head_dim, rows);
+    const int64_t needed = attention_scratch_floats(layer, rows);
     if (needed > attention_scratch_floats_) attention_scratch_floats_ = (needed + 15) / 16 * 16;
   }
   if (auto* embedding = std::get_if<EmbeddingOp>(&op)) {

@@ -121,7 +121,10 @@ class Program {
   void set_output(Place output);
 
   // Checks the step's integers, then runs every operation. Throws std::invalid_argument before any work is done.
-  void run(const Step& step);
+  // `op_seconds`, if given, takes the time of each operation (num_ops of them) and of everything else at its end.
+  void run(const Step& step, double* op_seconds = nullptr);
+
+  size_t num_ops() const { return ops_.size(); }
 
   const Place& output() const { return output_; }
   float* output_data() const { return arena() + output_.offset; }

@@ -24,6 +24,7 @@ int64_t length(const Array& array, size_t axis = 0) {
   return static_cast<int64_t>(array.shape(axis));
 }
 
+void bind_packed(nanobind::module_& module);
 void bind_program(nanobind::module_& module);
 void bind_sampling(nanobind::module_& module);
 

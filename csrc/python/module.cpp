@@ -115,8 +115,10 @@ NB_MODULE(_native, module) {
       .def("embedding_row", &embedding_row_from_python, "matrix"_a, "row"_a, "scale"_a, "out"_a.noconvert())
       .def("measure_read_bandwidth", &measure_read_bandwidth, "num_bytes"_a, "repetitions"_a,
            nb::call_guard<nb::gil_scoped_release>())
+      .def("measure_barrier", &measure_barrier, "repetitions"_a, nb::call_guard<nb::gil_scoped_release>())
       .def("measure_peak", &peak_from_python, "kind"_a, "iterations"_a);
 
+  bind_packed(module);
   bind_program(module);
   bind_sampling(module);
 }

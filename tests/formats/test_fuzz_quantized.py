@@ -81,9 +81,7 @@ def broken_arrays(rng: random.Random, arrays: dict[str, np.ndarray]) -> dict[str
     elif kind == 4 and array.size:
         array.reshape(-1).view(np.uint8)[rng.randrange(array.nbytes)] ^= 1 << rng.randrange(8)
     elif array.size:
-        array.reshape(-1)[rng.randrange(array.size)] = (
-            rng.choice([0, 1, 100]) if array.dtype.kind != "f" else np.nan
-        )
+        array.reshape(-1)[rng.randrange(array.size)] = rng.choice([0, 1, 100]) if array.dtype.kind != "f" else np.nan
     other = rng.choice([name, name, name, "weight", "qweight", "scales", "bias", "g_idx", "weight_g_idx"])
     return arrays | {other: np.ascontiguousarray(array) if array.ndim else array}
 

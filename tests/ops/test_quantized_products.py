@@ -97,8 +97,9 @@ def test_matrices_side_by_side_read_their_own_activations(cpu: CpuBackend) -> No
     apart = [linear(cpu, [each.stored], x_MK) for each in weights]
     np.testing.assert_array_equal(together, np.concatenate(apart, axis=1))
     truth = linear(ReferenceBackend(np.float64), [each.stored for each in weights], x_MK)
-    scale = np.abs(x_MK) @ np.abs(np.concatenate([each.values for each in weights])).T
-    np.testing.assert_array_less(np.abs(together - truth), 0.02 * scale + 0.1)
+    half_steps = np.abs(x_MK).max(axis=1, keepdims=True) / 127 * 0.51  # int4 rounds activations, by groups of 32
+    magnitude_N = np.abs(np.concatenate([each.values for each in weights])).sum(axis=1)
+    np.testing.assert_array_less(np.abs(together - truth), half_steps * magnitude_N + 1e-3)
 
 
 @pytest.mark.parametrize("encoding", ["f32", "q8_0"])

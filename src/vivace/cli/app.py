@@ -15,6 +15,7 @@ from vivace.cli.evaluate import evaluate
 from vivace.cli.failures import EXIT_INTERRUPTED, guarded
 from vivace.cli.generate import generate
 from vivace.cli.models import models, show
+from vivace.cli.quantize import quantize
 from vivace.cli.serve import serve
 from vivace.cli.tokenize import tokenize
 from vivace.cli.train_medusa import train_medusa
@@ -53,7 +54,7 @@ def vivace(
     """Makes a language model fast on the machine you have, and proves it."""
 
 
-for command in (generate, chat, serve, tokenize, doctor, evaluate):
+for command in (generate, chat, serve, tokenize, doctor, quantize, evaluate):
     app.command(command.__name__)(guarded(command))
 bench.command("latency")(guarded(bench_latency))
 bench.command("throughput")(guarded(bench_throughput))

@@ -41,6 +41,7 @@ class Sequence:
     stop_ids: frozenset[int] = frozenset()  # token ids that end it once min_tokens are out
     use_prefix_cache: bool = True  # off when logits of cached prompt positions are wanted (prompt_logprobs)
     pooling: Pooling | None = None  # hidden states are wanted instead of tokens
+    logits_from: int | None = None  # the raw logits of the prompt's rows from here on are wanted
 
     state: SequenceState = SequenceState.WAITING
     num_computed: int = 0
@@ -51,6 +52,7 @@ class Sequence:
     num_registered: int = 0  # full blocks already offered to the prefix index
     num_forks: int = 0  # continuations still to be forked off once the prompt is computed (n - 1 at first)
     constraint: TokenConstraint | None = None  # made when the sequence first samples
+    num_speculative: int = 0  # tokens to guess in the next step, if there is room for them
     row: int = -1  # row in the runtime's persistent block-table array while running
 
     @property

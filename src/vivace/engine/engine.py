@@ -18,12 +18,14 @@ from vivace.core.sampling import SamplingParams
 from vivace.core.sequence import Pooling, Sequence, SequenceState
 from vivace.core.step import StepPlan
 from vivace.engine.constraint_room import ConstraintRoom
+from vivace.engine.logits import LogitsReader
 from vivace.engine.model_limits import ModelLimits
 from vivace.engine.pooling import PooledStates
 from vivace.engine.stats import EngineStats
 from vivace.ops.random import derived_seed
 from vivace.runtime.runner import Runner, StepResult
 from vivace.schedule import Scheduler
+from vivace.speculate.speculation import Speculation
 
 if TYPE_CHECKING:
     from vivace.engine.structured_output import CompiledConstraint
@@ -40,6 +42,7 @@ class RequestRecord:
     constraint: CompiledConstraint | None = None  # of every continuation
     pooled: PooledStates | None = None
     embedding: list[float] | None = None  # of float32 values, not normalised; there before the last event
+    logits: LogitsReader | None = None
 
     @property
     def num_cached_tokens(self) -> int:
@@ -57,6 +60,7 @@ class Engine:
         limits: ModelLimits,
         clock: Callable[[], float] = time.monotonic,
         constraints: ConstraintRoom | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
         self._runner = runner
         self._scheduler = scheduler
@@ -68,6 +72,7 @@ class Engine:
         self._num_unfinished = 0
         self._num_constrained = 0  # unfinished requests that run under a constraint
         self.constraints = constraints or ConstraintRoom(None, limits.eos_ids)
+        self.speculation = speculation
         self.config = config
         self.stats = EngineStats()
 
@@ -81,13 +86,14 @@ class Engine:
         cache_salt: bytes = b"",
         emitted: Items[Items[int] | None] | None = None,
         pooling: Pooling | None = None,
+        logits: LogitsReader | None = None,
     ) -> None:
         """Queue a request of prompt token ids. Raises `RequestError` when it can never be served.
 
         `emitted` continues a request that another engine has begun: for each continuation its tokens so far, None
         where it has ended. With the same seed, what follows is equal to the bit.
         With `pooling` no token is generated (`params` must say max_tokens=0): the request ends with one event, "stop"
-        without a token, and its record holds the `embedding`.
+        without a token, and its record holds the `embedding`. `logits` reads the prompt's raw logits.
         """
         if request_id in self._requests:
             raise RequestError(f"request id {request_id!r} is already running", param="request_id")
@@ -109,6 +115,7 @@ class Engine:
             stop_ids=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self.limits.eos_ids),
             use_prefix_cache=params.prompt_logprobs is None and pooling != "mean",
             pooling=pooling,
+            logits_from=None if logits is None else logits.first,
             num_forks=params.n - 1,
         )
         sequences = [sequence] if emitted is None else self._continued(sequence, emitted)
@@ -119,6 +126,7 @@ class Engine:
             request.prompt_logprobs = [None] * len(prompt)
         if pooling is not None:
             request.pooled = PooledStates(pooling)
+        request.logits = logits
         self._requests[request_id] = request
         self._num_unfinished += 1
         if emitted is None:
@@ -176,12 +184,18 @@ class Engine:
             ended = self._prepare(plan)
             if self._num_constrained:
                 self._constrain(plan)
+            if self.speculation is not None:
+                self.speculation.propose(plan)
             result = self._runner.run(plan)
+            if self.speculation is not None:
+                self._emit_tokens(*self.speculation.verify(plan, result))
             self._scheduler.commit(plan)
             self._admit_forks(plan)
             self._emit(result)
             for sequence in ended:
                 self._end_prompt(sequence)
+            if self.speculation is not None:
+                self.speculation.choose(plan)
             self.stats.count_step(plan)
         return self.drain_events()
 
@@ -273,9 +287,18 @@ class Engine:
             pooled = self._requests[hidden.sequence.request_id].pooled
             if pooled is not None:
                 pooled.add(hidden.start, hidden.rows_SD)
-        self.stats.num_generation_tokens += len(result.tokens)
-        logprobs: Iterable[TokenLogprobs | None] = repeat(None) if result.logprobs is None else result.logprobs
-        for sequence, token, entry in zip(result.sequences, result.tokens, logprobs, strict=False):
+        for raw in result.logits:
+            reader = self._requests[raw.sequence.request_id].logits
+            if reader is not None:
+                reader.read(raw.start, raw.rows_SV)
+        self._emit_tokens(result.sequences, result.tokens, result.logprobs)
+
+    def _emit_tokens(
+        self, sequences: list[Sequence], tokens: list[int], logprobs: list[TokenLogprobs | None] | None
+    ) -> None:
+        self.stats.num_generation_tokens += len(tokens)
+        entries: Iterable[TokenLogprobs | None] = repeat(None) if logprobs is None else logprobs
+        for sequence, token, entry in zip(sequences, tokens, entries, strict=False):
             self._append(sequence, token, entry)
 
     def _append(self, sequence: Sequence, token: int, logprobs: TokenLogprobs | None) -> None:
@@ -327,6 +350,8 @@ class Engine:
         """End a sequence and, when its prompt was not computed yet, the continuations it would have forked."""
         if not self.constraints.drop(sequence):
             self._scheduler.finish(sequence)
+        if self.speculation is not None:
+            self.speculation.forget(sequence)
         request = self._requests[sequence.request_id]
         self._events.append(TokenEvent(sequence.request_id, sequence.index, token, logprobs, reason, stop_reason))
         for index in range(1, sequence.num_forks + 1):

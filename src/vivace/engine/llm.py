@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Items
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -14,13 +15,15 @@ from vivace.core.events import EmbeddingOutput, RequestOutput
 from vivace.core.sampling import SamplingParams
 from vivace.core.sequence import Pooling
 from vivace.engine.loader import LoadedEngine, load_engine
+from vivace.engine.logits import LogitsReader, PromptLogits
 from vivace.engine.output import OutputProcessor, TextDelta
 from vivace.engine.pooling import unit_vector
 from vivace.engine.progress import TokenProgress
 from vivace.engine.tokenizer import Tokenizer
 from vivace.models.parameters import Progress
+from vivace.ops.backend import Float32Array
 
-POOLING_PARAMS = SamplingParams(max_tokens=0)  # no token is generated
+POOLING_PARAMS = SCORING_PARAMS = SamplingParams(max_tokens=0)  # no token is generated
 
 Prompt = str | Items[int]
 Message = Mapping[str, Any]
@@ -90,6 +93,31 @@ class LLM:
         finally:
             self._discard(ids)
 
+    def logits(self, prompts: Items[Items[int]], first: Items[int]) -> Iterator[PromptLogits]:
+        """The raw logits that predict tokens `first[i] + 1` and later of each prompt (token ids), as they come.
+
+        Of one prompt each row comes once, in order; those of several are mixed. What a chunk of rows holds is valid
+        until the next one is asked for: a step's rows, never a whole prompt's, are in memory.
+        """
+        chunks: list[PromptLogits] = []
+        reached = list(first)
+
+        def keep(index: int, start: int, rows_SV: Float32Array) -> None:
+            known = max(0, reached[index] - start)  # a prompt that was preempted is computed again
+            if known < len(rows_SV):
+                chunks.append(PromptLogits(index, start + known, rows_SV[known:]))
+                reached[index] = start + len(rows_SV)
+
+        ids: list[str] = []
+        try:
+            for index, (prompt, row) in enumerate(zip(prompts, first, strict=True)):
+                ids.append(self.submit(prompt, SCORING_PARAMS, logits=LogitsReader(row, partial(keep, index))))
+            for _ in self._steps():
+                yield from chunks
+                chunks.clear()
+        finally:
+            self._discard(ids)
+
     def chat(
         self,
         messages: Items[Message] | Items[Items[Message]],
@@ -107,7 +135,13 @@ class LLM:
         return encode_chat(self.tokenizer, messages)
 
     def submit(
-        self, prompt: Prompt, params: SamplingParams, *, priority: int = 0, pooling: Pooling | None = None
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        *,
+        priority: int = 0,
+        pooling: Pooling | None = None,
+        logits: LogitsReader | None = None,
     ) -> str:
         """Queue one request and return its id; `stream` yields what it produces."""
         text = prompt if isinstance(prompt, str) else None
@@ -115,7 +149,7 @@ class LLM:
         if params.structured_outputs is not None:
             self.engine.constraints.compile(params.structured_outputs).result()  # a wrong one is refused here
         request_id = str(next(self._ids))
-        self.engine.add(request_id, token_ids, params, priority=priority, pooling=pooling)
+        self.engine.add(request_id, token_ids, params, priority=priority, pooling=pooling, logits=logits)
         self._outputs.register(request_id, text, token_ids, params)
         return request_id
 
@@ -129,13 +163,17 @@ class LLM:
         finally:
             self._discard([request_id])
 
-    def _drain(self) -> Iterator[TextDelta]:
-        """Step until nothing is queued or running."""
+    def _steps(self) -> Iterator[list[TextDelta]]:
+        """Step until nothing is queued or running: what each step produced, which may be nothing."""
         while self.engine.num_unfinished:
             if idle_s := self.engine.idle_s:
                 time.sleep(idle_s)
-            yield from self._outputs.process(self.engine.step())
-        yield from self._outputs.process(self.engine.drain_events())
+            yield self._outputs.process(self.engine.step())
+        yield self._outputs.process(self.engine.drain_events())
+
+    def _drain(self) -> Iterator[TextDelta]:
+        for deltas in self._steps():
+            yield from deltas
 
     def _embedding(self, request_id: str, normalize: bool) -> EmbeddingOutput:
         output, embedding = self._outputs.output(request_id), self.engine.record(request_id).embedding

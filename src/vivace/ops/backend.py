@@ -176,10 +176,52 @@ class TopLogprobs:
     top_logprobs_SK: Float32Array
 
 
+class PackedReader(Protocol):
+    """Takes packed matrices from one file. They stay valid when the file is closed."""
+
+    note: str  # how, for `vivace doctor`
+
+    def matrix(self, name: str, layout: str, shape: tuple[int, int], offset: int, checksum: int) -> Weight | None:
+        """The matrix at `offset`; None if it is not there whole, or its checksum is another."""
+        ...
+
+
+class PackedStorage(Protocol):
+    """Packed matrices as bytes: for a file that saves the next start the packing, and for copies."""
+
+    version: str  # differs where the same matrix would be packed into other bytes
+
+    def data(self, weight: Weight) -> NDArray[np.uint8] | None:
+        """A read-only view of all that a matrix is; None where it is more than its bytes."""
+        ...
+
+    def checksum(self, data: NDArray[np.uint8]) -> int:
+        """64 bits over packed bytes, at the speed of memory."""
+        ...
+
+    def reader(self, file: int) -> PackedReader | None:
+        """Of an open file of packed matrices; None where it cannot be read."""
+        ...
+
+    def copy(self, name: str, weight: Weight) -> Weight:
+        """The same matrix in memory of its own."""
+        ...
+
+
 class Backend(Protocol):
     """A device and the fast versions of the operations on it."""
 
     name: str
+
+    @property
+    def packed_storage(self) -> PackedStorage | None:
+        """None where packed matrices do not leave the backend."""
+        ...
+
+    def encode(self, tensor: StoredTensor, encoding: str) -> StoredTensor:
+        """A float matrix by round-to-nearest: bit for bit what `formats.quantize_rtn.encode` makes of its numbers,
+        with its errors."""
+        ...
 
     def pack(self, name: str, tensor: StoredTensor) -> Weight:
         """Repack a matrix [N, D] for the kernel that reads it. The stored bytes are not referenced afterwards."""

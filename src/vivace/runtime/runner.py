@@ -10,7 +10,7 @@ import numpy as np
 from vivace.core.events import TokenLogprobs
 from vivace.core.sequence import Sequence
 from vivace.core.step import ScheduledSequence, StepPlan
-from vivace.ops.backend import Backend, Executable, KVCache, TopLogprobs
+from vivace.ops.backend import Backend, Executable, Float32Array, KVCache, TopLogprobs
 from vivace.runtime.batch import BatchBuilder
 from vivace.runtime.pooling import HiddenRows, PoolingRunner, split_pooling
 from vivace.runtime.sampler import SamplerInputs
@@ -26,8 +26,21 @@ class PromptLogprobs:
 
 
 @dataclass(slots=True)
+class LogitsRows:
+    """Raw logits [S, V] of `sequence` from position `start`, whose row predicts token `start + 1`.
+
+    A view, valid until the next step.
+    """
+
+    sequence: Sequence
+    start: int
+    rows_SV: Float32Array
+
+
+@dataclass(slots=True)
 class StepResult:
-    """The next token of each sequence (-1: its logits were not finite); a row that forks yields one for each.
+    """The next token of each sequence (-1: its logits were not finite); a row that forks yields one for each, a row
+    with guesses one after its known tokens and one after each guess.
 
     Parallel lists: an object a token would cost 0.1 ms a step at 256 sequences. `logprobs` is None when nobody asked.
     """
@@ -37,35 +50,42 @@ class StepResult:
     logprobs: list[TokenLogprobs | None] | None
     prompt_logprobs: list[PromptLogprobs]
     hidden: list[HiddenRows] = field(default_factory=list)
+    logits: list[LogitsRows] = field(default_factory=list)
 
 
 class _SampledRows:
-    """Rows of the step whose logits are wanted: those that sample first, then scored prompt rows."""
+    """Rows of the step whose logits are wanted: those that sample, then scored prompt rows, then raw ones."""
 
     def __init__(self, plan: StepPlan) -> None:
         self.rows: list[int] = []
         self.sequences: list[Sequence] = []
+        self.ahead = _tokens_ahead(plan)
         self.scored: list[ScheduledSequence] = []
         self.targets: list[int] = []
+        self.raw: list[tuple[Sequence, int, int]] = []  # sequence, first position, rows
         score_rows: list[int] = []
+        raw_rows: list[int] = []
         first = 0
         for item in plan.scheduled:
             if item.samples:
-                self.rows.append(first + item.num_new - 1)
-                self.sequences.append(item.sequence)
+                last = first + item.num_new - 1
+                self.rows.extend(range(last - len(item.draft), last + 1))
+                self.sequences.extend([item.sequence] * (1 + len(item.draft)))
                 for fork in item.forks:
-                    self.rows.append(first + item.num_new - 1)
+                    self.rows.append(last)
                     self.sequences.append(fork)
-            if (
-                item.start < item.sequence.num_prompt
-                and item.sequence.params.prompt_logprobs is not None
-                and (count := _num_scored(item)) > 0
-            ):
-                self.scored.append(item)
-                score_rows.extend(range(first, first + count))
-                self.targets.extend(item.sequence.tokens[item.start + 1 : item.start + 1 + count])
+            if item.start < item.sequence.num_prompt and (count := _num_scored(item)) > 0:
+                if item.sequence.params.prompt_logprobs is not None:
+                    self.scored.append(item)
+                    score_rows.extend(range(first, first + count))
+                    self.targets.extend(item.sequence.tokens[item.start + 1 : item.start + 1 + count])
+                if item.sequence.logits_from is not None:
+                    skipped = max(0, item.sequence.logits_from - item.start)
+                    raw_rows.extend(range(first + skipped, first + count))
+                    self.raw.append((item.sequence, item.start + skipped, count - skipped))
             first += item.num_new
         self.rows.extend(score_rows)
+        self.rows.extend(raw_rows)
 
 
 class Runner:
@@ -94,12 +114,14 @@ class Runner:
         rows = _SampledRows(plan)
         logits = self._executable.run(self._batch.build(plan, rows.rows))
         split = len(rows.sequences)
-        tokens, logprobs = self._sample(logits[:split], rows.sequences) if split else ([], None)
-        scores = self._score(logits[split:], rows.scored, rows.targets) if rows.targets else []
-        return StepResult(rows.sequences, tokens, logprobs, scores)
+        tokens, logprobs = self._sample(logits[:split], rows) if split else ([], None)
+        raw_from = split + len(rows.targets)
+        scores = self._score(logits[split:raw_from], rows.scored, rows.targets) if rows.targets else []
+        raw = _raw_rows(logits[raw_from:], rows.raw) if rows.raw else []
+        return StepResult(rows.sequences, tokens, logprobs, scores, logits=raw)
 
-    def _sample(self, logits: Any, sequences: list[Sequence]) -> tuple[list[int], list[TokenLogprobs | None] | None]:
-        inputs = self._sampler_inputs.build(sequences, logits.shape[-1])
+    def _sample(self, logits: Any, rows: _SampledRows) -> tuple[list[int], list[TokenLogprobs | None] | None]:
+        inputs = self._sampler_inputs.build(rows.sequences, logits.shape[-1], rows.ahead)
         token_S = self._backend.sample(logits, inputs)
         tokens: list[int] = token_S.tolist()
         wanted = self._sampler_inputs.max_logprobs
@@ -108,7 +130,7 @@ class Runner:
         top = self._backend.top_logprobs(logits, token_S, wanted)
         return tokens, [
             None if (k := sequence.params.logprobs) is None else _entry(top, row, tokens[row], k)
-            for row, sequence in enumerate(sequences)
+            for row, sequence in enumerate(rows.sequences)
         ]
 
     def _score(self, logits: Any, scored: list[ScheduledSequence], targets: list[int]) -> list[PromptLogprobs]:
@@ -122,6 +144,27 @@ class Runner:
             results.append(PromptLogprobs(item.sequence, item.start + 1, entries))
             row += count
         return results
+
+
+def _tokens_ahead(plan: StepPlan) -> list[list[int]] | None:
+    """Before which guesses each row that samples stands; None where nobody guesses."""
+    if not plan.drafting:
+        return None
+    return [
+        item.draft[:count]
+        for item in plan.scheduled
+        if item.samples
+        for count in (*range(len(item.draft) + 1), *([0] * len(item.forks)))
+    ]
+
+
+def _raw_rows(logits: Any, wanted: list[tuple[Sequence, int, int]]) -> list[LogitsRows]:
+    results, row = [], 0
+    for sequence, start, count in wanted:
+        if count > 0:
+            results.append(LogitsRows(sequence, start, logits[row : row + count]))
+            row += count
+    return results
 
 
 def _num_scored(item: ScheduledSequence) -> int:

@@ -100,12 +100,15 @@ class BlockManager:
     def match(self, sequence: Sequence) -> PrefixMatch:
         """Look the sequence up in the prefix index. Nothing is reserved.
 
-        Its last token is never matched, because the logits after it are wanted.
+        Its last token is never matched, because the logits after it are wanted, nor are those from `logits_from` on.
         """
         match = PrefixMatch()
         if not (self.enable_prefix_caching and sequence.use_prefix_cache):
             return match
-        for position in range((len(sequence.tokens) - 1) // self.block_size):
+        num_matched = len(sequence.tokens) - 1
+        if sequence.logits_from is not None:
+            num_matched = min(num_matched, sequence.logits_from)
+        for position in range(num_matched // self.block_size):
             parent = match.parent if match.awaited is None else match.awaited.identity
             entry = self._index.find(self._hash(sequence, position), parent, self._content(sequence, position))
             if entry is None:

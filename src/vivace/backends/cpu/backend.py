@@ -12,7 +12,9 @@ import numpy as np
 
 from vivace.backends.cpu import _native
 from vivace.backends.cpu.detect import available_cores
+from vivace.backends.cpu.encoding import encode
 from vivace.backends.cpu.lowering import lower
+from vivace.backends.cpu.packed_storage import CpuPackedStorage
 from vivace.core.config import KVDtype
 from vivace.core.errors import ConfigError, EngineError, UnsupportedError
 from vivace.formats.tensor import StoredTensor, row_bytes
@@ -144,6 +146,16 @@ class CpuBackend:
     def device(self) -> _native.Device:
         """The native device, for measurements."""
         return self._device
+
+    @property
+    def packed_storage(self) -> CpuPackedStorage:
+        """Packed matrices as bytes."""
+        return CpuPackedStorage(self._device, LAYOUTS)
+
+    def encode(self, tensor: StoredTensor, encoding: str) -> StoredTensor:
+        """A float matrix by round-to-nearest, in parallel to q8_0 and q4_0. Raises `UnsupportedError` where the
+        encoding cannot hold it."""
+        return encode(self._device, tensor, encoding, LAYOUTS)
 
     def pack(self, name: str, tensor: StoredTensor) -> Weight:
         """Repack a matrix [N, D], in parallel, into huge pages. The stored bytes are not referenced afterwards."""

@@ -10,6 +10,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from vivace.core.errors import EngineError
 from vivace.formats.dequantize import dequantize
+from vivace.formats.quantize_rtn import encode
 from vivace.formats.tensor import StoredTensor
 from vivace.ops import program as ir
 from vivace.ops import reference, reference_kv, reference_sampling
@@ -72,6 +73,14 @@ class ReferenceBackend:
 
     def __init__(self, dtype: DTypeLike = np.float32) -> None:
         self.dtype = np.dtype(dtype)
+
+    @property
+    def packed_storage(self) -> None:
+        """Matrices are decoded here, not packed."""
+        return None
+
+    def encode(self, tensor: StoredTensor, encoding: str) -> StoredTensor:
+        return encode(dequantize(tensor), encoding, tensor.name)
 
     def pack(self, name: str, tensor: StoredTensor) -> Weight:
         """The matrix, decoded. Layout `f32`, or the encoding's name where it says how activations are read."""
