@@ -158,7 +158,7 @@ def sentence(comparison: Comparison, result: QuantizationResult) -> str:
     others = 100 * (1 - comparison.top1_agreement)
     return (
         f"You gain {size} and {speed:.2f} times the decode speed; you lose {max(change, 0):.2f}% in perplexity "
-        f"({before.perplexity:.3f} to {after.perplexity:.3f}), and the model prefers another token in {others:.1f}% of "
-        f"all places. Measured on {comparison.num_tokens} tokens of text, and on {OUTPUT_LEN} tokens decoded behind "
+        f"({before.perplexity:.3f} to {after.perplexity:.3f}), and the model prefers another token in {others:.1f}% "
+        f"of all places. Measured on {comparison.num_tokens} tokens of text, and on {OUTPUT_LEN} tokens decoded behind "
         f"{PROMPT_LEN}; calibrated on {result.data}."
     )
