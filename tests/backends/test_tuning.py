@@ -10,10 +10,12 @@ import pytest
 
 from vivace.backends.cpu import tuning
 from vivace.backends.cpu.backend import LAYOUTS, CpuBackend
-from vivace.backends.cpu.tuning import DEFAULT, NO_ROWS, LinearTuner, LinearTuning, choose, read_tuning, tuning_path
+from vivace.backends.cpu.tuning import NO_ROWS, LinearTuner, LinearTuning, choose, read_tuning, tuning_path
 from vivace.formats.cache_directory import CACHE_VARIABLE
 from vivace.formats.tensor import StoredTensor
 from vivace.ops.program import Weight
+
+USUAL = LinearTuning(16 << 10, 3, 384 << 10, 256 << 10)
 
 
 def int4_weight(backend: CpuBackend, rows: int, columns: int) -> Weight:
@@ -30,19 +32,21 @@ def product(backend: CpuBackend, weight: Weight, num_rows: int) -> np.ndarray:
     return out
 
 
-def test_the_default_stands_unless_another_pays() -> None:
-    assert choose(lambda tuning, _rows: 1.0 if tuning == DEFAULT else 0.99) == DEFAULT
+def test_the_usual_choice_stands_unless_another_pays() -> None:
+    assert choose(lambda tuning, _rows: 1.0 if tuning == USUAL else 0.99, USUAL) == USUAL
 
 
-def test_what_pays_is_chosen() -> None:
+@pytest.mark.parametrize(("least", "chosen"), [(1, 2), (2, 2), (3, 3), (4, 4), (8, 8), (9, NO_ROWS)])
+def test_what_pays_is_chosen(least: int, chosen: int) -> None:
+    """Fetching ahead, from 32 KiB, pays from `least` rows on."""
+
     def seconds(tuning: LinearTuning, rows: int) -> float:
         if rows == 64:
             return 1.0 if tuning.weight_panel_bytes == 640 << 10 else 2.0
         fetches = rows >= tuning.min_fetch_rows
-        pays = rows >= 4
-        return (1.0 if fetches == pays else 2.0) + abs(tuning.fetch_distance - (32 << 10)) / (64 << 10)
+        return (1.0 if fetches == (rows >= least) else 2.0) + abs(tuning.fetch_distance - (32 << 10)) / (64 << 10)
 
-    assert choose(seconds) == LinearTuning(32 << 10, 4, 640 << 10, 128 << 10)
+    assert choose(seconds, USUAL) == LinearTuning(32 << 10, chosen, 640 << 10, 128 << 10)
 
 
 @pytest.mark.parametrize(
@@ -106,19 +110,13 @@ def test_no_choice_changes_a_bit(num_rows: int) -> None:
     weight = int4_weight(backend, 200, 256)
     expected = product(backend, weight, num_rows)
     number = LAYOUTS.index("q4_0")
+    usual = backend.device.linear_tuning(number)
     try:
         for choice in [(0, 1, 1, 1), (64, NO_ROWS, 1 << 30, 1 << 30), (1 << 20, 1, 9000, 70_000)]:
             backend.device.tune_linear(number, *choice)
             np.testing.assert_array_equal(product(backend, weight, num_rows), expected)
     finally:
-        default = DEFAULT
-        backend.device.tune_linear(
-            number,
-            default.fetch_distance,
-            default.min_fetch_rows,
-            default.weight_panel_bytes,
-            default.row_panel_bytes,
-        )
+        backend.device.tune_linear(number, *usual)
 
 
 @pytest.mark.parametrize("choice", [(-1, 1, 1, 1), (0, 0, 1, 1), (0, 1, 0, 1), (0, 1, 1, 0)])

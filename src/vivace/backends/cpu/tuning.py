@@ -34,10 +34,10 @@ MAX_BYTES = 1 << 30
 class LinearTuning:
     """As in csrc/linear.h. `NO_ROWS` as `min_fetch_rows` never fetches ahead in a single tile."""
 
-    fetch_distance: int = 16 << 10
-    min_fetch_rows: int = 3
-    weight_panel_bytes: int = 384 << 10
-    row_panel_bytes: int = 256 << 10
+    fetch_distance: int
+    min_fetch_rows: int
+    weight_panel_bytes: int
+    row_panel_bytes: int
 
     def is_valid(self) -> bool:
         values = [getattr(self, field.name) for field in fields(self)]
@@ -45,7 +45,6 @@ class LinearTuning:
 
 
 NO_ROWS = 1 << 20
-DEFAULT = LinearTuning()
 
 # Seconds of a product of so many rows.
 Trial = Callable[[LinearTuning, int], float]
@@ -77,7 +76,8 @@ class LinearTuner:
         if tuning is None:
             if not _is_writable(path.parent):
                 return
-            tuning = choose(_trial(self._device, number, matrices))
+            usual = LinearTuning(*self._device.linear_tuning(number))
+            tuning = choose(_trial(self._device, number, matrices), usual)
             write_tuning(path, tuning)
         _apply(self._device, number, tuning)
 
@@ -89,11 +89,11 @@ def tuning_path(device: _native.Device, layout: str) -> Path:
     return cache_directory() / "tuning" / f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}.json"
 
 
-def choose(trial: Trial) -> LinearTuning:
-    """One choice after the other, in interleaved trials; the default unless another gains `MIN_GAIN`."""
-    tuning = DEFAULT
-    ahead = [replace(tuning, fetch_distance=size << 10, min_fetch_rows=1) for size in (4, 8, 32, 64)]
-    tuning = replace(_best(trial, 8, replace(tuning, min_fetch_rows=1), ahead), min_fetch_rows=tuning.min_fetch_rows)
+def choose(trial: Trial, usual: LinearTuning) -> LinearTuning:
+    """One choice after the other, in interleaved trials; the usual one unless another gains `MIN_GAIN`."""
+    ahead = replace(usual, min_fetch_rows=1)
+    distances = [replace(ahead, fetch_distance=size << 10) for size in (4, 8, 32, 64)]
+    tuning = replace(_best(trial, 8, ahead, distances), min_fetch_rows=usual.min_fetch_rows)
     tuning = replace(tuning, min_fetch_rows=_least_rows(trial, tuning))
     panels = [(256, 384), (640, 128), (128, 128)]
     sizes = [replace(tuning, weight_panel_bytes=w << 10, row_panel_bytes=r << 10) for w, r in panels]
@@ -120,15 +120,15 @@ def write_tuning(path: Path, tuning: LinearTuning) -> None:
 
 
 def _least_rows(trial: Trial, tuning: LinearTuning) -> int:
-    """The fewest rows from which fetching ahead pays; the usual number unless it loses there or fewer pay too."""
+    """The fewest rows from which fetching ahead pays: more than usual while it loses, fewer while it gains."""
     without = replace(tuning, min_fetch_rows=NO_ROWS)
     ahead = replace(tuning, min_fetch_rows=1)
-    if _best(trial, tuning.min_fetch_rows - 1, without, [ahead]) is ahead:
-        return tuning.min_fetch_rows - 1
-    for rows in (tuning.min_fetch_rows, 4, 6, 8):
-        if _best(trial, rows, ahead, [without]) is ahead:
-            return rows
-    return NO_ROWS
+    rows = tuning.min_fetch_rows
+    if _best(trial, rows, ahead, [without]) is without:
+        return next((more for more in range(rows + 1, 9) if _best(trial, more, ahead, [without]) is ahead), NO_ROWS)
+    while rows > 2 and _best(trial, rows - 1, without, [ahead]) is ahead:
+        rows -= 1
+    return rows
 
 
 def _best(trial: Trial, rows: int, usual: LinearTuning, others: Sequence[LinearTuning]) -> LinearTuning:
