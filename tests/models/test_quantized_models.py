@@ -34,13 +34,33 @@ def logits(directory: Path, backend: Backend, quantization: str | None = None) -
     return prompt_logits(backend, spec, parameters, prompt_tokens())
 
 
+def round_tokens(x: torch.Tensor, limit: float) -> torch.Tensor:
+    """int8 with one scale for each token, except for magnitudes from `limit` on."""
+    inliers = torch.where(x.abs() >= limit, 0, x)
+    scale = inliers.abs().amax(dim=-1, keepdim=True) / 127
+    return torch.where(x.abs() >= limit, x, torch.round(inliers * (1 / scale)) * scale)
+
+
+def round_inputs_of_layers(model: torch.nn.Module, limit: float) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and ".layers." in name:
+            module.register_forward_pre_hook(lambda _, inputs: (round_tokens(inputs[0], limit),))
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 def test_values_are_those_of_the_packer(tmp_path: Path, scheme, case: Case) -> None:
-    """The reference backend multiplies decoded floats: only the order of float32 sums differs from transformers."""
+    """The reference backend multiplies decoded floats: only the order of float32 sums differs from transformers.
+    Where activations are rounded too, that may move one between two levels, a 127th of its token's largest apart."""
     model = write_quantized_model(tmp_path, scheme, case)
+    rounded_from = {"w8a8": float("inf"), "llm_int8": 6.0}.get(scheme.name)
+    if rounded_from is not None:
+        round_inputs_of_layers(model, rounded_from)
     truth = true_logits(model, prompt_tokens())
-    np.testing.assert_allclose(logits(tmp_path, ReferenceBackend()), truth, rtol=0, atol=2e-4 * np.abs(truth).max())
+    tolerance = 2e-4 if rounded_from is None else 1e-2
+    np.testing.assert_allclose(
+        logits(tmp_path, ReferenceBackend()), truth, rtol=0, atol=tolerance * np.abs(truth).max()
+    )
 
 
 def test_a_quantisation_at_load_leaves_packed_matrices_alone(tmp_path: Path) -> None:
