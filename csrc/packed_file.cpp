@@ -122,9 +122,10 @@ uint64_t combined(const std::vector<uint64_t>& pieces, size_t num_bytes) {
 std::vector<uint64_t> no_sums(size_t num_bytes) { return std::vector<uint64_t>((num_bytes + PIECE - 1) / PIECE); }
 
 std::shared_ptr<Matrix> matrix_in(PackedMatrix packed, Allocation memory, std::vector<int32_t> input_order) {
-  auto matrix = std::make_shared<Matrix>(Matrix{packed, std::move(memory), std::move(input_order)});
-  matrix->packed.input_order = matrix->input_order.empty() ? nullptr : matrix->input_order.data();
-  return matrix;
+  std::shared_ptr<const std::vector<int32_t>> order;
+  if (!input_order.empty()) order = std::make_shared<const std::vector<int32_t>>(std::move(input_order));
+  packed.input_order = order ? order->data() : nullptr;
+  return std::make_shared<Matrix>(Matrix{packed, std::move(memory), std::move(order)});
 }
 
 bool read_checked(Device& device, int file, int64_t offset, uint8_t* to, size_t num_bytes, uint64_t checksum) {
@@ -197,13 +198,14 @@ std::shared_ptr<Matrix> PackedFile::matrix(Device& device, Layout layout, int64_
 }
 
 std::shared_ptr<Matrix> copy_matrix(Device& device, const Matrix& matrix) {
-  PackedMatrix packed = matrix.packed;
-  Allocation memory = device.arena.allocate(packed.num_bytes);
+  auto copy = std::make_shared<Matrix>(matrix);
+  PackedMatrix& packed = copy->packed;
+  copy->memory = device.arena.allocate(packed.num_bytes);
   for_pieces(device, packed.num_bytes, [&](size_t, size_t begin, size_t size) {
-    std::memcpy(memory.data + begin, matrix.packed.data + begin, size);
+    std::memcpy(copy->memory.data + begin, matrix.packed.data + begin, size);
   });
-  packed.data = memory.data;
-  return matrix_in(packed, memory, matrix.input_order);
+  packed.data = copy->memory.data;
+  return copy;
 }
 
 }  // namespace vivace

@@ -31,7 +31,8 @@ class LlamaCppModel:
         options.n_threads = options.n_threads_batch = 1
         options.type_k = options.type_v = KV_TYPES[kv_type]
         self.context = llama_cpp.llama_init_from_model(self.model, options)
-        self.vocab_size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
+        self.vocabulary = llama_cpp.llama_model_get_vocab(self.model)
+        self.vocab_size = llama_cpp.llama_vocab_n_tokens(self.vocabulary)
 
     def logits(self, tokens: Sequence[int]) -> np.ndarray:
         """[T, V], float32."""
@@ -47,6 +48,13 @@ class LlamaCppModel:
             raise ValueError(f"llama_decode gave {code}")
         pointer = llama_cpp.llama_get_logits(self.context)
         return np.ctypeslib.as_array(pointer, (len(tokens), self.vocab_size)).copy()
+
+    def tokens(self, text: str) -> list[int]:
+        """Without a BOS, special tokens as text."""
+        raw = text.encode()
+        room = (llama_cpp.llama_token * (len(raw) + 8))()
+        count = llama_cpp.llama_tokenize(self.vocabulary, raw, len(raw), room, len(room), False, False)
+        return list(room[:count])
 
     def close(self) -> None:
         llama_cpp.llama_free(self.context)

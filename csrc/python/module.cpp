@@ -26,16 +26,21 @@ std::shared_ptr<Device> make_device(int num_threads, const std::string& isa) {
   return std::make_shared<Device>(num_threads, *kernels);
 }
 
+Layout checked_layout(int layout) {
+  if (layout < 0 || layout >= NUM_LAYOUTS) throw nb::value_error("unknown layout");
+  return static_cast<Layout>(layout);
+}
+
 std::shared_ptr<Matrix> pack_from_python(Device& device, int layout, ByteRows stored, int64_t columns,
                                          const std::optional<Ints1>& input_order) {
-  if (layout < 0 || layout >= NUM_LAYOUTS) throw nb::value_error("unknown layout");
+  const Layout checked = checked_layout(layout);
   if (length(stored) < 1 || columns < 1) throw nb::value_error("an empty matrix");
   if (length(stored, 1) > 1 && stored.stride(1) != 1) throw nb::value_error("the bytes of a row must be contiguous");
   const uint8_t* data = stored.data();
   const int64_t rows = length(stored), stride = stored.stride(0);
   std::vector<int32_t> order = checked_order(input_order, columns);
   nb::gil_scoped_release release;
-  return pack_matrix(device, static_cast<Layout>(layout), data, stride, rows, columns, std::move(order));
+  return pack_matrix(device, checked, data, stride, rows, columns, std::move(order));
 }
 
 // One product outside any program, for tests and measurements of the kernels alone.
@@ -64,6 +69,22 @@ void embedding_row_from_python(Device& device, const Matrix& matrix, int64_t row
     throw nb::value_error("embedding_row: row or width out of range");
   }
   device.kernels.linear.embedding_row(matrix.packed, row, scale, out.data());
+}
+
+void tune_from_python(Device& device, int layout, int64_t fetch_distance, int64_t min_fetch_rows,
+                      int64_t weight_panel_bytes, int64_t row_panel_bytes) {
+  if (fetch_distance < 0 || min_fetch_rows < 1 || weight_panel_bytes < 1 || row_panel_bytes < 1) {
+    throw nb::value_error("tune_linear: a size below its least");
+  }
+  const Layout checked = checked_layout(layout);
+  const std::lock_guard turn(device.pool.turn());
+  device.kernels.linear.tuning(checked) = {fetch_distance, min_fetch_rows, weight_panel_bytes, row_panel_bytes};
+}
+
+double measure_linear_from_python(Device& device, const std::vector<std::shared_ptr<Matrix>>& matrices,
+                                  int64_t num_rows) {
+  if (num_rows < 1) throw nb::value_error("measure_linear: no rows");
+  return measure_linear(device, matrices, num_rows);
 }
 
 double peak_from_python(Device& device, const std::string& kind, int64_t iterations) {
@@ -116,6 +137,10 @@ NB_MODULE(_native, module) {
       .def("measure_read_bandwidth", &measure_read_bandwidth, "num_bytes"_a, "repetitions"_a,
            nb::call_guard<nb::gil_scoped_release>())
       .def("measure_barrier", &measure_barrier, "repetitions"_a, nb::call_guard<nb::gil_scoped_release>())
+      .def("tune_linear", &tune_from_python, "layout"_a, "fetch_distance"_a, "min_fetch_rows"_a,
+           "weight_panel_bytes"_a, "row_panel_bytes"_a)
+      .def("measure_linear", &measure_linear_from_python, "matrices"_a, "num_rows"_a,
+           nb::call_guard<nb::gil_scoped_release>())
       .def("measure_peak", &peak_from_python, "kind"_a, "iterations"_a);
 
   bind_packed(module);

@@ -27,9 +27,9 @@ PackedBytes packed_data(nb::handle_t<Matrix> handle) {
 using Order = nb::ndarray<nb::numpy, const int32_t, nb::ndim<1>>;
 
 std::optional<Order> packed_order(nb::handle_t<Matrix> handle) {
-  const std::vector<int32_t>& order = nb::cast<const Matrix&>(handle).input_order;
-  if (order.empty()) return std::nullopt;
-  return Order(order.data(), {order.size()}, handle);
+  const auto& order = nb::cast<const Matrix&>(handle).input_order;
+  if (!order) return std::nullopt;
+  return Order(order->data(), {order->size()}, handle);
 }
 
 PackedBytes bytes_of_file(nb::handle_t<PackedFile> handle, int64_t offset, int64_t num_bytes) {

@@ -28,6 +28,7 @@ from transformers import PreTrainedModel
 
 SEED = 20_261_122
 WIDE = {"hidden_size": 64, "head_dim": 16, "intermediate_size": 96}
+Rounding = Callable[[torch.Tensor], torch.Tensor]
 Packed = tuple[dict[str, np.ndarray], np.ndarray]  # the tensors of a matrix, and its values
 Packer = Callable[[np.ndarray, np.random.Generator], Packed]
 
@@ -39,6 +40,7 @@ class Scheme:
     name: str
     config: dict[str, Any]
     pack: Packer
+    activations: Rounding | None = None  # what products read in place of their inputs
 
     def __str__(self) -> str:
         return self.name
@@ -79,6 +81,18 @@ def _llm_int8(weights: np.ndarray, _: np.random.Generator) -> Packed:
     return tensors, tensors["weight"].astype(np.float32) * (tensors["SCB"] / np.float32(127))[:, None]
 
 
+def _int8_tokens(x: torch.Tensor) -> torch.Tensor:
+    """Each token's row on 255 levels up to its largest magnitude."""
+    step = x.abs().amax(dim=-1, keepdim=True) / 127
+    return torch.round(x / step) * step
+
+
+def _int8_inliers(x: torch.Tensor) -> torch.Tensor:
+    """LLM.int8(): magnitudes of 6.0 and more stay, the others are rounded without them."""
+    is_outlier = x.abs() >= 6
+    return torch.where(is_outlier, x, _int8_tokens(torch.where(is_outlier, 0, x)))
+
+
 SCHEMES = [
     _gptq(4, 1, order=False, symmetric=True),
     _gptq(4, 1, order=True, symmetric=False),
@@ -87,8 +101,8 @@ SCHEMES = [
     Scheme("awq", AWQ_CONFIG, _awq),
     _w4a16(symmetric=True),
     _w4a16(symmetric=False),
-    Scheme("w8a8", compressed_config(8, None, symmetric=True, tokens=True), _w8a8),
-    Scheme("llm_int8", LLM_INT8_CONFIG, _llm_int8),
+    Scheme("w8a8", compressed_config(8, None, symmetric=True, tokens=True), _w8a8, _int8_tokens),
+    Scheme("llm_int8", LLM_INT8_CONFIG, _llm_int8, _int8_inliers),
 ]
 SCHEMES_BY_NAME = {scheme.name: scheme for scheme in SCHEMES}
 
@@ -106,6 +120,8 @@ def write_quantized_model(
             continue
         parts, values = scheme.pack(parameter.detach().numpy(), rng)
         parameter.data.copy_(torch.from_numpy(values))
+        if scheme.activations is not None:
+            _read_activations_as(model, name.removesuffix(".weight"), scheme.activations)
         module = name.removesuffix(".weight")
         tensors |= {f"{module}.{part}": torch.from_numpy(np.array(array)) for part, array in parts.items()}
     directory.mkdir(parents=True, exist_ok=True)
@@ -115,3 +131,9 @@ def write_quantized_model(
     config = model.config.to_dict() | {"quantization_config": scheme.config}
     (directory / "config.json").write_text(json.dumps(config))
     return model
+
+
+def _read_activations_as(
+    model: PreTrainedModel, module: str, rounding: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    model.get_submodule(module).register_forward_pre_hook(lambda _, inputs: (rounding(inputs[0]),))

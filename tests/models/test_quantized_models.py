@@ -12,6 +12,7 @@ from decoder_run import prompt_logits
 from quantized_models import SCHEMES, SCHEMES_BY_NAME, WIDE, write_quantized_model
 from tiny_checkpoints import CASES_BY_NAME, Case, prompt_tokens, true_logits
 
+from vivace.backends.cpu.backend import CpuBackend
 from vivace.backends.reference.backend import ReferenceBackend
 from vivace.core.errors import ModelFileError
 from vivace.formats.checkpoint import open_checkpoint
@@ -34,13 +35,34 @@ def logits(directory: Path, backend: Backend, quantization: str | None = None) -
     return prompt_logits(backend, spec, parameters, prompt_tokens())
 
 
+def relative_error(actual: np.ndarray, truth: np.ndarray) -> float:
+    return float(np.linalg.norm(actual - truth) / np.linalg.norm(truth))
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 def test_values_are_those_of_the_packer(tmp_path: Path, scheme, case: Case) -> None:
-    """The reference backend multiplies decoded floats: only the order of float32 sums differs from transformers."""
+    """The reference backend multiplies decoded floats: only the order of float32 sums differs from transformers.
+
+    Where int8 activations are part of the scheme, sums that differ in the last bit can move an activation to the next
+    of 255 levels: 1/127 of a row's largest magnitude, in a few of some hundred inputs.
+    """
     model = write_quantized_model(tmp_path, scheme, case)
     truth = true_logits(model, prompt_tokens())
-    np.testing.assert_allclose(logits(tmp_path, ReferenceBackend()), truth, rtol=0, atol=2e-4 * np.abs(truth).max())
+    tolerance = (2e-4 if scheme.activations is None else 0.02) * np.abs(truth).max()
+    np.testing.assert_allclose(logits(tmp_path, ReferenceBackend()), truth, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_the_processor_agrees(tmp_path: Path, scheme, case: Case) -> None:
+    """The kernels read activations as int8: by groups of 32 inputs a step is 1/127 of the group's largest number,
+    some 2.5 times its root mean square, and rounding adds a relative error of 2.5 / 127 / sqrt(12) = 0.6% to a
+    product (0.8% by rows of 96). 28 products, each passed on by a residual stream, stay under 5%.
+    """
+    model = write_quantized_model(tmp_path, scheme, case)
+    truth = true_logits(model, prompt_tokens())
+    assert relative_error(logits(tmp_path, CpuBackend()), truth) < 0.05
 
 
 def test_a_quantisation_at_load_leaves_packed_matrices_alone(tmp_path: Path) -> None:

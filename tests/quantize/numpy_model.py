@@ -16,7 +16,7 @@ from vivace.quantize.layer_pass import LayerPass, Scratch
 from vivace.quantize.sensitivity import log_probabilities
 from vivace.quantize.source_model import SourceModel
 
-TEXT = "".join(chr(0x21 + (7 * i * i + 3 * i) % 90) for i in range(2_000))
+TEXT = "".join(chr(0x21 + (7 * i * i + i // 9) % 90) + "\n\n" * (i % 500 == 499) for i in range(20_000))
 
 
 def tiny_model(directory: Path, name: str = "llama-gqa") -> Path:

@@ -61,10 +61,11 @@ def test_a_norm_weight_of_zero_keeps_its_scale(tmp_path: Path) -> None:
 
 
 def awkward_inputs() -> tuple[Floats, Floats]:
-    """Weights [24, 64] and inputs [256, 64], of which inputs 5 and 17 are 40 times the others."""
+    """Weights [24, 64] and inputs [256, 64]: inputs 5 and 17 are 40 times the others, their weights a fifth."""
     rng = np.random.default_rng(SEED + 1)
     weights, inputs = rng.standard_normal((24, 64)), rng.standard_normal((256, 64))
     inputs[:, [5, 17]] *= 40
+    weights[:, [5, 17]] /= 5
     return weights.astype(np.float32), inputs.astype(np.float32)
 
 
@@ -75,10 +76,10 @@ def test_the_scale_search_favours_large_inputs() -> None:
         return round_to_nearest(weights_NK, 4, 64, True).dequantize()
 
     scale = search_scale([weights[:10], weights[10:]], np.abs(inputs).mean(axis=0), inputs, rounded)
-    assert min(scale[[5, 17]]) > 1.5 * np.median(scale)
+    assert min(scale[[5, 17]]) > 3 * np.median(scale)
     plain = np.linalg.norm(inputs @ (rounded(weights) - weights).T)
     scaled = np.linalg.norm(inputs @ (rounded(weights * scale) / scale - weights).T)
-    assert scaled < 0.8 * plain
+    assert scaled < 0.5 * plain
 
 
 def test_the_scale_is_one_where_inputs_are_alike() -> None:

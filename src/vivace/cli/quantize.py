@@ -6,18 +6,47 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vivace.cli.stages import stage_bars
+from vivace.cli.options import OptionGroup, Parameter, takes
 from vivace.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from vivace.quantize.quantization import QuantizationResult
 
 
+OPTIONS: dict[str, tuple[Any, tuple[str, ...], str]] = {  # name: what it parses to, its flags, its help text
+    "bits": (int, ("--bits",), "4 or 8; default: 4."),
+    "group_size": (int, ("--group-size",), "Inputs that share a scale; -1: all of a row. Default: 128."),
+    "symmetric": (bool, ("--sym/--asym",), "Zero in the middle of the levels, or a zero point a group."),
+    "format": (str, ("--format",), "gptq, awq, compressed-tensors, bitsandbytes, gguf or dense; by the method."),
+    "gguf_type": (str, ("--gguf-type",), "Of a GGUF file: Q4_K_M, Q5_K_M, Q6_K, Q8_0, Q4_0, F16, BF16."),
+    "target_bits": (float, ("--target-bits",), "Of mixed: bits a weight, scales included. Default: 4.5."),
+    "skip_layers": (str, ("--skip-layers",), "Stay float: layer numbers and parts of tensor names, with commas."),
+    "calibration": (str, ("--calibration",), "Text or JSONL file (chats or text); default: the package's sample."),
+    "num_samples": (int, ("--num-samples",), "Windows of calibration text. Default: 128."),
+    "seq_len": (int, ("--seq-len",), "Tokens of a window. Default: 512."),
+    "damping": (float, ("--damping",), "Of GPTQ: share of the mean diagonal. Default: 0.01."),
+    "act_order": (bool, ("--act-order/--no-act-order",), "Of GPTQ: inputs that matter most go first."),
+    "alpha": (float, ("--alpha",), "Of SmoothQuant: what the weights take over. Default: 0.5."),
+    "seed": (int, ("--seed",), "Which pieces of the calibration text are read. Default: 0."),
+}
+
+
+def _parameter(name: str) -> Parameter:
+    kind, flags, help_text = OPTIONS[name]
+    annotation = Annotated[kind | None, typer.Option(*flags, help=help_text)]  # type: ignore[valid-type]
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+QUANTIZATION = OptionGroup(tuple(_parameter(name) for name in OPTIONS), dict)
+
+
+@takes(asked=QUANTIZATION)
 def quantize(
+    asked: dict[str, Any],
     method: Annotated[
         str, typer.Option(help="rtn, w8a8, llm-int8, smoothquant, gptq, awq, gguf or mixed (bits by sensitivity).")
     ],
@@ -28,38 +57,6 @@ def quantize(
         str | None,
         typer.Argument(metavar="[MODEL]", help="Folder or hub name of the float model; default: the embedded one."),
     ] = None,
-    bits: Annotated[int | None, typer.Option(help="4 or 8; default: 4.")] = None,
-    group_size: Annotated[
-        int | None, typer.Option(help="Inputs that share a scale; -1: all of a row. Default: 128.")
-    ] = None,
-    symmetric: Annotated[
-        bool | None, typer.Option("--sym/--asym", help="Zero in the middle of the levels, or a zero point a group.")
-    ] = None,
-    format: Annotated[
-        str | None, typer.Option(help="gptq, awq, compressed-tensors, bitsandbytes, gguf or dense; by the method.")
-    ] = None,
-    gguf_type: Annotated[
-        str | None, typer.Option(help="Of a GGUF file: Q4_K_M, Q5_K_M, Q6_K, Q8_0, Q4_0, F16, BF16.")
-    ] = None,
-    target_bits: Annotated[
-        float | None, typer.Option(help="Of mixed: bits a weight, scales included. Default: 4.5.")
-    ] = None,
-    skip_layers: Annotated[
-        str | None, typer.Option(help="Stay float: layer numbers and parts of tensor names, with commas.")
-    ] = None,
-    calibration: Annotated[
-        str | None, typer.Option(help="Text or JSONL file (chats or text); default: the package's sample.")
-    ] = None,
-    num_samples: Annotated[int | None, typer.Option(help="Windows of calibration text. Default: 128.")] = None,
-    seq_len: Annotated[int | None, typer.Option(help="Tokens of a window. Default: 512.")] = None,
-    damping: Annotated[float | None, typer.Option(help="Of GPTQ: share of the mean diagonal. Default: 0.01.")] = None,
-    act_order: Annotated[
-        bool | None, typer.Option("--act-order/--no-act-order", help="Of GPTQ: inputs that matter most go first.")
-    ] = None,
-    alpha: Annotated[
-        float | None, typer.Option(help="Of SmoothQuant: what the weights take over. Default: 0.5.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Which pieces of the calibration text are read.")] = 0,
     report: Annotated[bool, typer.Option(help="Measure size, speed and quality, before and after.")] = False,
     report_text: Annotated[
         Path | None, typer.Option(help="UTF-8 text to measure quality on; default: the package's sample.")
@@ -67,29 +64,14 @@ def quantize(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Quantize a model: any method, in formats that others read."""
+    from vivace.cli.stages import stage_bars
     from vivace.quantize.options import quantize_options
     from vivace.quantize.quantization import quantize_model
 
-    options = quantize_options(
-        method,
-        bits=bits,
-        group_size=group_size,
-        symmetric=symmetric,
-        format=format,
-        gguf_type=gguf_type,
-        target_bits=target_bits,
-        skip_layers=_parts(skip_layers),
-        calibration=calibration,
-        num_samples=num_samples,
-        seq_len=seq_len,
-        damping=damping,
-        act_order=act_order,
-        alpha=alpha,
-        seed=seed,
-    )
+    options = quantize_options(method, **asked | {"skip_layers": _parts(asked["skip_layers"])})
     text = _report_text(report_text) if report else ""
     with stage_bars() as progress:
-        result = quantize_model(model, output, options, calibration=calibration, progress=progress)
+        result = quantize_model(model, output, options, calibration=asked["calibration"], progress=progress)
     facts = {"model": model or "embedded", **asdict(options), **asdict(result), "output": str(result.output)}
     if not report:
         print(json.dumps(facts) if as_json else _summary(result))

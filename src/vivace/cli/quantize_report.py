@@ -154,10 +154,11 @@ def sentence(comparison: Comparison, result: QuantizationResult) -> str:
         f"files {smaller:.2f} times smaller" if smaller >= 1 else f"nothing in size ({1 / smaller:.2f} times larger)"
     )
     speed = after.decode_tokens_per_s / max(before.decode_tokens_per_s, 1e-9)
-    loss = 100 * (after.perplexity / before.perplexity - 1)
+    change = 100 * (after.perplexity / before.perplexity - 1)
+    others = 100 * (1 - comparison.top1_agreement)
     return (
-        f"You gain {size} and {speed:.2f} times the decode speed; you lose {loss:.2f}% in perplexity, and another "
-        f"first choice for {100 * (1 - comparison.top1_agreement):.1f}% of the tokens. Measured on "
-        f"{comparison.num_tokens} tokens of text, {OUTPUT_LEN} decoded tokens behind {PROMPT_LEN}; calibrated on "
-        f"{result.data}."
+        f"You gain {size} and {speed:.2f} times the decode speed; you lose {max(change, 0):.2f}% in perplexity "
+        f"({before.perplexity:.3f} to {after.perplexity:.3f}), and the model prefers another token in {others:.1f}% "
+        f"of all places. Measured on {comparison.num_tokens} tokens of text, and on {OUTPUT_LEN} tokens decoded behind "
+        f"{PROMPT_LEN}; calibrated on {result.data}."
     )

@@ -21,7 +21,7 @@ from vivace.quantize.embedding import embed
 from vivace.quantize.gguf_export import export_gguf
 from vivace.quantize.layer_pass import Scratch
 from vivace.quantize.layer_quantizer import Activations, LayerOutput, LayerQuantizer, float_statistics
-from vivace.quantize.options import PER_ROW, QuantizeOptions
+from vivace.quantize.options import INT8_METHODS, PER_ROW, QuantizeOptions
 from vivace.quantize.output_files import (
     copy_companions,
     num_weight_bytes,
@@ -157,6 +157,8 @@ class _Quantization:
 
     def _stored_bits(self, stage: StageName, bits: int) -> float:
         num_inputs = self.model.layer_shapes[STAGES[stage][0]][1]
+        if self.options.method in INT8_METHODS and bits == 8:
+            return bits + 32 / num_inputs  # a float32 scale a row
         return stored_bits(bits, num_inputs, self._group_size(num_inputs), self.options.symmetric)
 
     # -- layers
@@ -246,7 +248,9 @@ class _Quantization:
             output.stat().st_size if output.is_file() else num_weight_bytes(output),
             None if self.options.format == "gguf" else self._mean_bits(plan),
             bits_of_module,
-            "no data" if self.data is None else f"{self.data.num_tokens} tokens of {self.data.source}",
+            "no data (none is needed)"
+            if self.data is None
+            else f"{self.data.num_tokens} tokens of {self.data.source}",
         )
 
     def _write_gguf(self) -> None:

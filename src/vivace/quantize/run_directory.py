@@ -63,6 +63,7 @@ class RunDirectory:
         except OSError as error:
             raise ConfigError(f"cannot write {self.path}: {error.strerror}") from None
         self.layers = self._finished_layers()
+        self._clear_shards()
 
     @property
     def shards(self) -> Path:
@@ -94,6 +95,13 @@ class RunDirectory:
 
     def drop(self) -> None:
         shutil.rmtree(self.path)
+
+    def _clear_shards(self) -> None:
+        """Removes what a killed run left half written, or wrote and did not commit."""
+        kept = {layer.shard for layer in self.layers}
+        for path in self.shards.iterdir():
+            if path.name not in kept:
+                path.unlink()
 
     def _finished_layers(self) -> list[LayerRecord]:
         """Those whose files are as the manifest says; nothing is believed behind a broken one."""
