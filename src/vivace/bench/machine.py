@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import median
 
 from vivace.backends.cpu.backend import CpuBackend
 from vivace.backends.cpu.detect import measure
 from vivace.bench.ceilings import Ceilings
 from vivace.ops.backend import Backend
 
-BARRIER_REPETITIONS, BARRIER_ROUNDS = 1000, 5  # some 10 ms; the best round counts
+BARRIER_REPETITIONS, BARRIER_ROUNDS = 1000, 5  # some milliseconds
 
 
 def ceiling_probe(backend: Backend) -> Callable[[], Ceilings] | None:
@@ -31,8 +32,8 @@ def ceiling_probe(backend: Backend) -> Callable[[], Ceilings] | None:
 
 
 def barrier_probe(backend: Backend) -> Callable[[], float] | None:
-    """Seconds that threads take to start and end together, measured at each call; None where there are no threads."""
+    """Seconds that busy threads take to start and end together, the median of a few rounds; None without threads."""
     if not isinstance(backend, CpuBackend):
         return None
     device = backend.device
-    return lambda: min(device.measure_barrier(BARRIER_REPETITIONS) for _ in range(BARRIER_ROUNDS))
+    return lambda: median(device.measure_barrier(BARRIER_REPETITIONS) for _ in range(BARRIER_ROUNDS))
