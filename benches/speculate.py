@@ -4,7 +4,7 @@
 
 Prompts are pieces of a text (default: copy-heavy ones made here, and the beginnings of the package's own sample); for
 each method and batch size every round decodes the same requests with and without speculation. Prints a Markdown table:
-tokens a second of plain decoding, the median of the per-round ratios (minimum - maximum), tokens that a step brings,
+plain decoding, the median of the per-round ratios (minimum - maximum), tokens that a step brings,
 and the share of guesses that stood by position. Texts are compared: a difference ends the run.
 """
 
