@@ -93,7 +93,7 @@ class ChannelKeys {
       const V16 scale = load16(scales + d), minimum = load16(scales + dim_ + d);
       for (int r = 0; r < NUM_ROWS; ++r) {
         const V16 part = load(query(first + r) + d);
-        store_words(words[r] + d, integers(part * scale * inverses[r]));
+        store_rounded_words(words[r] + d, part * scale, inverses[r]);
         offsets[r] = multiply_add(part, minimum, offsets[r]);
       }
     }

@@ -177,7 +177,7 @@ class CodedValues {
     const float top = horizontal_maximum(largest);
     const V16 inverse = splat(top > 1e-30f ? WORD_MAXIMUM<BITS> / top : 0.0f);
     for (int64_t unit = any.first_unit(); unit < any.last_unit(); ++unit) {
-      store_words(words + KV_UNIT * unit, integers(load(products + KV_UNIT * unit) * inverse));
+      store_rounded_words(words + KV_UNIT * unit, load(products + KV_UNIT * unit), inverse);
     }
     return {top / WORD_MAXIMUM<BITS>, horizontal_sum(offset)};
   }

@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "kernels/attention_units.h"
+#include "linear/codes.h"
 
 namespace vivace::VIVACE_ISA {
 
@@ -60,7 +61,8 @@ struct Lanes<BFloat16> {
   using Weight = BFloat16;
 
   VIVACE_INLINE V16 add(V16 sum, const Operand* operand) const {
-    sum.part[0] = _mm512_dpbf16_ps(sum.part[0], (__m512bh)part[0], (__m512bh)_mm512_set1_epi32(*operand));
+    const int32_t pair = load_int(reinterpret_cast<const uint8_t*>(operand));
+    sum.part[0] = _mm512_dpbf16_ps(sum.part[0], (__m512bh)part[0], (__m512bh)_mm512_set1_epi32(pair));
     return sum;
   }
 #else

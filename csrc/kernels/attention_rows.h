@@ -116,8 +116,14 @@ VIVACE_INLINE V16 rounded_weight(V16 weight, float* to) {
 }
 
 VIVACE_INLINE V16 rounded_weight(V16 weight, BFloat16* to) {
+#if defined(__AVX512BF16__)
+  const auto bits = (__m256i)_mm512_cvtneps_pbh(weight.part[0]);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), bits);
+  return {{_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))}};
+#else
   store16(to, weight);
   return load16(to);
+#endif
 }
 
 // Turns one row's scores of units [first, last) into weights exp(score - maximum), and gives the state their maximum and

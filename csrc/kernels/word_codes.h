@@ -44,6 +44,16 @@ VIVACE_INLINE void store_words(int16_t* to, I16 value) {
 #endif
 }
 
+// Stores x * factor, rounded as by integers(); the low halves of the magic number are zero.
+VIVACE_INLINE void store_rounded_words(int16_t* to, V16 x, V16 factor) {
+#if defined(__AVX512F__)
+  const V16 sum = multiply_add(x, factor, splat(12582912.0f));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16((__m512i)sum.part[0]));
+#else
+  store_words(to, integers(x * factor));
+#endif
+}
+
 VIVACE_INLINE int32_t load_pair(const int16_t* from) { return load_int(reinterpret_cast<const uint8_t*>(from)); }
 
 // A line of codes holds PAIRS pairs of indices (dimensions of a key, tokens of values) for each of its 16 lanes. Pair p
