@@ -139,7 +139,9 @@ class Bench {
 
   double product_seconds(const PackedMatrix& matrix, int64_t num_rows) {
     std::vector<float> x(static_cast<size_t>(num_rows * matrix.columns), 0.5f);
-    std::vector<float> y(static_cast<size_t>(num_rows * matrix.rows));
+    const int64_t stride = matrix.rows + 16;  // as the arena places rows: a multiple of 4 KiB would share cache sets
+    Mapping y(static_cast<size_t>(num_rows * stride) * sizeof(float));
+    std::memset(y.data(), 0, y.num_bytes());
     Mapping scratch(kernels_.scratch_bytes(matrix, num_rows) + 64);
     std::memset(scratch.data(), 0, scratch.num_bytes());
     const int64_t blocks = output_blocks(matrix.rows);
@@ -148,8 +150,8 @@ class Bench {
                        num_rows * (thread + 1) / threads);
     });
     return prepared + run_shares([&](int thread, int64_t threads) {
-      kernels_.run(matrix, x.data(), matrix.columns, scratch.data(), num_rows, y.data(), matrix.rows, nullptr,
-                   blocks * thread / threads, blocks * (thread + 1) / threads);
+      kernels_.run(matrix, x.data(), matrix.columns, scratch.data(), num_rows, reinterpret_cast<float*>(y.data()),
+                   stride, nullptr, blocks * thread / threads, blocks * (thread + 1) / threads);
     });
   }
 
@@ -196,7 +198,7 @@ int run(int argc, char** argv) {
     if (!wanted) continue;
     bench.decode(layout, 2048);
     // A batch of decodes streams its weights from memory too: 131072 outputs are 150 MB of Q4_0.
-    for (const int64_t num_rows : {4, 8, 16}) bench.rate(layout, 131072, 2048, num_rows);
+    for (const int64_t num_rows : {2, 4, 8, 12, 16, 32}) bench.rate(layout, 131072, 2048, num_rows);
     bench.rate(layout, 8192, 2048, 512);
     bench.rate(layout, 2048, 8192, 512);
   }

@@ -1,6 +1,7 @@
 #include "measure.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <vector>
@@ -51,11 +52,21 @@ double measure_peak(Device& device, double (*loop)(int64_t iterations), int64_t 
   return total / seconds;
 }
 
+// Each share waits until all have begun, or one thread would take them all.
 double measure_barrier(Device& device, int repetitions) {
   const std::lock_guard turn(device.pool.turn());
-  device.pool.run([](int) {});  // wakes the threads
+  std::atomic<int64_t> begun{0};
+  int64_t expected = 0;
+  const auto meet = [&] {
+    expected += device.pool.size();
+    device.pool.run([&](int) {
+      begun.fetch_add(1);
+      while (begun.load() < expected) {}
+    });
+  };
+  meet();  // wakes the threads
   const auto start = Clock::now();
-  for (int i = 0; i < repetitions; ++i) device.pool.run([](int) {});
+  for (int i = 0; i < repetitions; ++i) meet();
   return seconds_since(start) / repetitions;
 }
 

@@ -27,7 +27,7 @@ class ThreadPool {
   std::mutex& turn() { return turn_; }
 
   // Calls function(share) once for each share in [0, size()), at most size() at a time, and returns when all are done.
-  // An empty function costs 0.7 us where two threads share it. Not re-entrant.
+  // Where two threads take one each, an empty function costs 0.7 us. Not re-entrant.
   template <class Function>
   void run(Function&& function) {
     if (num_threads_ == 1) {

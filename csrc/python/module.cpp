@@ -2,10 +2,12 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <optional>
+#include <tuple>
 
 #include "device.h"
 #include "dispatch.h"
@@ -81,6 +83,11 @@ void tune_from_python(Device& device, int layout, int64_t fetch_distance, int64_
   device.kernels.linear.tuning(checked) = {fetch_distance, min_fetch_rows, weight_panel_bytes, row_panel_bytes};
 }
 
+std::tuple<int64_t, int64_t, int64_t, int64_t> tuning_from_python(const Device& device, int layout) {
+  const LinearTuning& tuning = device.kernels.linear.tuning(checked_layout(layout));
+  return {tuning.fetch_distance, tuning.min_fetch_rows, tuning.weight_panel_bytes, tuning.row_panel_bytes};
+}
+
 double measure_linear_from_python(Device& device, const std::vector<std::shared_ptr<Matrix>>& matrices,
                                   int64_t num_rows) {
   if (num_rows < 1) throw nb::value_error("measure_linear: no rows");
@@ -139,6 +146,7 @@ NB_MODULE(_native, module) {
       .def("measure_barrier", &measure_barrier, "repetitions"_a, nb::call_guard<nb::gil_scoped_release>())
       .def("tune_linear", &tune_from_python, "layout"_a, "fetch_distance"_a, "min_fetch_rows"_a,
            "weight_panel_bytes"_a, "row_panel_bytes"_a)
+      .def("linear_tuning", &tuning_from_python, "layout"_a)
       .def("measure_linear", &measure_linear_from_python, "matrices"_a, "num_rows"_a,
            nb::call_guard<nb::gil_scoped_release>())
       .def("measure_peak", &peak_from_python, "kind"_a, "iterations"_a);

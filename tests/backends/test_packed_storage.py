@@ -221,16 +221,3 @@ def test_huge_share_reads_what_the_kernel_writes(tmp_path: Path) -> None:
     assert huge_share(0x7F0000400000, 8, smaps) == 0.5
     assert huge_share(0x7F0000600000, 8, smaps) == 0.0
     assert huge_share(0x7F0000400000, 8, tmp_path / "none") == 0.0
-
-
-def test_a_matrix_with_an_input_order_is_more_than_its_bytes(backend: CpuBackend, storage: CpuPackedStorage) -> None:
-    plain = DummyTensors("int4_g64", 3).matrix("w", (20, 256))
-    order = np.random.default_rng(4).permutation(256).astype(np.int32)
-    weight = backend.pack("w", StoredTensor("w", plain.encoding, plain.shape, plain.data, order))
-    assert storage.data(weight) is None
-    copy = storage.copy("copy", weight)
-    del weight
-    row_of = [np.empty(256, np.float32) for _ in range(2)]
-    backend.device.embedding_row(copy.data, 7, 1.0, row_of[0])
-    backend.device.embedding_row(backend.pack("w", plain).data, 7, 1.0, row_of[1])
-    np.testing.assert_array_equal(row_of[0][order], row_of[1])

@@ -14,25 +14,25 @@ from tiny_checkpoints import VOCAB_SIZE
 
 from vivace.formats.quantize_rtn import encode
 from vivace.formats.safetensors_writer import write_safetensors
-from vivace.quantize import layer_pass
+from vivace.quantize import inverse_cholesky, layer_pass, statistics
 from vivace.quantize.options import quantize_options
 from vivace.quantize.quantization import quantize_model
 
-HIDDEN, FEED_FORWARD, HEADS = 768, 2_048, 12
+HIDDEN, FEED_FORWARD, HEADS = 512, 1_408, 8
 LAYER_WEIGHTS = 4 * HIDDEN * HIDDEN + 3 * HIDDEN * FEED_FORWARD
-NUM_SAMPLES, SEQ_LEN = 8, 64
+NUM_SAMPLES, SEQ_LEN = 4, 64
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two random layers of 7 million weights each, bfloat16."""
+    """One random layer of 3.2 million weights, bfloat16."""
     directory = tmp_path_factory.mktemp("memory")
     rng = np.random.default_rng(11)
     shapes = {f"self_attn.{name}_proj": (HIDDEN, HIDDEN) for name in "qkvo"}
     shapes |= {"mlp.gate_proj": (FEED_FORWARD, HIDDEN), "mlp.up_proj": (FEED_FORWARD, HIDDEN)}
     shapes |= {"mlp.down_proj": (HIDDEN, FEED_FORWARD), "input_layernorm": (HIDDEN,)}
     shapes |= {"post_attention_layernorm": (HIDDEN,)}
-    named = {f"model.layers.{layer}.{name}.weight": shape for layer in (0, 1) for name, shape in shapes.items()}
+    named = {f"model.layers.0.{name}.weight": shape for name, shape in shapes.items()}
     named |= {"model.embed_tokens.weight": (VOCAB_SIZE, HIDDEN), "model.norm.weight": (HIDDEN,)}
     tensors = {
         name: encode((0.02 * rng.standard_normal(shape) + (len(shape) == 1)).astype(np.float32), "bf16", name)
@@ -44,7 +44,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "vocab_size": VOCAB_SIZE,
         "hidden_size": HIDDEN,
         "intermediate_size": FEED_FORWARD,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": 1,
         "num_attention_heads": HEADS,
         "num_key_value_heads": HEADS,
         "max_position_embeddings": 512,
@@ -58,7 +58,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("method", ["rtn", "gptq", "awq", "smoothquant"])
 def test_peak_memory(model: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows and panels are as small beside this layer as their defaults are beside one of 200 million weights."""
     monkeypatch.setattr(layer_pass, "TOKENS_AT_ONCE", SEQ_LEN)
+    monkeypatch.setattr(statistics, "PANEL", 32)
+    monkeypatch.setattr(inverse_cholesky, "BLOCK", 32)
     calibrated = {} if method == "rtn" else {"num_samples": NUM_SAMPLES, "seq_len": SEQ_LEN}
     options = quantize_options(method, **calibrated)
     data = None if method == "rtn" else str(model / "text.txt")
@@ -70,5 +73,6 @@ def test_peak_memory(model: Path, tmp_path: Path, method: str, monkeypatch: pyte
         tracemalloc.stop()
     window_bytes = SEQ_LEN * (3 * FEED_FORWARD + 2 * HIDDEN) * 4  # gate, up and their product, the inputs, the sums
     sample_bytes = NUM_SAMPLES * SEQ_LEN * (3 * HIDDEN + FEED_FORWARD) * 4  # AWQ keeps sampled inputs of all stages
-    print(f"{method}: peak {peak / 2**20:.1f} MiB, layer in 16 bit {2 * LAYER_WEIGHTS / 2**20:.1f} MiB")
-    assert peak < 2 * LAYER_WEIGHTS + 2 * window_bytes + sample_bytes
+    activation_bytes = 2 * window_bytes + (sample_bytes if method in ("awq", "smoothquant") else 0)
+    print(f"{method}: peak {peak / 1e6:.2f} MB, layer in 16 bit {2 * LAYER_WEIGHTS / 1e6:.2f} MB")
+    assert peak < 2 * LAYER_WEIGHTS + activation_bytes

@@ -72,14 +72,17 @@ class LayerQuantizer:
         if activations is not None:
             description = DecoderLayer(self.model.spec, layer, scaling.layer_vectors())
             run = LayerPass(description, activations.hidden_TD, activations.output_TD, activations.scratch)
-        rounded: dict[str, QuantizedMatrix | None] = {}
+        output = LayerOutput(self._vectors(scaling), {})
         for stage, matrices in STAGES.items():
             hessian = self._hessian(run, stage, layer) if run is not None else None
-            for matrix in matrices:
-                rounded[matrix] = self._matrix(scaling, matrix, stage, hessian, statistics.get(stage), run)
+            rounded = {
+                matrix: self._matrix(scaling, matrix, stage, hessian, statistics.get(stage), run)
+                for matrix in matrices
+            }
+            self._pack(scaling, rounded, output)
             if run is not None:
                 run.complete(stage)
-        return self._output(scaling, rounded)
+        return output
 
     def _hessian(self, run: LayerPass, stage: StageName, layer: int) -> InputHessian | None:
         """Of the stage's inputs, in a mapped file; None for methods that need none."""
@@ -174,26 +177,30 @@ class LayerQuantizer:
             for rows in self.model.row_blocks(matrix):
                 yield self.model.values(matrix, layer, rows)
 
-    def _output(self, scaling: LayerScaling, rounded: Mapping[str, QuantizedMatrix | None]) -> LayerOutput:
-        """Parts of a fused matrix (q, k, v of Phi-3) are put together as the file had them."""
+    def _vectors(self, scaling: LayerScaling) -> dict[str, WritableTensor]:
+        """Norms and biases, with what was folded into them."""
         model, layer = self.model, scaling.layer
-        tensors: dict[str, WritableTensor] = {}
+        return {
+            model.source(name, layer).name: scaling.vectors.get(name, model.stored(name, layer))
+            for name, shape in model.layer_shapes.items()
+            if len(shape) == 1
+        }
+
+    def _pack(
+        self, scaling: LayerScaling, rounded: Mapping[str, QuantizedMatrix | None], output: LayerOutput
+    ) -> None:
+        """A stage's matrices; parts of a fused one (q, k, v of Phi-3) are put together as the file had them."""
         fused: dict[str, list[str]] = {}
-        for parameter, shape in model.layer_shapes.items():
-            name = model.source(parameter, layer).name
-            if len(shape) == 1:
-                tensors[name] = scaling.vectors.get(parameter, model.stored(parameter, layer))
-            else:
-                fused.setdefault(name, []).append(parameter)
-        bits_of_module: dict[str, int | None] = {}
+        for matrix in rounded:
+            fused.setdefault(self.model.source(matrix, scaling.layer).name, []).append(matrix)
         for name, parts in fused.items():
             matrices = [matrix for part in parts if (matrix := rounded[part]) is not None]
-            bits_of_module[name.removesuffix(".weight")] = matrices[0].bits if matrices else None
+            output.bits_of_module[name.removesuffix(".weight")] = matrices[0].bits if matrices else None
             if matrices:
-                tensors |= pack(self.options, name, stacked(matrices))
+                whole = matrices[0] if len(matrices) == 1 else stacked(matrices)
+                output.tensors.update(pack(self.options, name, whole))
             else:
-                tensors[name] = self._float_matrix(scaling, name, parts)
-        return LayerOutput(tensors, bits_of_module)
+                output.tensors[name] = self._float_matrix(scaling, name, parts)
 
     def _float_matrix(self, scaling: LayerScaling, name: str, parts: list[str]) -> WritableTensor:
         """As it is stored, or, where a scale was folded into it, encoded alike."""

@@ -21,7 +21,7 @@ from vivace.formats.atomic_file import atomic_writer
 
 RUN_NAME, MANIFEST_NAME = "run.json", "manifest.json"
 PARTIAL_SUFFIX = ".partial"
-HASH_BYTES = 1 << 22
+HASH_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ Shape letters: N outputs (rows), K inputs (columns), D hidden.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,7 +24,8 @@ from vivace.models.parameter_shapes import layer_shapes, model_shapes
 from vivace.models.weight_names import HFNames, WeightSource
 
 FLOAT_ENCODINGS = frozenset({"f32", "f16", "bf16"})
-ROWS_AT_ONCE = 1024  # every method treats rows apart; 16 MiB of them at 4096 columns
+BLOCKS_OF_LAYER = 32  # a block of rows takes at most this share of a layer in 16 bit: temporaries are some 6 blocks
+MIN_ROWS, MAX_ROWS = 64, 1024  # of a block: fewer lose the speed of matrix products
 
 
 class SourceModel:
@@ -85,9 +87,11 @@ class SourceModel:
         return values
 
     def row_blocks(self, matrix: str) -> list[slice]:
-        """Rows of a layer's matrix that are worked on at a time."""
-        num_rows = self.layer_shapes[matrix][0]
-        return [slice(at, min(at + ROWS_AT_ONCE, num_rows)) for at in range(0, num_rows, ROWS_AT_ONCE)]
+        """Rows of a layer's matrix that are worked on at a time; every method treats rows apart."""
+        num_rows, num_columns = self.layer_shapes[matrix]
+        layer_weights = sum(math.prod(shape) for shape in self.layer_shapes.values())
+        step = min(MAX_ROWS, max(MIN_ROWS, layer_weights // (2 * BLOCKS_OF_LAYER * num_columns)))
+        return [slice(at, min(at + step, num_rows)) for at in range(0, num_rows, step)]
 
     def vectors(self, layer: int) -> dict[str, NDArray[np.float32]]:
         """Norms and biases of a layer, as the file has them."""

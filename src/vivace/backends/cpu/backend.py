@@ -15,6 +15,7 @@ from vivace.backends.cpu.detect import available_cores
 from vivace.backends.cpu.encoding import encode
 from vivace.backends.cpu.lowering import lower
 from vivace.backends.cpu.packed_storage import CpuPackedStorage
+from vivace.backends.cpu.tuning import LinearTuner
 from vivace.core.config import KVDtype
 from vivace.core.errors import ConfigError, EngineError, UnsupportedError
 from vivace.formats.tensor import StoredTensor, row_bytes
@@ -29,7 +30,7 @@ from vivace.ops.backend import (
     StepLimits,
     TopLogprobs,
 )
-from vivace.ops.program import Program, Rows, Weight
+from vivace.ops.program import Linear, Program, Rows, Weight
 
 # csrc/linear.h and csrc/kv_layout.h count them in this order.
 LAYOUTS = (
@@ -144,6 +145,7 @@ class CpuBackend:
                 f"instruction set {isa!r} is not one of this machine's: {', '.join(instruction_sets())}"
             )
         self._device = _native.Device(threads, isa or "")
+        self._tuner = LinearTuner(self._device, LAYOUTS)
 
     @property
     def num_threads(self) -> int:
@@ -198,6 +200,7 @@ class CpuBackend:
         if not isinstance(kv_cache, CpuKVCache):
             raise EngineError(f"the KV cache belongs to another backend: {type(kv_cache).__name__}")
         native = lower(program, self._device, kv_cache.native, limits)
+        self._tuner.tune(weight for op in program.ops if isinstance(op, Linear) for weight in op.weights)
         assert program.output is not None  # checked by lower
         return CpuExecutable(native, kv_cache, program.output.rows)
 

@@ -60,7 +60,7 @@ class Ceilings:
 def detect() -> Machine:
     """Read what the system tells; takes about a millisecond."""
     return Machine(
-        processor=_processor_name(),
+        processor=processor_name(),
         features=tuple(_native.cpu_features()),
         instruction_sets=tuple(_native.isa_names()),
         affinity_cores=_physical_cores(CPUS, _affinity()),
@@ -70,6 +70,14 @@ def detect() -> Machine:
         available_memory_bytes=_memory_bytes("MemAvailable"),
         transparent_huge_pages=_huge_page_mode(_read(HUGE_PAGES)),
     )
+
+
+def processor_name() -> str:
+    """As the system calls it; empty where it does not tell."""
+    for line in _read(CPUINFO).splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return ""
 
 
 def available_cores() -> int:
@@ -160,13 +168,6 @@ def _huge_page_mode(text: str) -> str | None:
     """The bracketed word of `always [madvise] never`."""
     _, bracket, rest = text.partition("[")
     return rest.partition("]")[0] if bracket else None
-
-
-def _processor_name() -> str:
-    for line in _read(CPUINFO).splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return ""
 
 
 def _memory_bytes(key: str) -> int:

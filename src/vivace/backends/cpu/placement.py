@@ -91,7 +91,7 @@ def place_buffers(program: Program, limits: StepLimits) -> Placement:
 
 
 def row_stride(value: Value) -> int:
-    """Floats between two rows of the buffer that holds `value`. Sampled rows leave the program and stay contiguous."""
+    """Floats between two rows of the buffer of `value`. Sampled rows leave the program: they stay contiguous."""
     collides = value.rows is Rows.TOKENS and value.stride % _CACHE_PERIOD_FLOATS == 0
     return value.stride + (ALIGNMENT_FLOATS if collides else 0)
 
