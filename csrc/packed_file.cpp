@@ -97,20 +97,25 @@ bool read_part(int file, uint8_t* to, size_t num_bytes, int64_t offset) {
   return true;
 }
 
-// Calls function(piece, begin, size) for each piece; threads take the next one when they are done.
+// Calls function(index) for each index below count; threads take the next one when they are done.
 template <class Function>
-void for_pieces(Device& device, size_t num_bytes, Function function) {
-  const size_t count = (num_bytes + PIECE - 1) / PIECE;
+void for_tasks(Device& device, size_t count, Function function) {
   std::atomic<size_t> next{0};
   auto work = [&](int) {
-    for (size_t piece = next++; piece < count; piece = next++) {
-      const size_t begin = piece * PIECE;
-      function(piece, begin, num_bytes - begin < PIECE ? num_bytes - begin : PIECE);
-    }
+    for (size_t index = next++; index < count; index = next++) function(index);
   };
   const std::lock_guard turn(device.pool.turn());
   if (count < 2) return work(0);
   device.pool.run(work);
+}
+
+// Calls function(piece, begin, size) for each piece.
+template <class Function>
+void for_pieces(Device& device, size_t num_bytes, Function function) {
+  for_tasks(device, (num_bytes + PIECE - 1) / PIECE, [&](size_t piece) {
+    const size_t begin = piece * PIECE;
+    function(piece, begin, num_bytes - begin < PIECE ? num_bytes - begin : PIECE);
+  });
 }
 
 uint64_t combined(const std::vector<uint64_t>& pieces, size_t num_bytes) {
@@ -181,17 +186,56 @@ void PackedFile::touch(int count) const {
   }
 }
 
-std::shared_ptr<Matrix> PackedFile::matrix(Device& device, Layout layout, int64_t rows, int64_t columns,
-                                           int64_t offset, uint64_t checksum, bool copied,
-                                           std::vector<int32_t> input_order) const {
-  const size_t num_bytes = packed_bytes(layout, rows, columns);
+bool PackedFile::holds(int64_t offset, size_t num_bytes) const {
   const auto begin = static_cast<size_t>(offset);
-  if (begin > num_bytes_ || num_bytes > num_bytes_ - begin) return nullptr;
-  if (!copied) {
-    const uint8_t* data = mapping_.get() + begin;
-    if (packed_checksum(device, data, num_bytes) != checksum) return nullptr;
-    return matrix_in({layout, rows, columns, data, num_bytes}, {mapping_, nullptr}, std::move(input_order));
+  return offset >= 0 && begin <= num_bytes_ && num_bytes <= num_bytes_ - begin;
+}
+
+std::vector<uint64_t> PackedFile::checksums(Device& device,
+                                            const std::vector<std::pair<int64_t, int64_t>>& ranges) const {
+  struct Piece {
+    const uint8_t* data;
+    size_t num_bytes;
+    uint64_t sum;
+  };
+  std::vector<Piece> pieces;
+  for (const auto& [offset, size] : ranges) {
+    const auto num_bytes = static_cast<size_t>(size);
+    if (size < 0 || !holds(offset, num_bytes)) continue;
+    for (size_t begin = 0; begin < num_bytes; begin += PIECE) {
+      pieces.push_back({data() + offset + begin, num_bytes - begin < PIECE ? num_bytes - begin : PIECE, 0});
+    }
   }
+  for_tasks(device, pieces.size(), [&](size_t index) {
+    PieceSum sum;
+    sum.add(pieces[index].data, pieces[index].num_bytes);
+    pieces[index].sum = sum.value();
+  });
+  std::vector<uint64_t> result;
+  size_t next = 0;
+  for (const auto& [offset, size] : ranges) {
+    const auto num_bytes = static_cast<size_t>(size);
+    std::vector<uint64_t> sums;
+    if (size >= 0 && holds(offset, num_bytes)) {
+      for (size_t begin = 0; begin < num_bytes; begin += PIECE) sums.push_back(pieces[next++].sum);
+    }
+    result.push_back(sums.empty() ? 0 : combined(sums, num_bytes));
+  }
+  return result;
+}
+
+std::shared_ptr<Matrix> PackedFile::mapped_matrix(Layout layout, int64_t rows, int64_t columns, int64_t offset,
+                                                  std::vector<int32_t> input_order) const {
+  const size_t num_bytes = packed_bytes(layout, rows, columns);
+  if (!holds(offset, num_bytes)) return nullptr;
+  return matrix_in({layout, rows, columns, data() + offset, num_bytes}, {mapping_, nullptr}, std::move(input_order));
+}
+
+std::shared_ptr<Matrix> PackedFile::copied_matrix(Device& device, Layout layout, int64_t rows, int64_t columns,
+                                                  int64_t offset, uint64_t checksum,
+                                                  std::vector<int32_t> input_order) const {
+  const size_t num_bytes = packed_bytes(layout, rows, columns);
+  if (!holds(offset, num_bytes)) return nullptr;
   Allocation memory = device.arena.allocate(num_bytes);
   if (!read_checked(device, file_, offset, memory.data, num_bytes, checksum)) return nullptr;
   return matrix_in({layout, rows, columns, memory.data, num_bytes}, memory, std::move(input_order));

@@ -1,6 +1,9 @@
 // Packed matrices as bytes: mapped or read from a cache file, summed, copied.
 #pragma once
 
+#include <utility>
+#include <vector>
+
 #include "device.h"
 
 namespace vivace {
@@ -24,12 +27,22 @@ class PackedFile {
   // Reads a byte in each of `count` places all over the file, for their pages to be mapped.
   void touch(int count) const;
 
-  // The matrix at `offset`, in the mapping itself or copied into the device's memory. Null if the file is too short,
-  // cannot be read, or its bytes do not have the checksum. input_order as in pack_matrix.
-  std::shared_ptr<Matrix> matrix(Device& device, Layout layout, int64_t rows, int64_t columns, int64_t offset,
-                                 uint64_t checksum, bool copied, std::vector<int32_t> input_order = {}) const;
+  // The checksum of each range (offset, bytes), 0 where one does not lie in the file. All in one task: beside a thread
+  // that works on something else, threads that meet after every matrix would wait for each other every time.
+  std::vector<uint64_t> checksums(Device& device, const std::vector<std::pair<int64_t, int64_t>>& ranges) const;
+
+  // The matrix at `offset` in the mapping itself, whose checksum the caller has looked at. Null if the file ends before
+  // it does. input_order as in pack_matrix.
+  std::shared_ptr<Matrix> mapped_matrix(Layout layout, int64_t rows, int64_t columns, int64_t offset,
+                                        std::vector<int32_t> input_order = {}) const;
+
+  // The same, copied into the device's memory. Null too if the file cannot be read or the bytes do not have the checksum.
+  std::shared_ptr<Matrix> copied_matrix(Device& device, Layout layout, int64_t rows, int64_t columns, int64_t offset,
+                                        uint64_t checksum, std::vector<int32_t> input_order = {}) const;
 
  private:
+  bool holds(int64_t offset, size_t num_bytes) const;
+
   int file_ = -1;
   size_t num_bytes_ = 0;
   std::shared_ptr<const uint8_t> mapping_;

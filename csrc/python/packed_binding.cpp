@@ -1,7 +1,9 @@
 // Packed matrices as bytes, and the encoders whose output is packed.
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include "encode.h"
 #include "packed_file.h"
@@ -48,16 +50,26 @@ uint64_t checksum_from_python(Device& device, ContiguousArray<const uint8_t, 1> 
   return packed_checksum(device, data, num_bytes);
 }
 
-std::shared_ptr<Matrix> matrix_of_file(const PackedFile& file, Device& device, int layout, int64_t rows,
-                                       int64_t columns, int64_t offset, uint64_t checksum, bool copied,
-                                       const std::optional<Ints1>& input_order) {
+void check_sizes(int layout, int64_t rows, int64_t columns, int64_t offset) {
   if (layout < 0 || layout >= NUM_LAYOUTS) throw nb::value_error("unknown layout");
   if (rows < 1 || columns < 1 || rows > MAX_ELEMENTS / columns || offset < 0 || offset % 64) {
     throw nb::value_error("impossible sizes");
   }
+}
+
+std::shared_ptr<Matrix> mapped_from_python(const PackedFile& file, int layout, int64_t rows, int64_t columns,
+                                           int64_t offset, const std::optional<Ints1>& input_order) {
+  check_sizes(layout, rows, columns, offset);
+  return file.mapped_matrix(static_cast<Layout>(layout), rows, columns, offset, checked_order(input_order, columns));
+}
+
+std::shared_ptr<Matrix> copied_from_python(const PackedFile& file, Device& device, int layout, int64_t rows,
+                                           int64_t columns, int64_t offset, uint64_t checksum,
+                                           const std::optional<Ints1>& input_order) {
+  check_sizes(layout, rows, columns, offset);
   std::vector<int32_t> order = checked_order(input_order, columns);
   nb::gil_scoped_release release;
-  return file.matrix(device, static_cast<Layout>(layout), rows, columns, offset, checksum, copied, std::move(order));
+  return file.copied_matrix(device, static_cast<Layout>(layout), rows, columns, offset, checksum, std::move(order));
 }
 
 bool encode_from_python(Device& device, int from, ByteRows stored, int64_t columns, int to, BytesOut2 out) {
@@ -89,8 +101,11 @@ void bind_packed(nb::module_& module) {
       .def(nb::init<int>(), "file"_a)
       .def_prop_ro("address", [](const PackedFile& file) { return reinterpret_cast<uintptr_t>(file.data()); })
       .def("touch", &PackedFile::touch, "count"_a, nb::call_guard<nb::gil_scoped_release>())
-      .def("matrix", &matrix_of_file, "device"_a, "layout"_a, "rows"_a, "columns"_a, "offset"_a, "checksum"_a,
-           "copied"_a, "input_order"_a.noconvert() = nb::none())
+      .def("checksums", &PackedFile::checksums, "device"_a, "ranges"_a, nb::call_guard<nb::gil_scoped_release>())
+      .def("mapped_matrix", &mapped_from_python, "layout"_a, "rows"_a, "columns"_a, "offset"_a,
+           "input_order"_a.noconvert() = nb::none())
+      .def("copied_matrix", &copied_from_python, "device"_a, "layout"_a, "rows"_a, "columns"_a, "offset"_a,
+           "checksum"_a, "input_order"_a.noconvert() = nb::none())
       .def("bytes", &bytes_of_file, "offset"_a, "num_bytes"_a);
   module.def("copy_packed", &copy_matrix, "device"_a, "matrix"_a, nb::call_guard<nb::gil_scoped_release>());
   module.def("encode", &encode_from_python, "device"_a, "from_layout"_a, "stored"_a.noconvert(), "columns"_a,

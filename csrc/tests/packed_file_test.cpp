@@ -46,12 +46,16 @@ VIVACE_TEST(packed_matrices_come_back_from_a_file_and_only_whole) {
         const TemporaryFile temporary(content);
         const PackedFile file(temporary.descriptor());
         file.touch(64);
-        mapped = file.matrix(device, Layout::F16, rows, columns, OFFSET, checksum, false, {1, 0});
-        copied = file.matrix(device, Layout::F16, rows, columns, OFFSET, checksum, true);
-        for (bool copy : {false, true}) {
-          CHECK(!file.matrix(device, Layout::F16, rows, columns, OFFSET, checksum + 1, copy));
-          CHECK(!file.matrix(device, Layout::F16, rows, columns, OFFSET + 1, checksum, copy));
-          CHECK(!file.matrix(device, Layout::F16, rows, columns, INT64_MAX, checksum, copy));
+        const auto size = static_cast<int64_t>(num_bytes);
+        const std::vector<uint64_t> sums =
+            file.checksums(device, {{OFFSET, size}, {OFFSET + 1, size}, {OFFSET, -1}, {OFFSET, size}});
+        CHECK(sums == std::vector<uint64_t>({checksum, 0, 0, checksum}));
+        mapped = file.mapped_matrix(Layout::F16, rows, columns, OFFSET, {1, 0});
+        copied = file.copied_matrix(device, Layout::F16, rows, columns, OFFSET, checksum);
+        CHECK(!file.copied_matrix(device, Layout::F16, rows, columns, OFFSET, checksum + 1));
+        for (int64_t offset : {OFFSET + 1, INT64_MAX}) {
+          CHECK(!file.mapped_matrix(Layout::F16, rows, columns, offset));
+          CHECK(!file.copied_matrix(device, Layout::F16, rows, columns, offset, checksum));
         }
       }
       CHECK(mapped && same(*mapped, content.data() + OFFSET) && mapped->packed.input_order[0] == 1);

@@ -109,9 +109,9 @@ def product(backend: CpuBackend, weight: Weight) -> NDArray[np.float32]:
     return out
 
 
-def reader_of(storage: CpuPackedStorage, path: Path) -> CpuPackedReader:
+def reader_of(storage: CpuPackedStorage, path: Path, *entries: PackedEntry) -> CpuPackedReader:
     with path.open("rb") as file:
-        reader = storage.reader(file.fileno())
+        reader = storage.reader(file.fileno(), entries)
     assert reader is not None
     return reader
 
@@ -132,11 +132,10 @@ def test_a_matrix_comes_back_to_the_bit(
     assert data.size == weight.num_bytes
     path = tmp_path / "file"
     path.write_bytes(bytes(4096) + data.tobytes() + b"more")
-    with path.open("rb") as file:
-        reader = storage.reader(file.fileno())
+    entry = PackedEntry("again", layout, 50, 512, 4096, data.size, storage.checksum(data))
+    reader = reader_of(storage, path, entry)
     os.unlink(path)  # neither the name nor the caller's descriptor is needed any more
-    assert reader is not None
-    read = reader.matrix(PackedEntry("again", layout, 50, 512, 4096, data.size, storage.checksum(data)))
+    read = reader.matrix(entry)
     assert read is not None
     assert (read.name, read.shape, read.layout, read.num_bytes) == ("again", (50, 512), layout, weight.num_bytes)
     del reader
@@ -154,10 +153,9 @@ def test_damage_is_found(tmp_path: Path, backend: CpuBackend, storage: CpuPacked
         flipped = bytearray(data.tobytes())
         flipped[position] ^= 16
         path.write_bytes(flipped)
-        assert reader_of(storage, path).matrix(entry) is None
+        assert reader_of(storage, path, entry).matrix(entry) is None
     path.write_bytes(data.tobytes())
-    reader = reader_of(storage, path)
-    assert reader.matrix(entry) is not None
+    assert reader_of(storage, path, entry).matrix(entry) is not None
     wrong = {
         "checksum": entry.checksum ^ 1,
         "offset": 64,  # ends behind the file
@@ -165,9 +163,11 @@ def test_damage_is_found(tmp_path: Path, backend: CpuBackend, storage: CpuPacked
         "rows": 2**40,
     }
     for field, value in wrong.items():
-        assert reader.matrix(replace(entry, **{field: value})) is None, field
-    for offset in (1, 2**62, -64):
-        assert reader.matrix(replace(entry, offset=offset)) is None
+        broken = replace(entry, **{field: value})
+        assert reader_of(storage, path, broken).matrix(broken) is None, field
+    for changes in ({"offset": 1}, {"offset": 2**62}, {"offset": -64}, {"num_bytes": size - 64}, {"columns": 1024}):
+        broken = replace(entry, **changes)
+        assert reader_of(storage, path, broken).matrix(broken) is None, changes
 
 
 @pytest.mark.usefixtures("either_way")
@@ -185,21 +185,22 @@ def test_an_order_of_inputs_comes_back_and_its_damage_is_found(
     path.write_bytes(data.tobytes().ljust(1 << 16, b"\0") + kept.tobytes())
     entry = PackedEntry("w", "int4_g32", 48, 512, 0, data.size, storage.checksum(data))
     of_order = PackedEntry("w#order", "order", 1, 512, 1 << 16, 2048, storage.checksum(kept.view(np.uint8)))
-    read = reader_of(storage, path).matrix(entry, of_order)
+    read = reader_of(storage, path, entry, of_order).matrix(entry, of_order)
     assert read is not None
     np.testing.assert_array_equal(product(backend, read), product(backend, weight))
     np.testing.assert_array_equal(product(backend, storage.copy("copy", weight)), product(backend, weight))
-    plain = reader_of(storage, path).matrix(entry)
+    plain = reader_of(storage, path, entry).matrix(entry)
     assert plain is not None
     assert (product(backend, plain) != product(backend, weight)).any()
     for damage in ({"checksum": 1}, {"offset": 1 << 17}, {"num_bytes": 1024}, {"num_bytes": 3}, {"offset": 0}):
-        assert reader_of(storage, path).matrix(entry, replace(of_order, **damage)) is None, damage
+        broken = replace(of_order, **damage)
+        assert reader_of(storage, path, entry, broken).matrix(entry, broken) is None, damage
 
 
 def test_an_empty_file_has_no_reader(tmp_path: Path, storage: CpuPackedStorage) -> None:
     (tmp_path / "empty").write_bytes(b"")
     with (tmp_path / "empty").open("rb") as file:
-        assert storage.reader(file.fileno()) is None
+        assert storage.reader(file.fileno(), ()) is None
 
 
 def test_a_copy_has_memory_of_its_own(backend: CpuBackend, storage: CpuPackedStorage) -> None:

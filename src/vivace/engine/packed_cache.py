@@ -55,7 +55,8 @@ class PackedCache:
         cache = cls(storage, source, packed_path(packed_directory(), key), key, fingerprint)
         try:
             with PackedFile.open(cache.path, key) as file:
-                cache.entries, cache.reader = file.entries, storage.reader(file.file.fileno())
+                cache.entries = file.entries
+                cache.reader = storage.reader(file.file.fileno(), file.entries.values())
         except FileNotFoundError:
             return cache
         except (OSError, ModelFileError) as error:  # it will be written again

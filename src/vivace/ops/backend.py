@@ -5,7 +5,7 @@ Shape letters: T tokens of the step, S sampled rows, B sequences of the step, V 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -210,8 +210,8 @@ class PackedStorage(Protocol):
         """64 bits over packed bytes, at the speed of memory."""
         ...
 
-    def reader(self, file: int) -> PackedReader | None:
-        """Of an open file of packed matrices; None where it cannot be read."""
+    def reader(self, file: int, entries: Collection[PackedEntry]) -> PackedReader | None:
+        """Of these matrices in an open file; None where it cannot be read."""
         ...
 
     def copy(self, name: str, weight: Weight) -> Weight:

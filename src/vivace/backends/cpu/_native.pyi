@@ -54,7 +54,11 @@ class PackedFile:
     @property
     def address(self) -> int: ...
     def touch(self, count: int) -> None: ...
-    def matrix(
+    def checksums(self, device: Device, ranges: Sequence[tuple[int, int]]) -> list[int]: ...
+    def mapped_matrix(
+        self, layout: int, rows: int, columns: int, offset: int, input_order: _Ints | None = None
+    ) -> Matrix | None: ...
+    def copied_matrix(
         self,
         device: Device,
         layout: int,
@@ -62,7 +66,6 @@ class PackedFile:
         columns: int,
         offset: int,
         checksum: int,
-        copied: bool,
         input_order: _Ints | None = None,
     ) -> Matrix | None: ...
     def bytes(self, offset: int, num_bytes: int) -> _Bytes: ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -41,15 +41,18 @@ class CpuPackedStorage:
         """As csrc/packed_file.h defines it."""
         return _native.checksum(self._device, data)
 
-    def reader(self, file: int) -> CpuPackedReader | None:
-        """Of an open file, which is mapped; None where it cannot be."""
+    def reader(self, file: int, entries: Collection[PackedEntry]) -> CpuPackedReader | None:
+        """Of an open file, which is mapped; None where it cannot be. All checksums are taken here."""
         try:
             mapping = _native.PackedFile(file)
         except MemoryError:
             return None
         mapping.touch(PROBES)
-        share = huge_share(mapping.address, PROBES)
-        return CpuPackedReader(self._device, self._layouts, mapping, copied=share < MIN_HUGE_SHARE)
+        if huge_share(mapping.address, PROBES) < MIN_HUGE_SHARE:
+            return CpuPackedReader(self._device, self._layouts, mapping, None)
+        ranges = [(entry.offset, entry.num_bytes) for entry in entries]
+        sums = dict(zip(ranges, mapping.checksums(self._device, ranges), strict=True))
+        return CpuPackedReader(self._device, self._layouts, mapping, sums)
 
     def copy(self, name: str, weight: Weight) -> Weight:
         """The same matrix again."""
@@ -58,30 +61,41 @@ class CpuPackedStorage:
 
 
 class CpuPackedReader:
-    """Takes matrices from a mapped file, or copies them into huge pages in parallel."""
+    """Takes matrices from a mapped file, or copies them into huge pages in parallel. `sums` by (offset, bytes): those
+    of the mapping; None: it is not used."""
 
     def __init__(
-        self, device: _native.Device, layouts: Sequence[str], mapping: _native.PackedFile, *, copied: bool
+        self,
+        device: _native.Device,
+        layouts: Sequence[str],
+        mapping: _native.PackedFile,
+        sums: dict[tuple[int, int], int] | None,
     ) -> None:
-        self.note = "copied: the file's pages are small" if copied else "mapped"
+        self.note = "copied: the file's pages are small" if sums is None else "mapped"
         self._device = device
         self._layouts = layouts
         self._mapping = mapping
-        self._copied = copied
+        self._sums = sums
 
     def matrix(self, entry: PackedEntry, order: PackedEntry | None = None) -> Weight | None:
         """None if the bytes there are not it."""
         if entry.layout not in self._layouts:
             return None
-        index, shape = self._layouts.index(entry.layout), (entry.rows, entry.columns)
         try:
-            input_order = None if order is None else self._order(order)
-            data = self._mapping.matrix(
-                self._device, index, *shape, entry.offset, entry.checksum, self._copied, input_order
-            )
-        except (ValueError, MemoryError):  # a manifest that nobody here wrote
+            data = self._matrix(entry, None if order is None else self._order(order))
+        except (ValueError, TypeError, MemoryError):  # a manifest that nobody here wrote
             return None
-        return None if data is None else Weight(entry.name, shape, entry.layout, data.num_bytes, data)
+        if data is None or data.num_bytes != entry.num_bytes:
+            return None
+        return Weight(entry.name, (entry.rows, entry.columns), entry.layout, data.num_bytes, data)
+
+    def _matrix(self, entry: PackedEntry, order: NDArray[np.int32] | None) -> _native.Matrix | None:
+        what = (self._layouts.index(entry.layout), entry.rows, entry.columns, entry.offset)
+        if self._sums is None:
+            return self._mapping.copied_matrix(self._device, *what, entry.checksum, order)
+        if self._sums.get((entry.offset, entry.num_bytes)) != entry.checksum:
+            return None
+        return self._mapping.mapped_matrix(*what, order)
 
     def _order(self, entry: PackedEntry) -> NDArray[np.int32]:
         """Raises ValueError if the bytes there are no order."""
