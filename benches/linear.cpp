@@ -30,6 +30,7 @@ struct LayoutName {
   Layout layout;
   int stored_inputs;
   int stored_bytes;
+  int header_bytes = 0;  // of a row
 };
 
 constexpr LayoutName LAYOUT_NAMES[] = {
@@ -37,6 +38,9 @@ constexpr LayoutName LAYOUT_NAMES[] = {
     {"q8_0", Layout::Q8_0, 32, 34},   {"q4_0", Layout::Q4_0, 32, 18},   {"q4_1", Layout::Q4_1, 32, 20},
     {"q5_0", Layout::Q5_0, 32, 22},   {"q5_1", Layout::Q5_1, 32, 24},   {"q4_k", Layout::Q4_K, 256, 144},
     {"q5_k", Layout::Q5_K, 256, 176}, {"q6_k", Layout::Q6_K, 256, 210},
+    {"int4_g32", Layout::INT4_G32, 32, 20},            {"int4_g64", Layout::INT4_G64, 64, 36},
+    {"int4_g128", Layout::INT4_G128, 128, 68},         {"int8_channel", Layout::INT8_CHANNEL, 1, 1, 4},
+    {"int8_outlier", Layout::INT8_OUTLIER, 1, 1, 4},
 };
 
 double thread_seconds() {
@@ -122,7 +126,7 @@ class Bench {
   // Packs 16 rows of random blocks and repeats them.
   PackedMatrix random_matrix(const LayoutName& layout, int64_t rows, int64_t columns, const Mapping& memory) {
     std::mt19937 random(1);
-    const int64_t stride = columns / layout.stored_inputs * layout.stored_bytes;
+    const int64_t stride = layout.header_bytes + columns / layout.stored_inputs * layout.stored_bytes;
     std::vector<uint8_t> stored(static_cast<size_t>(16 * stride));
     for (uint8_t& byte : stored) byte = random() & 0x3f;  // no exponent that makes NaN
     pack(layout.layout, stored.data(), stride, 16, columns, memory.data(), 0, 1);
@@ -135,16 +139,19 @@ class Bench {
 
   double product_seconds(const PackedMatrix& matrix, int64_t num_rows) {
     std::vector<float> x(static_cast<size_t>(num_rows * matrix.columns), 0.5f);
-    std::vector<float> y(static_cast<size_t>(num_rows * matrix.rows));
+    const int64_t stride = matrix.rows + 16;  // as the arena places rows: a multiple of 4 KiB would share cache sets
+    Mapping y(static_cast<size_t>(num_rows * stride) * sizeof(float));
+    std::memset(y.data(), 0, y.num_bytes());
     Mapping scratch(kernels_.scratch_bytes(matrix, num_rows) + 64);
     std::memset(scratch.data(), 0, scratch.num_bytes());
-    return run_shares([&](int thread, int64_t threads) {
-      const auto share = [&](int64_t count, int64_t index) { return count * index / threads; };
-      kernels_.prepare(matrix, x.data(), matrix.columns, num_rows, scratch.data(), share(num_rows, thread),
-                       share(num_rows, thread + 1));
-      const int64_t blocks = output_blocks(matrix.rows);
-      kernels_.run(matrix, x.data(), matrix.columns, scratch.data(), num_rows, y.data(), matrix.rows, nullptr,
-                   share(blocks, thread), share(blocks, thread + 1));
+    const int64_t blocks = output_blocks(matrix.rows);
+    const double prepared = run_shares([&](int thread, int64_t threads) {
+      kernels_.prepare(matrix, x.data(), matrix.columns, num_rows, scratch.data(), num_rows * thread / threads,
+                       num_rows * (thread + 1) / threads);
+    });
+    return prepared + run_shares([&](int thread, int64_t threads) {
+      kernels_.run(matrix, x.data(), matrix.columns, scratch.data(), num_rows, reinterpret_cast<float*>(y.data()),
+                   stride, nullptr, blocks * thread / threads, blocks * (thread + 1) / threads);
     });
   }
 
@@ -164,8 +171,6 @@ class Bench {
     return 12.0 * 128 * ROUNDS * pool_.size() / spent * 1e-9;
   }
 
-  // Threads do not wait for each other: the values of a product whose rows are still being prepared are wrong, its
-  // work is the same.
   double run_shares(auto&& share) {
     std::vector<double> spent(static_cast<size_t>(pool_.size()));
     pool_.run([&](int thread) {
@@ -193,7 +198,7 @@ int run(int argc, char** argv) {
     if (!wanted) continue;
     bench.decode(layout, 2048);
     // A batch of decodes streams its weights from memory too: 131072 outputs are 150 MB of Q4_0.
-    for (const int64_t num_rows : {4, 8, 16}) bench.rate(layout, 131072, 2048, num_rows);
+    for (const int64_t num_rows : {2, 4, 8, 12, 16, 32}) bench.rate(layout, 131072, 2048, num_rows);
     bench.rate(layout, 8192, 2048, 512);
     bench.rate(layout, 2048, 8192, 512);
   }

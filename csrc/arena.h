@@ -30,7 +30,7 @@ class Mapping {
 };
 
 struct Allocation {
-  std::shared_ptr<Mapping> owner;
+  std::shared_ptr<const void> owner;  // keeps the memory
   uint8_t* data = nullptr;
 };
 

@@ -1,9 +1,10 @@
 // Paged attention: the work items and the functions of one instruction set.
 //
-// Keys are summed in an order fixed by absolute positions alone: tiles of 64 positions, chunks of 512. Each chunk is
-// an online softmax (FlashAttention; Dao et al., 2022) of its own and chunks are merged in order, so that a token's
-// output is the same bits whether it is prefilled in any chunking, decoded alone or in a batch, and whether one thread
-// walks its context or several share it (Flash-Decoding).
+// Keys are summed in an order fixed by absolute positions alone, in chunks of 512 positions. Each chunk is a softmax of
+// its own (all scores, their maximum, all weights, their sum of values) and chunks are merged in order (FlashAttention;
+// Dao et al., 2022), so that a token's output is the same bits whether it is prefilled in any chunking, decoded alone
+// or in a batch, and whether one thread walks its context or several share it (Flash-Decoding). A maximum a chunk
+// instead of one for every 64 keys saves the horizontal operations that bound the quantised kernels.
 #pragma once
 
 #include <cstddef>
@@ -13,9 +14,9 @@
 
 namespace vivace {
 
-inline constexpr int64_t ATTENTION_TILE = 64;
 inline constexpr int64_t ATTENTION_CHUNK = 512;
-inline constexpr int64_t ATTENTION_UNITS = ATTENTION_TILE / KV_UNIT;
+inline constexpr int64_t CHUNK_UNITS = ATTENTION_CHUNK / KV_UNIT;
+inline constexpr int64_t MAX_BLOCK_ROWS = 4;  // rows (of heads of tokens) that share each line read from the cache
 
 // The integers of one step, as ops/backend.py describes them; already checked.
 struct Step {
@@ -60,13 +61,18 @@ struct AttentionItem {
 inline int64_t padded_head_dim(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
 inline int64_t attention_state_width(int64_t head_dim) { return padded_head_dim(head_dim) + 32; }
 
-// Floats of scratch that one thread needs for items of at most `num_rows` (rows x query heads of a kv head): a widened
-// tile or the rows' coded queries; scores; states.
-inline int64_t attention_scratch_floats(KVDtype dtype, int64_t head_dim, int64_t num_rows) {
-  const int64_t bits = code_bits(dtype), coded = coded_dim(bits, head_dim);
-  const int64_t tile = is_coded(dtype) ? num_rows * (coded / 2 + 2 * coded_groups(bits, head_dim))
-                                       : ATTENTION_TILE * (head_dim + padded_head_dim(head_dim));
-  return rounded_up(tile, 16) + num_rows * (ATTENTION_TILE + 2 * attention_state_width(head_dim));
+// Scales that a row's weights take, each for a group of the values' dimensions.
+static inline int64_t weight_groups(const KVLayer& cache) {
+  return is_coded(cache.dtype) ? coded_groups(code_bits(cache.dtype), cache.head_dim) : 1;
+}
+
+// Floats of scratch that one thread needs for items of at most `num_rows` (rows x query heads of a kv head): scores and
+// weights of a block of rows; the rows' states and queries; a chunk of keys and values where they must be regrouped.
+inline int64_t attention_scratch_floats(const KVLayer& cache, int64_t num_rows) {
+  const int64_t padded = rounded_up(cache.head_dim, INT4_GROUP), groups = weight_groups(cache);
+  const int64_t regrouped = is_coded(cache.dtype) ? 0 : 2 * ATTENTION_CHUNK * padded;
+  return MAX_BLOCK_ROWS * ATTENTION_CHUNK * (1 + groups) +
+         num_rows * (2 * attention_state_width(cache.head_dim) + padded + 2 * groups + 16) + regrouped;
 }
 
 struct AttentionKernels {

@@ -7,8 +7,8 @@
 
 namespace vivace {
 
-// An item covers this many rows x query heads, or one row: enough to make the widening of a tile cheap (1/64 of the
-// products), few enough that scores and states (64 x (64 + 2 x 160) floats at head_dim 128) stay in L2.
+// An item covers this many rows x query heads, or one row: enough that a chunk's keys and values come from memory once
+// for many products, few enough that they (128 KiB in bf16 at head_dim 64) and the states stay in L2.
 inline constexpr int64_t ATTENTION_ITEM_ROWS = 64;
 
 inline int64_t attention_item_rows(int64_t group) { return group > ATTENTION_ITEM_ROWS ? group : ATTENTION_ITEM_ROWS; }

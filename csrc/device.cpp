@@ -12,10 +12,10 @@ std::shared_ptr<Matrix> pack_matrix(Device& device, Layout layout, const uint8_t
   device.pool.parallel_for(output_blocks(rows), 1, [&](int64_t begin, int64_t end) {
     pack(layout, stored, row_stride, rows, columns, memory.data, begin, end);
   });
-  const PackedMatrix packed{layout, rows, columns, memory.data, num_bytes};
-  auto matrix = std::make_shared<Matrix>(Matrix{packed, memory, std::move(input_order)});
-  if (!matrix->input_order.empty()) matrix->packed.input_order = matrix->input_order.data();
-  return matrix;
+  std::shared_ptr<const std::vector<int32_t>> order;
+  if (!input_order.empty()) order = std::make_shared<const std::vector<int32_t>>(std::move(input_order));
+  const PackedMatrix packed{layout, rows, columns, memory.data, num_bytes, order ? order->data() : nullptr};
+  return std::make_shared<Matrix>(Matrix{packed, memory, order});
 }
 
 std::shared_ptr<Vector> copy_vector(Device& device, const float* values, int64_t size) {

@@ -23,7 +23,7 @@ struct Device {
 struct Matrix {
   PackedMatrix packed;
   Allocation memory;
-  std::vector<int32_t> input_order;  // what packed.input_order points to, if that is not null
+  std::shared_ptr<const std::vector<int32_t>> input_order = nullptr;  // what packed.input_order points into, or null
 };
 
 struct Vector {

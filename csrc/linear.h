@@ -39,6 +39,16 @@ size_t packed_bytes(Layout layout, int64_t rows, int64_t columns);
 void pack(Layout layout, const uint8_t* stored_rows, int64_t row_stride, int64_t rows, int64_t columns, uint8_t* packed,
           int64_t block_begin, int64_t block_end);
 
+// What may be chosen by measurement, for one layout. No result depends on it.
+struct LinearTuning {
+  int64_t fetch_distance = 16 << 10;  // how many bytes ahead of what it reads a single tile of rows asks memory for
+  int64_t min_fetch_rows = 3;         // the rows from which it does
+  // One set of weight blocks and one set of row tiles, kept in the second-level cache (1 MiB on Zen 4) while every pair
+  // of them is computed.
+  int64_t weight_panel_bytes = 384 << 10;
+  int64_t row_panel_bytes = 256 << 10;
+};
+
 // The functions of one instruction set; members of KernelTable.
 struct LinearKernels {
   // Which prepared form of the activations the layout's kernel reads. 0: the float32 rows themselves, nothing to
@@ -61,6 +71,9 @@ struct LinearKernels {
 
   // out[input_order[k]] = W[row, k] * scale.
   void (*embedding_row)(const PackedMatrix& matrix, int64_t row, float scale, float* out);
+
+  // Of this instruction set in this process. Not to be changed while a product runs.
+  LinearTuning& (*tuning)(Layout layout);
 };
 
 }  // namespace vivace

@@ -13,6 +13,10 @@ constexpr size_t SCRATCH_ALIGNMENT = 64;
 
 size_t aligned(size_t num_bytes) { return (num_bytes + SCRATCH_ALIGNMENT - 1) / SCRATCH_ALIGNMENT * SCRATCH_ALIGNMENT; }
 
+bool same_order(const Matrix& a, const Matrix& b) {
+  return a.input_order == b.input_order || (a.input_order && b.input_order && *a.input_order == *b.input_order);
+}
+
 size_t at_least_one(int64_t floats) { return static_cast<size_t>(floats < 1 ? 1 : floats) * sizeof(float); }
 
 }  // namespace
@@ -24,7 +28,8 @@ Program::Program(std::shared_ptr<Device> device, std::shared_ptr<KVCache> cache,
       max_tokens_(max_tokens),
       max_sampled_(max_sampled),
       arena_floats_(arena_floats),
-      memory_(at_least_one(arena_floats)) {
+      memory_(at_least_one(arena_floats)),
+      linear_shares_(device_->pool.size()) {
   if (max_tokens < 1 || max_sampled < 1) throw std::invalid_argument("a step has at least one token and one row");
 }
 
@@ -35,7 +40,7 @@ void Program::append(Op op) {
   if (auto* attention = std::get_if<AttentionOp>(&op)) {
     const KVLayer& layer = cache_->layer(attention->layer);
     const int64_t rows = attention_item_rows(attention->num_heads / layer.num_kv_heads);
-    const int64_t needed = attention_scratch_floats(layer.dtype, layer.head_dim, rows);
+    const int64_t needed = attention_scratch_floats(layer, rows);
     if (needed > attention_scratch_floats_) attention_scratch_floats_ = (needed + 15) / 16 * 16;
   }
   if (auto* embedding = std::get_if<EmbeddingOp>(&op)) {
@@ -66,7 +71,7 @@ void Program::plan_linear(LinearOp& op) {
     part.prepares = kind != 0;
     for (size_t j = 0; j < i; ++j) {
       const Matrix& earlier = *op.parts[j].matrix;
-      if (kernels.activation_kind(earlier.packed.layout) == kind && earlier.input_order == part.matrix->input_order) {
+      if (kernels.activation_kind(earlier.packed.layout) == kind && same_order(earlier, *part.matrix)) {
         part.prepares = false;
         part.scratch = op.parts[j].scratch;
         break;

@@ -8,6 +8,7 @@
 #include "attention_plan.h"
 #include "device.h"
 #include "kv_cache.h"
+#include "work_shares.h"
 
 namespace vivace {
 
@@ -46,7 +47,7 @@ struct LinearOp {
   Place x;
   std::vector<LinearPart> parts;
   Place out;
-  std::vector<int64_t> thread_blocks;  // thread t computes blocks [t, t + 1) of this list: equal weight bytes
+  std::vector<int64_t> thread_blocks;  // thread t begins with blocks [t, t + 1) of this list: equal weight bytes
   size_t weight_bytes;
 };
 
@@ -121,7 +122,10 @@ class Program {
   void set_output(Place output);
 
   // Checks the step's integers, then runs every operation. Throws std::invalid_argument before any work is done.
-  void run(const Step& step);
+  // `op_seconds`, if given, takes the time of each operation (num_ops of them) and of everything else at its end.
+  void run(const Step& step, double* op_seconds = nullptr);
+
+  size_t num_ops() const { return ops_.size(); }
 
   const Place& output() const { return output_; }
   float* output_data() const { return arena() + output_.offset; }
@@ -143,6 +147,7 @@ class Program {
   Place output_{};
   int64_t vocabulary_ = INT64_MAX;  // rows of the smallest embedding table
 
+  WorkShares linear_shares_;
   Scratch linear_scratch_;
   size_t linear_scratch_bytes_ = 0;
   int64_t attention_scratch_floats_ = 0;  // of one thread

@@ -10,6 +10,8 @@ namespace vivace {
 
 namespace {
 
+uint64_t first_share(int32_t epoch) { return static_cast<uint64_t>(static_cast<uint32_t>(epoch)) << 32; }
+
 // Ops of one step follow each other within microseconds, so that a spin of 40 us bridges the gaps between them; a
 // sleeping thread costs 5 to 50 us to wake.
 constexpr std::chrono::microseconds SPIN_TIME{40};
@@ -36,7 +38,7 @@ void wait_for_change(const std::atomic<int32_t>& value, int32_t old) {
 
 ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads < 1 ? 1 : num_threads) {
   threads_.reserve(static_cast<size_t>(num_threads_ - 1));
-  for (int thread = 1; thread < num_threads_; ++thread) threads_.emplace_back([this, thread] { work(thread); });
+  for (int thread = 1; thread < num_threads_; ++thread) threads_.emplace_back([this] { work(); });
 }
 
 ThreadPool::~ThreadPool() {
@@ -49,24 +51,38 @@ ThreadPool::~ThreadPool() {
 void ThreadPool::run_all(Task task, void* context) {
   task_ = task;
   context_ = context;
-  pending_.store(num_threads_ - 1, std::memory_order_relaxed);
-  epoch_.fetch_add(1, std::memory_order_release);
+  pending_.store(num_threads_, std::memory_order_relaxed);
+  const int32_t epoch = epoch_.load(std::memory_order_relaxed) + 1;
+  untaken_.store(first_share(epoch), std::memory_order_release);
+  epoch_.store(epoch, std::memory_order_release);
   epoch_.notify_all();
-  task(context, 0);
+  take_shares(epoch);
   for (int32_t left = pending_.load(std::memory_order_acquire); left != 0;
        left = pending_.load(std::memory_order_acquire)) {
     wait_for_change(pending_, left);
   }
 }
 
-void ThreadPool::work(int thread) {
+// The exchange fails where the task is over, so that the task read after it is this epoch's: it cannot end before the
+// share that was taken here.
+void ThreadPool::take_shares(int32_t epoch) {
+  const uint64_t end = first_share(epoch) + static_cast<uint64_t>(num_threads_);
+  uint64_t share = untaken_.load(std::memory_order_acquire);
+  while (share >= first_share(epoch) && share < end) {
+    if (!untaken_.compare_exchange_weak(share, share + 1, std::memory_order_acq_rel)) continue;
+    task_(context_, static_cast<int>(share - first_share(epoch)));
+    if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) pending_.notify_one();
+    share = untaken_.load(std::memory_order_acquire);
+  }
+}
+
+void ThreadPool::work() {
   int32_t seen = 0;
   for (;;) {
     wait_for_change(epoch_, seen);
     seen = epoch_.load(std::memory_order_acquire);
     if (stop_) return;
-    task_(context_, thread);
-    if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) pending_.notify_one();
+    take_shares(seen);
   }
 }
 

@@ -14,12 +14,12 @@ files=$(find "$text" -name '*.txt' -o -name '*.txt.xz' | grep -v '/heldout\.' | 
     --output "$work/data" --megabytes-per-file 45 --max-length 2048 --chat-fraction 0.06
 
 python -m training.train --data "$work/data" --run "$work/run" --layers 4 --hidden 256 --intermediate 512 --heads 4 \
-    --kv-heads 2 --max-length 2048 --context 512 --final-context 2048 --batch 4 --final-batch 9 --micro-batch 2 \
+    --kv-heads 2 --max-length 2048 --context 512 --final-context 2048 --final-fraction 0.3 --batch 4 --final-batch 9 --micro-batch 2 \
     --learning-rate 5e-3 --bf16 --minutes "$minutes" "$@"
 python -m training.export --data "$work/data" --run "$work/run" --output "$work/embedded" --gguf q8_0
 
 python -m training.train --data "$work/data" --run "$work/draft-run" --teacher "$work/run" --layers 2 --hidden 96 \
-    --intermediate 128 --heads 3 --kv-heads 1 --max-length 2048 --context 512 --final-context 2048 --batch 4 \
+    --intermediate 128 --heads 3 --kv-heads 1 --max-length 2048 --context 512 --final-context 2048 --final-fraction 0.3 --batch 4 \
     --micro-batch 2 --learning-rate 5e-3 --bf16 --minutes "$((minutes / 6 + 1))" "$@"
 python -m training.export --data "$work/data" --run "$work/draft-run" --target "$work/run" \
     --output "$work/embedded-draft" --gguf q8_0

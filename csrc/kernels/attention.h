@@ -1,7 +1,7 @@
 // Paged attention of one work item.
 //
-// A tile reads the cache once and serves every row and query head of the item. Up to BLOCK_ROWS rows share each loaded
-// vector.
+// A chunk's keys and values come from memory once and serve every row and query head of the item. Up to BLOCK_ROWS rows
+// share each loaded vector.
 #pragma once
 
 #include "kernels/attention_channel_keys.h"
@@ -11,63 +11,77 @@
 
 namespace vivace::VIVACE_ISA {
 
-template <int NUM_ROWS, class Tile>
-void attend_rows(const ItemRows& rows, int64_t first, int64_t tile_start, const Tile& tile, float* scores,
-                 float* states) {
+// Rows first .. first + NUM_ROWS over one chunk, into their states, which are reset.
+template <int NUM_ROWS, class Chunk>
+VIVACE_INLINE void attend_rows(const ItemRows& rows, int64_t first, int64_t start, Chunk& chunk, float* scores,
+                               float* states) {
   Visible visible[NUM_ROWS];
-  Visible any{ATTENTION_TILE, 0};
+  Visible any{ATTENTION_CHUNK, 0};
   for (int r = 0; r < NUM_ROWS; ++r) {
-    const Visible one = visible[r] = visible_keys(rows, first + r, tile_start);
-    if (one.begin >= one.end) continue;
+    const Visible one = visible[r] = visible_keys(rows, first + r, start);
+    if (one.empty()) continue;
     any = {one.begin < any.begin ? one.begin : any.begin, one.end > any.end ? one.end : any.end};
   }
-  if (any.begin >= any.end) return;
-  tile.template score<NUM_ROWS>(first, scores);
+  if (any.empty()) return;
+  chunk.template score<NUM_ROWS>(first, any, scores);
+  auto* weights = chunk.weights(scores);
   float* accumulators[NUM_ROWS];
   for (int r = 0; r < NUM_ROWS; ++r) {
     const SoftmaxState state = state_at(states, first + r, rows.problem.cache.head_dim);
-    weigh_row(rows.problem, visible[r], scores + (first + r) * ATTENTION_TILE, state);
     accumulators[r] = state.accumulator;
-  }
-  tile.template accumulate<NUM_ROWS>(first, accumulators, scores + first * ATTENTION_TILE, visible, any);
-}
-
-template <class Tile>
-void attend_chunk(const ItemRows& rows, int64_t chunk, Tile& tile, float* scores, float* states) {
-  reset_states(states, rows.count, rows.problem.cache.head_dim);
-  const int64_t context_end = rows.position(rows.count - 1) + 1;
-  int64_t start = chunk * ATTENTION_CHUNK;
-  const int64_t first_tile = rows.first_visible(0) / ATTENTION_TILE * ATTENTION_TILE;
-  if (start < first_tile) start = first_tile;
-  int64_t end = (chunk + 1) * ATTENTION_CHUNK;
-  if (end > context_end) end = context_end;
-  for (int64_t at = start; at < end; at += ATTENTION_TILE) {
-    tile.begin(at, end);
-    int64_t first = 0;
-    for (; first + BLOCK_ROWS <= rows.count; first += BLOCK_ROWS) {
-      attend_rows<BLOCK_ROWS>(rows, first, at, tile, scores, states);
+    auto* row_weights = weights + r * ATTENTION_CHUNK;
+    if (visible[r].empty()) {
+      std::memset(row_weights, 0, ATTENTION_CHUNK * sizeof(*row_weights));
+    } else {
+      weigh_row(rows.problem.softcap, visible[r], any.first_unit(), any.last_unit(), scores + r * ATTENTION_CHUNK,
+                row_weights, state);
     }
-    for (; first < rows.count; ++first) attend_rows<1>(rows, first, at, tile, scores, states);
+  }
+  chunk.template accumulate<NUM_ROWS>(first, weights, visible, any, accumulators);
+}
+
+// The last rows of an item, fewer than BLOCK_ROWS.
+template <int NUM_ROWS, class Chunk>
+VIVACE_INLINE void attend_rest(const ItemRows& rows, int64_t first, int64_t start, Chunk& chunk, float* scores,
+                               float* states) {
+  if constexpr (NUM_ROWS > 0) {
+    if (rows.count - first == NUM_ROWS) return attend_rows<NUM_ROWS>(rows, first, start, chunk, scores, states);
+    attend_rest<NUM_ROWS - 1>(rows, first, start, chunk, scores, states);
   }
 }
 
-template <class Tile>
+template <class Chunk>
+void attend_chunk(const ItemRows& rows, int64_t index, Chunk& chunk, float* scores, float* states) {
+  reset_states(states, rows.count, rows.problem.cache.head_dim);
+  const int64_t start = index * ATTENTION_CHUNK;
+  const Visible any{visible_keys(rows, 0, start).begin, visible_keys(rows, rows.count - 1, start).end};
+  if (any.empty()) return;
+  chunk.begin(start, any, index + 1 < rows.item.chunk_end);
+  int64_t first = 0;
+  for (; first + BLOCK_ROWS <= rows.count; first += BLOCK_ROWS) {
+    attend_rows<BLOCK_ROWS>(rows, first, start, chunk, scores, states);
+  }
+  attend_rest<BLOCK_ROWS - 1>(rows, first, start, chunk, scores, states);
+}
+
+template <class Chunk>
 void attend_item(const AttentionProblem& problem, const AttentionItem& item, float* scratch) {
   const ItemRows rows(problem, item);
-  const int64_t head_dim = problem.cache.head_dim;
+  const int64_t head_dim = problem.cache.head_dim, width = attention_state_width(head_dim);
   float* scores = scratch;
-  float* chunk_states = scores + rows.count * ATTENTION_TILE;
-  float* states = chunk_states + rows.count * attention_state_width(head_dim);
-  Tile tile(rows, states + rows.count * attention_state_width(head_dim));
+  float* weights = scores + BLOCK_ROWS * ATTENTION_CHUNK;
+  float* chunk_states = weights + BLOCK_ROWS * ATTENTION_CHUNK * weight_groups(problem.cache);
+  float* states = chunk_states + rows.count * width;
+  Chunk chunk(rows, states + rows.count * width, weights);
   if (item.partial) {
-    attend_chunk(rows, item.chunk_begin, tile, scores, item.partial);
+    attend_chunk(rows, item.chunk_begin, chunk, scores, item.partial);
     return;
   }
   reset_states(states, rows.count, head_dim);
-  for (int64_t chunk = item.chunk_begin; chunk < item.chunk_end; ++chunk) {
-    attend_chunk(rows, chunk, tile, scores, chunk_states);
-    for (int64_t index = 0; index < rows.count; ++index) {
-      merge_state(state_at(states, index, head_dim), state_at(chunk_states, index, head_dim), head_dim);
+  for (int64_t index = item.chunk_begin; index < item.chunk_end; ++index) {
+    attend_chunk(rows, index, chunk, scores, chunk_states);
+    for (int64_t row = 0; row < rows.count; ++row) {
+      merge_state(state_at(states, row, head_dim), state_at(chunk_states, row, head_dim), head_dim);
     }
   }
   write_output(rows, states);
@@ -76,17 +90,17 @@ void attend_item(const AttentionProblem& problem, const AttentionItem& item, flo
 inline void attend(const AttentionProblem& problem, const AttentionItem& item, float* scratch) {
   switch (problem.cache.dtype) {
     case KVDtype::F32:
-      return attend_item<DenseTile<float>>(problem, item, scratch);
+      return attend_item<DenseChunk<float>>(problem, item, scratch);
     case KVDtype::BF16:
-      return attend_item<DenseTile<BFloat16>>(problem, item, scratch);
+      return attend_item<DenseChunk<BFloat16>>(problem, item, scratch);
     case KVDtype::F16:
-      return attend_item<DenseTile<Float16>>(problem, item, scratch);
+      return attend_item<DenseChunk<Float16>>(problem, item, scratch);
     case KVDtype::INT8:
-      return attend_item<CodedTile<CodedKeys<8>, 8>>(problem, item, scratch);
+      return attend_item<CodedChunk<CodedKeys<8>, 8>>(problem, item, scratch);
     case KVDtype::INT4:
-      return attend_item<CodedTile<CodedKeys<4>, 4>>(problem, item, scratch);
+      return attend_item<CodedChunk<CodedKeys<4>, 4>>(problem, item, scratch);
     case KVDtype::INT4_CHANNEL_KEYS:
-      return attend_item<CodedTile<ChannelKeys, 4>>(problem, item, scratch);
+      return attend_item<CodedChunk<ChannelKeys, 4>>(problem, item, scratch);
   }
 }
 

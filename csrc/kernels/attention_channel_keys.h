@@ -1,115 +1,119 @@
-// Tiles of int4 keys coded per channel and int4 values coded per token (kv_layout.h).
+// Int4 keys coded per channel (kv_layout.h).
 //
 // A query reads the blocks before its own as codes and its own block, complete or not, as the float16 originals. The
 // rule knows positions only: how the tokens came (in what chunks, beside whom, from a shared prefix, after a rejected
 // draft) does not show.
 //
 // With key_d = scale_d * code + minimum_d over a block, q . key = (q x scales) . code + q . minima: the query takes the
-// block's scales before it becomes wide codes.
+// block's scales before it becomes words. Words are relative to (largest |q|) x (largest scale), not to the largest
+// product: that one bound serves all rows costs a bit or two of 15, a search for each row and block cost a quarter of
+// the kernel's time.
 #pragma once
 
 #include "kernels/attention_codes.h"
-#include "kernels/attention_dense.h"
 
 namespace vivace::VIVACE_ISA {
 
 class ChannelKeys {
  public:
-  ChannelKeys(const ItemRows& rows, float*) : rows_(rows), dim_(coded_dim(4, rows.problem.cache.head_dim)) {}
-
-  void begin(int64_t start, int64_t end) {
-    const KVLayer& cache = rows_.problem.cache;
-    units_.begin(start, end, [&](int64_t position) {
-      return cache.key_block(rows_.block_at(position), rows_.item.kv_head) +
-             dim_ * (4 + position % cache.block_size / 2);
-    });
-    recent_.block_size = cache.block_size;
-    for (int64_t unit = 0; unit < units_.count; ++unit) {
-      const int64_t position = start + KV_UNIT * unit, slot = position % cache.block_size;
-      const int64_t block = rows_.block_at(position);
-      blocks_[unit] = position / cache.block_size;
-      scales_[unit] = reinterpret_cast<const BFloat16*>(units_.now[unit] - dim_ * (4 + slot / 2));
-      if (cache.recent_slots[block] < 0) continue;
-      recent_.units[unit] = reinterpret_cast<const Float16*>(cache.recent_keys(block, rows_.item.kv_head)) + slot;
-      recent_.next[unit] = recent_.units[unit];
+  // scratch: [rows] the largest |q|, then [rows][dim] the queries x the problem's scale.
+  ChannelKeys(const ItemRows& rows, float* scratch)
+      : rows_(rows), dim_(coded_dim(4, rows.problem.cache.head_dim)), largest_(scratch),
+        queries_(scratch + rounded_up(rows.count, 16)) {
+    const V16 factor = splat(rows.problem.scale);
+    for (int64_t index = 0; index < rows.count; ++index) {
+      V16 largest = zero();
+      for (int64_t d = 0; d < dim_; d += 16) {
+        const V16 part = query_part(rows, index, d) * factor;
+        largest = maximum(absolute(part), largest);
+        store(queries_ + index * dim_ + d, part);
+      }
+      largest_[index] = horizontal_maximum(largest);
     }
   }
 
+  VIVACE_INLINE int64_t unit_offset(int64_t slot) const { return dim_ * (4 + slot / 2); }
+
   template <int NUM_ROWS>
-  VIVACE_INLINE void score(int64_t first, float* scores) const {
+  VIVACE_INLINE void score(int64_t first, const ChunkUnits& units, Visible any, float* scores) const {
     int64_t own[NUM_ROWS];
     bool same = true;
     for (int r = 0; r < NUM_ROWS; ++r) {
       own[r] = rows_.position(first + r) / rows_.problem.cache.block_size;
       same = same && own[r] == own[0];
     }
-    for (int64_t unit = 0; unit < units_.count; ++unit) {
-      if (first == 0) units_.prefetch(unit, -4 * dim_, 8 * dim_);
-      if (same && blocks_[unit] == own[0]) {
-        score_units<NUM_ROWS, 1>(rows_, first, recent_, unit, scores);
+    for (int64_t unit = any.first_unit(); unit < any.last_unit(); ++unit) {
+      if (first == 0) prefetch(units.after_keys(unit) - 4 * dim_, 12 * dim_);
+      float* to = scores + KV_UNIT * unit;
+      if (same && units.blocks[unit] == own[0]) {
+        score_recent<NUM_ROWS>(first, units, unit, to);
         continue;
       }
-      score_codes<NUM_ROWS>(first, unit, scores);
+      score_codes<NUM_ROWS>(first, units, unit, to);
       for (int r = 0; r < NUM_ROWS; ++r) {
-        if (blocks_[unit] == own[r]) score_units<1, 1>(rows_, first + r, recent_, unit, scores);
+        if (units.blocks[unit] == own[r]) score_recent<1>(first + r, units, unit, to + r * ATTENTION_CHUNK);
       }
     }
   }
 
  private:
-  // A query x a block's scales.
-  struct ScaledQuery {
-    alignas(64) uint8_t bytes[2 * MAX_CODED_DIM];
-    float scale;
-    float offset;  // query . minima
-
-    WideCodes codes(int64_t dim) { return {bytes, dim}; }
-  };
-
-  VIVACE_INLINE V16 query_part(int64_t index, int64_t d) const {
-    const int64_t head_dim = rows_.problem.cache.head_dim;
-    const float* from = rows_.query(index) + d;
-    return d + 16 <= head_dim ? load(from) : load_first(from, head_dim > d ? head_dim - d : 0);
-  }
-
-  VIVACE_INLINE void scale_query(int64_t index, int64_t unit, ScaledQuery& out) const {
-    V16 largest = zero(), offset = zero();
-    for (int64_t d = 0; d < dim_; d += 16) {
-      const V16 query = query_part(index, d);
-      largest = maximum(absolute(query * load16(scales_[unit] + d)), largest);
-      offset = multiply_add(query, load16(scales_[unit] + dim_ + d), offset);
-    }
-    const float top = horizontal_maximum(largest);
-    const V16 inverse = splat(top > 1e-30f ? WIDE_CODE_MAXIMUM / top : 0.0f);
-    for (int64_t d = 0; d < dim_; d += 16) {
-      out.codes(dim_).put(d, rounded(query_part(index, d) * load16(scales_[unit] + d) * inverse));
-    }
-    out.scale = top / WIDE_CODE_MAXIMUM;
-    out.offset = horizontal_sum(offset);
-  }
+  VIVACE_INLINE const float* query(int64_t index) const { return queries_ + index * dim_; }
 
   template <int NUM_ROWS>
-  VIVACE_INLINE void score_codes(int64_t first, int64_t unit, float* scores) const {
-    ScaledQuery queries[NUM_ROWS];
-    WideDot dots[NUM_ROWS];
-    for (int r = 0; r < NUM_ROWS; ++r) scale_query(first + r, unit, queries[r]);
-    for (int64_t d = 0; d < dim_; d += 8) {
-      const Codes bytes = load_line(units_.now[unit] + d / 8 * LINE_BYTES);
-      for (int r = 0; r < NUM_ROWS; ++r) dots[r].template add<4>(unpacked<4, 0>(bytes), queries[r].codes(dim_), d);
-      for (int r = 0; r < NUM_ROWS; ++r) dots[r].template add<4>(unpacked<4, 1>(bytes), queries[r].codes(dim_), d + 4);
+  VIVACE_INLINE void score_recent(int64_t first, const ChunkUnits& units, int64_t unit, float* scores) const {
+    const KVLayer& cache = rows_.problem.cache;
+    const int64_t block = rows_.block(units.blocks[unit]);
+    const auto* keys =
+        reinterpret_cast<const Float16*>(cache.recent_keys(block, rows_.item.kv_head)) + units.slots[unit];
+    V16 sums[NUM_ROWS];
+    for (int r = 0; r < NUM_ROWS; ++r) sums[r] = zero();
+    for (int64_t d = 0; d < cache.head_dim; ++d) {
+      const V16 key = load16(keys + d * cache.block_size);
+      for (int r = 0; r < NUM_ROWS; ++r) sums[r] = multiply_add(splat(query(first + r)[d]), key, sums[r]);
+    }
+    for (int r = 0; r < NUM_ROWS; ++r) store(scores + r * ATTENTION_CHUNK, sums[r]);
+  }
+
+  // The block's scales over the largest, x the words' maximum over each row's largest |q|: gives words of queries.
+  template <int NUM_ROWS>
+  VIVACE_INLINE void score_codes(int64_t first, const ChunkUnits& units, int64_t unit, float* scores) const {
+    const uint8_t* codes = units.keys[unit];
+    const auto* scales = reinterpret_cast<const BFloat16*>(codes - unit_offset(units.slots[unit]));
+    V16 largest = zero();
+    for (int64_t d = 0; d < dim_; d += 16) largest = maximum(load16(scales + d), largest);
+    const float top = horizontal_maximum(largest);
+    alignas(64) int16_t words[NUM_ROWS][MAX_CODED_DIM];
+    V16 offsets[NUM_ROWS], inverses[NUM_ROWS];
+    for (int r = 0; r < NUM_ROWS; ++r) {
+      const float bound = top * largest_[first + r];
+      inverses[r] = splat(bound > 1e-30f ? WORD_MAXIMUM<4> / bound : 0.0f);
+      offsets[r] = zero();
+    }
+    for (int64_t d = 0; d < dim_; d += 16) {
+      const V16 scale = load16(scales + d), minimum = load16(scales + dim_ + d);
+      for (int r = 0; r < NUM_ROWS; ++r) {
+        const V16 part = load(query(first + r) + d);
+        store_words(words[r] + d, integers(part * scale * inverses[r]));
+        offsets[r] = multiply_add(part, minimum, offsets[r]);
+      }
+    }
+    I16 dots[NUM_ROWS][2] = {};
+    for (int64_t d = 0; d < dim_; d += 8, codes += LINE_BYTES) {
+      Codes pairs[PAIRS<4>];
+      split_line<4, 0>(load_line(codes), pairs);
+      for (int r = 0; r < NUM_ROWS; ++r) add_line<4>(dots[r], pairs, words[r] + d);
     }
     for (int r = 0; r < NUM_ROWS; ++r) {
-      store(scores + (first + r) * ATTENTION_TILE + KV_UNIT * unit,
-            multiply_add(dots[r].template total<4>(0.0f), splat(queries[r].scale), splat(queries[r].offset)));
+      const float step = top * largest_[first + r] / WORD_MAXIMUM<4>;
+      store(scores + r * ATTENTION_CHUNK,
+            multiply_add(to_float(dots[r][0] + dots[r][1]), splat(step), splat(horizontal_sum(offsets[r]))));
     }
   }
 
   const ItemRows& rows_;
   int64_t dim_;
-  UnitPointers units_;
-  UnitKeys<Float16> recent_{};
-  const BFloat16* scales_[ATTENTION_UNITS];  // of the unit's block; the minima follow
-  int64_t blocks_[ATTENTION_UNITS];          // of the sequence
+  float* largest_;
+  float* queries_;
 };
 
 }  // namespace vivace::VIVACE_ISA

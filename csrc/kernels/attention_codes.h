@@ -1,4 +1,4 @@
-// Tiles of int8 and int4 keys and values (kv_layout.h): integer products with wide codes of queries and of weights.
+// Chunks of int8 and int4 keys and values (kv_layout.h): integer products with queries and weights as 16-bit words.
 //
 // With key = scale * code + minimum for each token and group of dimensions,
 //   q . key = sum over groups of scale * (q . code) + minimum * (sum of q),
@@ -6,8 +6,8 @@
 //   sum of w * value = sum of (w * scale) . code + sum of w * minimum.
 #pragma once
 
-#include "kernels/attention_rows.h"
-#include "kernels/wide_codes.h"
+#include "kernels/attention_units.h"
+#include "kernels/word_codes.h"
 
 namespace vivace::VIVACE_ISA {
 
@@ -21,252 +21,248 @@ VIVACE_INLINE V16 unit_minima(const uint8_t* unit, int64_t group) {
   return load16(reinterpret_cast<const BFloat16*>(unit + group * SCALE_LINE_BYTES) + KV_UNIT);
 }
 
-inline constexpr int CODES_A_BYTE[] = {0, 0, 0, 0, 2, 0, 0, 0, 1};
-
-// Code PART of each byte of a line.
-template <int BITS, int PART>
-VIVACE_INLINE Codes unpacked(Codes bytes) {
-  if constexpr (BITS == 8) return bytes;
-  return masked<15>(shifted<-4 * PART>(bytes));
-}
-
-// The item's queries as wide codes, a scale for each row and group.
+// The item's queries x the problem's scale as words, with a scale for each row and group.
 template <int BITS>
 class CodedQueries {
  public:
   CodedQueries(const ItemRows& rows, float* scratch)
       : dim_(coded_dim(BITS, rows.problem.cache.head_dim)), groups_(coded_groups(BITS, rows.problem.cache.head_dim)),
-        scales_(scratch), sums_(scratch + rows.count * groups_),
-        codes_(reinterpret_cast<uint8_t*>(sums_ + rows.count * groups_)) {
+        words_(reinterpret_cast<int16_t*>(scratch)), scales_(scratch + rows.count * dim_ / 2),
+        sums_(scales_ + rows.count * groups_) {
     for (int64_t index = 0; index < rows.count; ++index) {
       for (int64_t group = 0; group < groups_; ++group) encode(rows, index, group);
     }
   }
 
-  VIVACE_INLINE WideCodes codes(int64_t index) const { return {codes_ + index * 2 * dim_, dim_}; }
+  VIVACE_INLINE const int16_t* words(int64_t index) const { return words_ + index * dim_; }
   VIVACE_INLINE float scale(int64_t index, int64_t group) const { return scales_[index * groups_ + group]; }
   VIVACE_INLINE float sum(int64_t index, int64_t group) const { return sums_[index * groups_ + group]; }
 
  private:
   void encode(const ItemRows& rows, int64_t index, int64_t group) {
-    const int64_t head_dim = rows.problem.cache.head_dim, width = dim_ / groups_;
-    const int64_t begin = group * width, end = begin + width;
-    const auto part = [&](int64_t d) {
-      const float* from = rows.query(index) + d;
-      return d + 16 <= head_dim ? load(from) : load_first(from, head_dim > d ? head_dim - d : 0);
-    };
+    const int64_t width = dim_ / groups_, begin = group * width, end = begin + width;
+    const V16 factor = splat(rows.problem.scale);
     V16 largest = zero(), broken = zero();
     for (int64_t d = begin; d < end; d += 16) {
-      largest = maximum(absolute(part(d)), largest);
-      broken = broken + part(d) * zero();
+      const V16 part = query_part(rows, index, d) * factor;
+      largest = maximum(absolute(part), largest);
+      broken = broken + part * zero();
     }
     const float top = horizontal_maximum(largest);
-    const float inverse = top > 1e-30f ? WIDE_CODE_MAXIMUM / top : 0.0f;
+    const V16 inverse = splat(top > 1e-30f ? WORD_MAXIMUM<BITS> / top : 0.0f);
     V16 sum = zero();
     for (int64_t d = begin; d < end; d += 16) {
-      const V16 whole = rounded(part(d) * splat(inverse));
-      codes(index).put(d, whole);
-      sum = sum + whole;
+      const I16 whole = integers(query_part(rows, index, d) * factor * inverse);
+      store_words(words_ + index * dim_ + d, whole);
+      sum = sum + to_float(whole);
     }
     // Infinite and undefined queries give undefined scores.
-    scales_[index * groups_ + group] = top / WIDE_CODE_MAXIMUM + horizontal_sum(broken);
-    sums_[index * groups_ + group] = horizontal_sum(sum);
+    const float scale = top / WORD_MAXIMUM<BITS> + horizontal_sum(broken);
+    scales_[index * groups_ + group] = scale;
+    sums_[index * groups_ + group] = horizontal_sum(sum) * scale;
   }
 
   int64_t dim_, groups_;
+  int16_t* words_;
   float* scales_;
-  float* sums_;  // of the wide codes: exact, below 2^24
-  uint8_t* codes_;
+  float* sums_;  // of the words x their scale
 };
 
+// Adds a line's products with one row's words, from the line's first dimension or token on.
+template <int BITS>
+VIVACE_INLINE void add_line(I16 (&dots)[2], const Codes (&pairs)[PAIRS<BITS>], const int16_t* words) {
+  for (int p = 0; p < PAIRS<BITS>; ++p) dots[p % 2] = dot2(dots[p % 2], pairs[p], load_pair(words + 2 * p));
+}
+
+template <int BITS, int FIRST, int COUNT>
+VIVACE_INLINE void split_line(Codes line, Codes (&pairs)[COUNT]) {
+  const auto split = [&]<int P>(const auto& self) {
+    pairs[P] = pair_of_line<BITS, FIRST + P>(line);
+    if constexpr (P + 1 < COUNT) self.template operator()<P + 1>(self);
+  };
+  split.template operator()<0>(split);
+}
+
+// Keys coded for each token.
 template <int BITS>
 class CodedKeys {
  public:
-  CodedKeys(const ItemRows& rows, float* scratch) : rows_(rows), queries_(rows, scratch) {}
+  CodedKeys(const ItemRows& rows, float* scratch) : head_dim_(rows.problem.cache.head_dim), queries_(rows, scratch) {}
 
-  void begin(int64_t start, int64_t end) {
-    const KVLayer& cache = rows_.problem.cache;
-    bytes_ = unit_bytes(BITS, cache.head_dim);
-    units_.begin(start, end, [&](int64_t position) {
-      return cache.key_block(rows_.block_at(position), rows_.item.kv_head) +
-             position % cache.block_size / KV_UNIT * bytes_;
-    });
-  }
+  VIVACE_INLINE int64_t unit_offset(int64_t slot) const { return slot / KV_UNIT * unit_bytes(BITS, head_dim_); }
 
   template <int NUM_ROWS>
-  VIVACE_INLINE void score(int64_t first, float* scores) const {
-    const int64_t head_dim = rows_.problem.cache.head_dim;
-    const int64_t groups = coded_groups(BITS, head_dim), width = coded_dim(BITS, head_dim) / groups;
-    for (int64_t unit = 0; unit < units_.count; ++unit) {
-      if (first == 0) units_.prefetch(unit, 0, bytes_);
-      const uint8_t* codes = units_.now[unit] + groups * SCALE_LINE_BYTES;
+  VIVACE_INLINE void score(int64_t first, const ChunkUnits& units, Visible any, float* scores) const {
+    const int64_t groups = coded_groups(BITS, head_dim_), width = coded_dim(BITS, head_dim_) / groups;
+    for (int64_t unit = any.first_unit(); unit < any.last_unit(); ++unit) {
+      if (first == 0) prefetch(units.after_keys(unit), unit_bytes(BITS, head_dim_));
+      const uint8_t* codes = units.keys[unit] + groups * SCALE_LINE_BYTES;
       V16 sums[NUM_ROWS];
       for (int r = 0; r < NUM_ROWS; ++r) sums[r] = zero();
       for (int64_t group = 0; group < groups; ++group) {
-        WideDot dots[NUM_ROWS];
-        WideCodes queries[NUM_ROWS];
-        for (int r = 0; r < NUM_ROWS; ++r) queries[r] = queries_.codes(first + r);
-        for (int64_t d = 0; d < width; d += 4 * CODES_A_BYTE[BITS]) {
-          const Codes bytes = load_line(codes + d / (4 * CODES_A_BYTE[BITS]) * LINE_BYTES);
-          for (int r = 0; r < NUM_ROWS; ++r) {
-            dots[r].template add<BITS>(unpacked<BITS, 0>(bytes), queries[r], group * width + d);
-          }
-          if constexpr (BITS == 8) continue;
-          for (int r = 0; r < NUM_ROWS; ++r) {
-            dots[r].template add<BITS>(unpacked<BITS, 1>(bytes), queries[r], group * width + d + 4);
-          }
+        I16 dots[NUM_ROWS][2] = {};
+        for (int64_t d = group * width; d < (group + 1) * width; d += 2 * PAIRS<BITS>) {
+          Codes pairs[PAIRS<BITS>];
+          split_line<BITS, 0>(load_line(codes), pairs);
+          for (int r = 0; r < NUM_ROWS; ++r) add_line<BITS>(dots[r], pairs, queries_.words(first + r) + d);
+          codes += LINE_BYTES;
         }
-        codes += width * KV_UNIT * BITS / 8;
-        const V16 scale = unit_scales(units_.now[unit], group), minimum = unit_minima(units_.now[unit], group);
+        const V16 scale = unit_scales(units.keys[unit], group), minimum = unit_minima(units.keys[unit], group);
         for (int r = 0; r < NUM_ROWS; ++r) {
-          const V16 query_scale = splat(queries_.scale(first + r, group));
-          const float query_sum = queries_.sum(first + r, group);
-          const V16 product = multiply_add(dots[r].template total<BITS>(query_sum), scale, splat(query_sum) * minimum);
-          sums[r] = multiply_add(product, query_scale, sums[r]);
+          const V16 product = to_float(dots[r][0] + dots[r][1]) * scale;
+          sums[r] = multiply_add(minimum, splat(queries_.sum(first + r, group)), sums[r]);
+          sums[r] = multiply_add(product, splat(queries_.scale(first + r, group)), sums[r]);
         }
       }
-      for (int r = 0; r < NUM_ROWS; ++r) store(scores + (first + r) * ATTENTION_TILE + KV_UNIT * unit, sums[r]);
+      for (int r = 0; r < NUM_ROWS; ++r) store(scores + r * ATTENTION_CHUNK + KV_UNIT * unit, sums[r]);
     }
   }
 
  private:
-  const ItemRows& rows_;
+  int64_t head_dim_;
   CodedQueries<BITS> queries_;
-  int64_t bytes_ = 0;  // of a unit
-  UnitPointers units_;
 };
 
 template <int BITS>
 class CodedValues {
  public:
-  explicit CodedValues(const ItemRows& rows) : rows_(rows) {}
+  CodedValues(const ItemRows& rows, int16_t* words)
+      : head_dim_(rows.problem.cache.head_dim), groups_(coded_groups(BITS, head_dim_)), words_(words) {}
 
-  void begin(int64_t start, int64_t end) {
-    const KVLayer& cache = rows_.problem.cache;
-    bytes_ = unit_bytes(BITS, cache.head_dim);
-    units_.begin(start, end, [&](int64_t position) {
-      return cache.value_block(rows_.block_at(position), rows_.item.kv_head) +
-             position % cache.block_size / KV_UNIT * bytes_;
-    });
-  }
+  VIVACE_INLINE int64_t unit_offset(int64_t slot) const { return slot / KV_UNIT * unit_bytes(BITS, head_dim_); }
 
   template <int NUM_ROWS>
-  VIVACE_INLINE void accumulate(int64_t first, float* const* accumulators, const float* weights,
-                                const Visible* visible) const {
-    const int64_t head_dim = rows_.problem.cache.head_dim;
-    const int64_t groups = coded_groups(BITS, head_dim), width = coded_dim(BITS, head_dim) / groups;
-    for (int64_t group = 0; group < groups; ++group) {
-      ScaledWeights scaled[NUM_ROWS];
-      for (int r = 0; r < NUM_ROWS; ++r) scale_weights(weights + r * ATTENTION_TILE, visible[r], group, scaled[r]);
-      for (int64_t d = group * width; d < (group + 1) * width; d += 16 * VECTORS) {
-        if (first == 0) prefetch(d / (16 * VECTORS));
-        add_products<NUM_ROWS>(accumulators, scaled, d);
+  VIVACE_INLINE void accumulate(bool is_first, const ChunkUnits& units, const float* weights, const Visible* visible,
+                                Visible any, float* const* accumulators) {
+    const int64_t lines = coded_dim(BITS, head_dim_) / (16 * VECTORS);
+    ScaledWeights scaled[NUM_ROWS][MAX_GROUPS] = {};
+    for (int r = 0; r < NUM_ROWS; ++r) {
+      for (int64_t group = 0; group < groups_; ++group) {
+        scaled[r][group] = scale_weights(units, weights + r * ATTENTION_CHUNK, visible[r], any, group,
+                                         words_ + (group * NUM_ROWS + r) * ATTENTION_CHUNK);
       }
     }
+    int64_t line = 0;
+    for (; line + BLOCK_LINES <= lines; line += BLOCK_LINES) {
+      add_lines<NUM_ROWS, BLOCK_LINES>(is_first, units, any, scaled, line, accumulators);
+    }
+    for (; line < lines; ++line) add_lines<NUM_ROWS, 1>(is_first, units, any, scaled, line, accumulators);
   }
 
  private:
-  static constexpr int VECTORS = CODES_A_BYTE[BITS];  // of 16 dimensions that share a line's bytes
+  static constexpr int VECTORS = 8 / BITS;  // of 16 dimensions that share a line's bytes
+  static constexpr int BLOCK_LINES = BLOCK_VECTORS / VECTORS;
+  static constexpr int64_t MAX_GROUPS = BITS == 8 ? 1 : MAX_CODED_DIM / INT4_GROUP;
 
-  // Step `step` of those that cover the dimensions asks for as large a part of each unit.
-  VIVACE_INLINE void prefetch(int64_t step) const {
-    const int64_t steps = coded_dim(BITS, rows_.problem.cache.head_dim) / (16 * VECTORS), lines = bytes_ / LINE_BYTES;
-    for (int64_t unit = 0; unit < units_.next_count; ++unit) {
-      units_.prefetch(unit, lines * step / steps * LINE_BYTES, lines * (step + 1) / steps * LINE_BYTES);
-    }
-  }
-
-  // A row's weights x the scales of one group, as wide codes.
+  // A row's weights x the scales of one group: sum of words . code * scale + offset.
   struct ScaledWeights {
-    alignas(64) uint8_t bytes[2 * ATTENTION_TILE];
     float scale;
-    float sum;     // of the codes
     float offset;  // sum of weights x minima
-
-    WideCodes codes() { return {bytes, ATTENTION_TILE}; }
   };
 
   // Invisible keys count nothing, whatever a block's former owner left in their scales.
-  VIVACE_INLINE void scale_weights(const float* weights, Visible visible, int64_t group, ScaledWeights& out) const {
-    V16 products[ATTENTION_UNITS];
+  VIVACE_INLINE ScaledWeights scale_weights(const ChunkUnits& units, const float* weights, Visible visible,
+                                            Visible any, int64_t group, int16_t* words) const {
+    alignas(64) float products[ATTENTION_CHUNK];
     V16 largest = zero(), offset = zero();
-    for (int64_t unit = 0; unit < units_.count; ++unit) {
+    for (int64_t unit = any.first_unit(); unit < any.last_unit(); ++unit) {
       const V16 weight = load(weights + KV_UNIT * unit);
-      const V16 product = weight * unit_scales(units_.now[unit], group);
-      products[unit] = select_visible(visible, KV_UNIT * unit, product, zero());
-      offset = offset + select_visible(visible, KV_UNIT * unit, weight * unit_minima(units_.now[unit], group), zero());
-      largest = maximum(products[unit], largest);
+      const V16 minimum = select_visible(visible, unit, unit_minima(units.values[unit], group), zero());
+      const V16 product =
+          select_visible(visible, unit, weight * unit_scales(units.values[unit], group), zero());
+      store(products + KV_UNIT * unit, product);
+      offset = multiply_add(weight, minimum, offset);
+      largest = maximum(product, largest);
     }
     const float top = horizontal_maximum(largest);
-    const float inverse = top > 1e-30f ? WIDE_CODE_MAXIMUM / top : 0.0f;
-    V16 sum = zero();
-    for (int64_t unit = 0; unit < units_.count; ++unit) {
-      const V16 whole = rounded(products[unit] * splat(inverse));
-      out.codes().put(KV_UNIT * unit, whole);
-      sum = sum + whole;
+    const V16 inverse = splat(top > 1e-30f ? WORD_MAXIMUM<BITS> / top : 0.0f);
+    for (int64_t unit = any.first_unit(); unit < any.last_unit(); ++unit) {
+      store_words(words + KV_UNIT * unit, integers(load(products + KV_UNIT * unit) * inverse));
     }
-    out.scale = top / WIDE_CODE_MAXIMUM;
-    out.sum = horizontal_sum(sum);
-    out.offset = horizontal_sum(offset);
+    return {top / WORD_MAXIMUM<BITS>, horizontal_sum(offset)};
   }
 
-  template <int NUM_ROWS>
-  VIVACE_INLINE void add_products(float* const* accumulators, ScaledWeights* scaled, int64_t d) const {
-    const int64_t head_dim = rows_.problem.cache.head_dim, dim = coded_dim(BITS, head_dim);
-    const int64_t lead = coded_groups(BITS, head_dim) * SCALE_LINE_BYTES + d / (16 * VECTORS) * LINE_BYTES;
-    const int64_t four_tokens = dim / (16 * VECTORS) * LINE_BYTES;
-    WideDot dots[VECTORS][NUM_ROWS];
-    for (int64_t unit = 0; unit < units_.count; ++unit) {
-      const uint8_t* codes = units_.now[unit] + lead;
-      for (int64_t quad = 0; quad < KV_UNIT / 4; ++quad) {
-        const Codes bytes = load_line(codes + quad * four_tokens);
-        for (int r = 0; r < NUM_ROWS; ++r) {
-          const int64_t index = KV_UNIT * unit + 4 * quad;
-          dots[0][r].template add<BITS>(unpacked<BITS, 0>(bytes), scaled[r].codes(), index);
-          if constexpr (VECTORS == 2) {
-            dots[1][r].template add<BITS>(unpacked<BITS, 1>(bytes), scaled[r].codes(), index);
-          }
+  // Lines hold the same dimensions of the next four tokens: each unit is read in its order once.
+  template <int NUM_ROWS, int LINES>
+  VIVACE_INLINE void add_lines(bool is_first, const ChunkUnits& units, Visible any,
+                               const ScaledWeights (&scaled)[NUM_ROWS][MAX_GROUPS], int64_t line,
+                               float* const* accumulators) const {
+    const int64_t lead = groups_ * SCALE_LINE_BYTES + line * LINE_BYTES;
+    const int64_t four_tokens = coded_dim(BITS, head_dim_) / (16 * VECTORS) * LINE_BYTES;
+    const int16_t* words[LINES];
+    for (int l = 0; l < LINES; ++l) words[l] = words_ + (BITS == 8 ? 0 : line + l) * NUM_ROWS * ATTENTION_CHUNK;
+    I16 dots[LINES][VECTORS][NUM_ROWS] = {};
+    for (int64_t unit = any.first_unit(); unit < any.last_unit(); ++unit) {
+      if (is_first && line == 0) prefetch(units.after_values(unit), unit_bytes(BITS, head_dim_));
+      const uint8_t* codes = units.values[unit] + lead;
+      for (int64_t token = KV_UNIT * unit; token < KV_UNIT * (unit + 1); token += 4, codes += four_tokens) {
+        for (int l = 0; l < LINES; ++l) {
+          add_four_tokens<NUM_ROWS>(load_line(codes + l * LINE_BYTES), words[l] + token, dots[l]);
         }
       }
     }
-    for (int v = 0; v < VECTORS; ++v) {
-      if (d + 16 * v >= head_dim) break;  // padding
-      for (int r = 0; r < NUM_ROWS; ++r) {
-        float* to = accumulators[r] + d + 16 * v;
-        const V16 product = dots[v][r].template total<BITS>(scaled[r].sum);
-        store(to, multiply_add(product, splat(scaled[r].scale), load(to) + splat(scaled[r].offset)));
+    for (int l = 0; l < LINES; ++l) {
+      const int64_t d = (line + l) * 16 * VECTORS, group = BITS == 8 ? 0 : line + l;
+      for (int v = 0; v < VECTORS; ++v) {
+        if (d + 16 * v >= head_dim_) break;  // padding
+        for (int r = 0; r < NUM_ROWS; ++r) {
+          store(accumulators[r] + d + 16 * v, multiply_add(to_float(dots[l][v][r]), splat(scaled[r][group].scale),
+                                                           splat(scaled[r][group].offset)));
+        }
       }
     }
   }
 
-  const ItemRows& rows_;
-  int64_t bytes_ = 0;  // of a unit
-  UnitPointers units_;
+  template <int NUM_ROWS>
+  VIVACE_INLINE static void add_four_tokens(Codes line, const int16_t* words, I16 (&dots)[VECTORS][NUM_ROWS]) {
+    Codes lower[2], upper[2];
+    split_line<BITS, 0>(line, lower);
+    if constexpr (VECTORS == 2) split_line<BITS, 2>(line, upper);
+    for (int r = 0; r < NUM_ROWS; ++r) {
+      for (int p = 0; p < 2; ++p) {
+        const int32_t two = load_pair(words + r * ATTENTION_CHUNK + 2 * p);
+        dots[0][r] = dot2(dots[0][r], lower[p], two);
+        if constexpr (VECTORS == 2) dots[1][r] = dot2(dots[1][r], upper[p], two);
+      }
+    }
+  }
+
+  int64_t head_dim_, groups_;
+  int16_t* words_;  // [groups][rows of a block][ATTENTION_CHUNK]
 };
 
 // Keys in any form with values coded for each token.
 template <class Keys, int BITS>
-class CodedTile {
+class CodedChunk {
  public:
-  CodedTile(const ItemRows& rows, float* scratch) : keys_(rows, scratch), values_(rows) {}
+  using Weight = float;
 
-  void begin(int64_t start, int64_t end) {
-    keys_.begin(start, end);
-    values_.begin(start, end);
+  CodedChunk(const ItemRows& rows, float* scratch, float* weights)
+      : rows_(rows), keys_(rows, scratch), values_(rows, reinterpret_cast<int16_t*>(weights)) {}
+
+  void begin(int64_t start, Visible any, bool has_next) {
+    units_.locate(
+        rows_, start, any, has_next, [&](uint8_t* block, int64_t slot) { return block + keys_.unit_offset(slot); },
+        [&](uint8_t* block, int64_t slot) { return block + values_.unit_offset(slot); });
   }
 
   template <int NUM_ROWS>
-  VIVACE_INLINE void score(int64_t first, float* scores) const {
-    keys_.template score<NUM_ROWS>(first, scores);
+  VIVACE_INLINE void score(int64_t first, Visible any, float* scores) const {
+    keys_.template score<NUM_ROWS>(first, units_, any, scores);
   }
 
+  // The weights stay where the scores were.
+  VIVACE_INLINE float* weights(float* scores) const { return scores; }
+
   template <int NUM_ROWS>
-  VIVACE_INLINE void accumulate(int64_t first, float* const* accumulators, const float* weights,
-                                const Visible* visible, Visible) const {
-    values_.template accumulate<NUM_ROWS>(first, accumulators, weights, visible);
+  VIVACE_INLINE void accumulate(int64_t first, const float* weights, const Visible* visible, Visible any,
+                                float* const* accumulators) {
+    values_.template accumulate<NUM_ROWS>(first == 0, units_, weights, visible, any, accumulators);
   }
 
  private:
+  const ItemRows& rows_;
+  ChunkUnits units_;
   Keys keys_;
   CodedValues<BITS> values_;
 };

@@ -1,4 +1,4 @@
-// The rows of one attention work item: what each sees, its online softmax, and the merging of softmax states.
+// The rows of one attention work item: what each sees, its softmax over a chunk, and the merging of chunks.
 #pragma once
 
 #include "attention.h"
@@ -15,7 +15,7 @@ inline constexpr int BLOCK_ROWS = 2, BLOCK_VECTORS = 2;
 #else
 inline constexpr int BLOCK_ROWS = 1, BLOCK_VECTORS = 2;
 #endif
-static_assert(ATTENTION_TILE % (16 * BLOCK_VECTORS) == 0);
+static_assert(BLOCK_ROWS <= MAX_BLOCK_ROWS);
 
 inline constexpr float MINUS_INFINITY = -__builtin_inff();
 
@@ -62,41 +62,14 @@ struct ItemRows {
     return (item.row_begin + index / group) * stride + head * problem.cache.head_dim;
   }
 
-  // The cache's block that holds a position of the item's sequence.
-  int64_t block_at(int64_t at) const {
+  // The cache's block that holds the sequence's block `index`.
+  int64_t block(int64_t index) const {
     const Step& step = *problem.step;
-    return step.block_tables[item.sequence * step.table_width + at / problem.cache.block_size];
+    return step.block_tables[item.sequence * step.table_width + index];
   }
 
   const float* query(int64_t index) const { return problem.q + offset(index, problem.q_stride); }
   float* output(int64_t index) const { return problem.out + offset(index, problem.out_stride); }
-};
-
-// Where a tile's and the next tile's units of 16 tokens lie. Few units are asked for at a time, while others are
-// computed on: a core has about 24 requests to memory in flight, and blocks that lie apart are not foreseen by hardware.
-struct UnitPointers {
-  const uint8_t* now[ATTENTION_UNITS];
-  const uint8_t* next[ATTENTION_UNITS];
-  int64_t count = 0, next_count = 0;
-
-  // `at(position)` gives the address of a unit.
-  template <class Address>
-  VIVACE_INLINE void begin(int64_t start, int64_t end, Address at) {
-    const auto number = [&](int64_t from) {
-      const int64_t left = end > from ? (end - from + KV_UNIT - 1) / KV_UNIT : 0;
-      return left < ATTENTION_UNITS ? left : ATTENTION_UNITS;
-    };
-    count = number(start);
-    next_count = number(start + ATTENTION_TILE);
-    for (int64_t unit = 0; unit < count; ++unit) now[unit] = at(start + KV_UNIT * unit);
-    for (int64_t unit = 0; unit < next_count; ++unit) next[unit] = at(start + ATTENTION_TILE + KV_UNIT * unit);
-  }
-
-  // Asks for bytes [begin, end) of a unit of the next tile.
-  VIVACE_INLINE void prefetch(int64_t unit, int64_t begin, int64_t end) const {
-    if (unit >= next_count) return;
-    for (int64_t byte = begin; byte < end; byte += 64) __builtin_prefetch(next[unit] + byte, 0, 2);
-  }
 };
 
 // Numbers 0 to 15, one a lane.
@@ -106,60 +79,67 @@ VIVACE_INLINE V16 lane_numbers() {
   return load(numbers);
 }
 
-// The part of a tile that one row sees: keys [begin, end) of the tile. Empty where begin >= end.
+// The part of a chunk that one row (or several) sees: keys [begin, end) of the chunk. Empty where begin >= end.
 struct Visible {
   int64_t begin, end;
+
+  VIVACE_INLINE bool empty() const { return begin >= end; }
+  VIVACE_INLINE bool whole(int64_t unit) const { return begin <= KV_UNIT * unit && end >= KV_UNIT * (unit + 1); }
+  VIVACE_INLINE int64_t first_unit() const { return begin / KV_UNIT; }
+  VIVACE_INLINE int64_t last_unit() const { return (end + KV_UNIT - 1) / KV_UNIT; }
 };
 
-// `value` in the lanes of keys first .. first + 15 that are visible, `other` elsewhere.
-VIVACE_INLINE V16 select_visible(Visible visible, int64_t first, V16 value, V16 other) {
-  if (visible.begin <= first && visible.end >= first + KV_UNIT) return value;
-  const V16 key = lane_numbers() + splat(static_cast<float>(first));
+// `value` in the lanes of a unit's visible keys, `other` elsewhere.
+VIVACE_INLINE V16 select_visible(Visible visible, int64_t unit, V16 value, V16 other) {
+  if (visible.whole(unit)) return value;
+  const V16 key = lane_numbers() + splat(static_cast<float>(KV_UNIT * unit));
   value = select(key < splat(static_cast<float>(visible.begin)), other, value);
   return select(key >= splat(static_cast<float>(visible.end)), other, value);
 }
 
-VIVACE_INLINE Visible visible_keys(const ItemRows& rows, int64_t index, int64_t tile_start) {
-  const int64_t begin = rows.first_visible(index) - tile_start;
-  const int64_t end = rows.position(index) + 1 - tile_start;
-  return {begin > 0 ? begin : 0, end < ATTENTION_TILE ? end : ATTENTION_TILE};
+VIVACE_INLINE Visible visible_keys(const ItemRows& rows, int64_t index, int64_t chunk_start) {
+  const int64_t begin = rows.first_visible(index) - chunk_start;
+  const int64_t end = rows.position(index) + 1 - chunk_start;
+  return {begin > 0 ? begin : 0, end < ATTENTION_CHUNK ? end : ATTENTION_CHUNK};
 }
 
-// Turns one row's scores into weights exp(score - maximum) and rescales its state to the new maximum.
-inline void weigh_row(const AttentionProblem& problem, Visible visible, float* scores, SoftmaxState state) {
-  constexpr int VECTORS = ATTENTION_TILE / 16;
-  if (visible.begin >= visible.end) {
-    std::memset(scores, 0, ATTENTION_TILE * sizeof(float));
-    return;
-  }
-  V16 values[VECTORS];
+// Dimensions d .. d + 15 of a query, zeros behind its end.
+VIVACE_INLINE V16 query_part(const ItemRows& rows, int64_t index, int64_t d) {
+  const int64_t left = rows.problem.cache.head_dim - d;
+  const float* from = rows.query(index) + d;
+  return left >= 16 ? load(from) : load_first(from, left > 0 ? left : 0);
+}
+
+VIVACE_INLINE V16 rounded_weight(V16 weight, float* to) {
+  store(to, weight);
+  return weight;
+}
+
+VIVACE_INLINE V16 rounded_weight(V16 weight, BFloat16* to) {
+  store16(to, weight);
+  return load16(to);
+}
+
+// Turns one row's scores of units [first, last) into weights exp(score - maximum), and gives the state their maximum and
+// the sum of what was kept of them. The row sees at least one key.
+template <class Weight>
+VIVACE_INLINE void weigh_row(float softcap, Visible visible, int64_t first, int64_t last, float* scores,
+                             Weight* weights, SoftmaxState state) {
   V16 largest = splat(MINUS_INFINITY);
-  for (int v = 0; v < VECTORS; ++v) {
-    V16 score = load(scores + 16 * v) * splat(problem.scale);
-    if (problem.softcap != 0.0f) {
-      score = hyperbolic_tangent(score / splat(problem.softcap)) * splat(problem.softcap);
-    }
-    score = select_visible(visible, 16 * v, score, splat(MINUS_INFINITY));
-    values[v] = score;
+  for (int64_t unit = first; unit < last; ++unit) {
+    V16 score = load(scores + KV_UNIT * unit);
+    if (softcap != 0.0f) score = hyperbolic_tangent(score / splat(softcap)) * splat(softcap);
+    score = select_visible(visible, unit, score, splat(MINUS_INFINITY));
+    if (softcap != 0.0f || !visible.whole(unit)) store(scores + KV_UNIT * unit, score);
     largest = maximum(largest, score);
   }
-  const float old_maximum = *state.maximum;
-  const float tile_maximum = horizontal_maximum(largest);
-  const float new_maximum = tile_maximum > old_maximum ? tile_maximum : old_maximum;
-  V16 sum = load(state.sum);
-  if (new_maximum != old_maximum) {
-    const V16 factor = exponential(splat(old_maximum - new_maximum));
-    sum = sum * factor;
-    for (int64_t d = 0; d < padded_head_dim(problem.cache.head_dim); d += 16) {
-      store(state.accumulator + d, load(state.accumulator + d) * factor);
-    }
-    *state.maximum = new_maximum;
+  const float top = horizontal_maximum(largest);
+  V16 sum = zero();
+  for (int64_t unit = first; unit < last; ++unit) {
+    const V16 weight = exponential(load(scores + KV_UNIT * unit) - splat(top));
+    sum = sum + rounded_weight(weight, weights + KV_UNIT * unit);
   }
-  for (int v = 0; v < VECTORS; ++v) {
-    const V16 weight = exponential(values[v] - splat(new_maximum));
-    store(scores + 16 * v, weight);
-    sum = sum + weight;
-  }
+  *state.maximum = top;
   store(state.sum, sum);
 }
 

@@ -27,9 +27,12 @@ struct Affine {
   }
 
   VIVACE_INLINE I16 codes(V16 x, float levels) const {
-    return integers(VIVACE_ISA::minimum(rounded((x - shift) * inverse), splat(levels)));
+    return integers(VIVACE_ISA::minimum((x - shift) * inverse, splat(levels)));
   }
 };
+
+// Of four neighbours, the byte of each (kv_layout.h).
+inline constexpr int64_t BYTE_OF[4] = {0, 2, 1, 3};
 
 VIVACE_INLINE float horizontal_minimum(V16 value) { return -horizontal_maximum(zero() - value); }
 
@@ -77,7 +80,7 @@ void write_coded_key(const float* key, int64_t head_dim, int64_t token, uint8_t*
   uint8_t* codes = unit + coded_groups(BITS, head_dim) * SCALE_LINE_BYTES + token * 4;
   for (int64_t d = 0; d < coded_dim(BITS, head_dim); d += BITS == 8 ? 4 : 8) {
     for (int64_t i = 0; i < 4; ++i) {
-      codes[i] = BITS == 8 ? bytes[d + i] : static_cast<uint8_t>(bytes[d + i] | bytes[d + 4 + i] << 4);
+      codes[BYTE_OF[i]] = BITS == 8 ? bytes[d + i] : static_cast<uint8_t>(bytes[d + i] | bytes[d + 4 + i] << 4);
     }
     codes += LINE_BYTES;
   }
@@ -92,7 +95,7 @@ void write_coded_value(const float* value, int64_t head_dim, int64_t token, uint
   uint8_t* codes = unit + coded_groups(BITS, head_dim) * SCALE_LINE_BYTES + token / 4 * (dim / STEP) * LINE_BYTES;
   for (int64_t d = 0; d < dim; d += STEP) {
     for (int64_t i = 0; i < 16; ++i) {
-      codes[i * 4 + token % 4] =
+      codes[i * 4 + BYTE_OF[token % 4]] =
           BITS == 8 ? bytes[d + i] : static_cast<uint8_t>(bytes[d + i] | bytes[d + 16 + i] << 4);
     }
     codes += LINE_BYTES;
@@ -136,7 +139,7 @@ inline void fill_block(const KVLayer& cache, int64_t block, int64_t head) {
     for (int64_t token = 0; token < block_size; token += KV_UNIT) {
       uint8_t bytes[KV_UNIT];
       store_bytes(bytes, affine.codes(load16(recent + d * block_size + token), 15.0f));
-      uint8_t* to = codes + token * dim / 2 + d / 8 * LINE_BYTES + d % 4;
+      uint8_t* to = codes + token * dim / 2 + d / 8 * LINE_BYTES + BYTE_OF[d % 4];
       for (int64_t i = 0; i < KV_UNIT; ++i) to[i * 4] = static_cast<uint8_t>(to[i * 4] | bytes[i] << (d / 4 % 2 * 4));
     }
   }

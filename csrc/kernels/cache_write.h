@@ -6,24 +6,25 @@
 
 namespace vivace::VIVACE_ISA {
 
+VIVACE_INLINE V16 first_lanes(const float* from, int64_t count) {
+  return count == 16 ? load(from) : load_first(from, count);
+}
+
 template <class Element>
 void write_row(const KVLayer& cache, int64_t slot, const float* k, const float* v) {
   const int64_t block = slot / cache.block_size, place = slot % cache.block_size;
   for (int64_t head = 0; head < cache.num_kv_heads; ++head) {
-    auto* keys = reinterpret_cast<Element*>(cache.key_block(block, head)) + place;
-    auto* values = reinterpret_cast<Element*>(cache.value_block(block, head)) + place * cache.head_dim;
-    const float* key = k + head * cache.head_dim;
-    const float* value = v + head * cache.head_dim;
-    int64_t d = 0;
-    for (; d + 16 <= cache.head_dim; d += 16) {
-      Element narrow[16];
-      store16(narrow, load(key + d));
-      for (int64_t i = 0; i < 16; ++i) keys[(d + i) * cache.block_size] = narrow[i];
-      store16(values + d, load(value + d));
-    }
-    for (; d < cache.head_dim; ++d) {
-      from_float(key[d], keys[d * cache.block_size]);
-      from_float(value[d], values[d]);
+    auto* keys = reinterpret_cast<Element*>(cache.key_block(block, head));
+    auto* values = reinterpret_cast<Element*>(cache.value_block(block, head));
+    for (int64_t d = 0; d < cache.head_dim; d += 16) {
+      const int64_t count = cache.head_dim - d < 16 ? cache.head_dim - d : 16;
+      Element narrow_keys[16], narrow_values[16];
+      store16(narrow_keys, first_lanes(k + head * cache.head_dim + d, count));
+      store16(narrow_values, first_lanes(v + head * cache.head_dim + d, count));
+      for (int64_t i = 0; i < count; ++i) {
+        keys[key_index<Element>(d + i, place, cache.block_size)] = narrow_keys[i];
+        values[value_index<Element>(d + i, place, cache.head_dim)] = narrow_values[i];
+      }
     }
   }
 }

@@ -16,13 +16,9 @@ VIVACE_INLINE V16 power_of_two(V16 n) {
   return out;
 }
 
-// Cephes' expf: x = n ln 2 + r, a polynomial in r. Below -87.3 gives 0 (never a subnormal), above 88.37 inf; NaN stays.
-VIVACE_INLINE V16 exponential(V16 x) {
-  const V16 low = splat(-87.3365478515625f), high = splat(88.3762626647949f);
-  const V16 clamped = minimum(high, maximum(low, x));
-  const V16 magic = splat(12582912.0f);
-  const V16 n = (clamped * splat(1.44269504088896341f) + magic) - magic;
-  V16 r = multiply_add(n, splat(-0.693359375f), clamped);
+// exp of r in [-ln 2 / 2, ln 2 / 2], as Cephes' expf has it; r = x - n ln 2.
+VIVACE_INLINE V16 reduced_exponential(V16 x, V16 n) {
+  V16 r = multiply_add(n, splat(-0.693359375f), x);
   r = multiply_add(n, splat(2.12194440e-4f), r);
   V16 y = splat(1.9875691500e-4f);
   y = multiply_add(y, r, splat(1.3981999507e-3f));
@@ -30,10 +26,26 @@ VIVACE_INLINE V16 exponential(V16 x) {
   y = multiply_add(y, r, splat(4.1665795894e-2f));
   y = multiply_add(y, r, splat(1.6666665459e-1f));
   y = multiply_add(y, r, splat(5.0000001201e-1f));
-  y = multiply_add(y, r * r, r + splat(1.0f));
-  y = y * power_of_two(n);
-  y = select(x < low, zero(), y);
+  return multiply_add(y, r * r, r + splat(1.0f));
+}
+
+// Below -87.3 gives 0 (never a subnormal), above 88.37 (AVX-512: 88.73, where float32 ends) inf; NaN stays.
+VIVACE_INLINE V16 exponential(V16 x) {
+  const V16 low = splat(-87.3365478515625f);
+#if defined(__AVX512F__)
+  const V16 clamped = minimum(splat(90.0f), maximum(low, x));
+  const V16 scaled = clamped * splat(1.44269504088896341f);
+  const V16 n{{_mm512_roundscale_ps(scaled.part[0], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}};
+  const __mmask16 is_kept = _mm512_cmp_ps_mask(x.part[0], low.part[0], _CMP_NLT_UQ);
+  return {{_mm512_maskz_scalef_ps(is_kept, reduced_exponential(clamped, n).part[0], n.part[0])}};
+#else
+  const V16 high = splat(88.3762626647949f);
+  const V16 clamped = minimum(high, maximum(low, x));
+  const V16 magic = splat(12582912.0f);
+  const V16 n = (clamped * splat(1.44269504088896341f) + magic) - magic;
+  const V16 y = select(x < low, zero(), reduced_exponential(clamped, n) * power_of_two(n));
   return select(x > high, splat(__builtin_inff()), y);
+#endif
 }
 
 VIVACE_INLINE V16 absolute(V16 x) {

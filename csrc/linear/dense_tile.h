@@ -17,6 +17,8 @@ inline constexpr bool MULTIPLIES_BFLOAT = true;
 inline constexpr bool MULTIPLIES_BFLOAT = false;
 #endif
 
+inline constexpr int PIECE_PAIRS = 8;  // read between two steps of the fetcher
+
 // Input PARITY of the two whose weights begin at `pair`.
 template <Layout L, int PARITY>
 VIVACE_INLINE V16 load_weights(const uint8_t* pair) {
@@ -62,7 +64,9 @@ void dense_tile(const uint8_t* weights, int64_t columns, const uint8_t* x, const
   constexpr int PAIR_BYTES = L == Layout::F32 ? 128 : 64;
   V16 sums[2][R];
   clear_partial_sums<R>(sums);
+  Fetcher<PIECE_PAIRS * PAIR_BYTES> fetcher(out.fetch);
   for (int64_t pairs = columns / 2; pairs > 0; --pairs) {
+    if (pairs % PIECE_PAIRS == 0) fetcher.step();
     add_input<L, R, 0>(weights, x, sums);
     add_input<L, R, 1>(weights, x, sums);
     weights += PAIR_BYTES;
@@ -92,14 +96,21 @@ template <int R>
 void bfloat_tile(const uint8_t* weights, int64_t columns, const uint8_t* x, const TileOutput& out) {
   V16 sums[2][R];
   clear_partial_sums<R>(sums);
-  const int64_t pairs = (columns + 1) / 2;
-  for (int64_t i = pairs / 2; i > 0; --i) {
+  Fetcher<PIECE_PAIRS * 64> fetcher(out.fetch);
+  const auto add_two = [&]() __attribute__((always_inline)) {
     add_pair<R, 0>(weights, x, sums);
     add_pair<R, 1>(weights, x, sums);
     weights += 128;
     x += R * 8;
+  };
+  int64_t pairs = (columns + 1) / 2;
+  for (; pairs >= PIECE_PAIRS; pairs -= PIECE_PAIRS) {
+    fetcher.step();
+#pragma GCC unroll 4
+    for (int i = 0; i < PIECE_PAIRS; i += 2) add_two();
   }
-  if (pairs % 2) add_pair<R, 0>(weights, x, sums);
+  for (; pairs >= 2; pairs -= 2) add_two();
+  if (pairs) add_pair<R, 0>(weights, x, sums);
   store_partial_sums<R>(sums, out);
 }
 

@@ -21,6 +21,11 @@ inline constexpr int INT8_ROW_TILE_ROWS = INTEGER_TILE_ROWS;
 template <int R>
 inline constexpr int CHAINS = R >= 4 ? 1 : R == 1 ? 4 : 2;
 
+inline constexpr int INT8_ROW_PIECE_LINES = 8;  // read between two steps of the fetcher
+inline constexpr int INT8_ROW_PIECE = INT8_ROW_PIECE_LINES * LINE_BYTES;
+
+using RowFetcher = Fetcher<INT8_ROW_PIECE>;
+
 template <int R>
 VIVACE_INLINE void add_line(const uint8_t* line, const uint8_t* x, I16 (&sums)[R]) {
   const Codes codes = load_line(line);
@@ -30,14 +35,14 @@ VIVACE_INLINE void add_line(const uint8_t* line, const uint8_t* x, I16 (&sums)[R
 
 // sums[r] += codes x activations over `lines` lines.
 template <int R>
-VIVACE_INLINE void add_lines(const uint8_t* codes, const uint8_t* x, int64_t lines, I16 (&sums)[R]) {
+VIVACE_INLINE void add_lines(const uint8_t* codes, const uint8_t* x, int64_t lines, RowFetcher& fetcher, I16 (&sums)[R]) {
   constexpr int STEP = CHAINS<R> > 1 ? CHAINS<R> : 2;
   I16 more[3][R];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) more[0][r] = more[1][r] = more[2][r] = splat_int(0);
   int64_t line = 0;
   for (; line + STEP <= lines; line += STEP) {
-    fetch_ahead<R, STEP * LINE_BYTES>(codes);
+    if (line % INT8_ROW_PIECE_LINES == 0) fetcher.step();
     add_line<R>(codes, x, sums);
     if constexpr (CHAINS<R> == 1) add_line<R>(codes + LINE_BYTES, x + R * 4, sums);
     if constexpr (CHAINS<R> >= 2) add_line<R>(codes + LINE_BYTES, x + R * 4, more[0]);
@@ -61,14 +66,15 @@ VIVACE_INLINE void add_lines(const uint8_t* codes, const uint8_t* x, int64_t lin
 
 // The sum over more inputs than an int32 holds: spans one after the other, exactly, rounded to float32 once.
 template <int R>
-__attribute__((noinline)) void sum_spans(const uint8_t* codes, const uint8_t* x, const TokenTile& at, V16 (&totals)[R]) {
+__attribute__((noinline)) void sum_spans(const uint8_t* codes, const uint8_t* x, const TokenTile& at,
+                                         RowFetcher& fetcher, V16 (&totals)[R]) {
   int64_t wide[R][16] = {};
   for (int64_t span = 0; span < at.spans; ++span) {
     const int64_t first = span * SPAN_INPUTS / 4;
     const int64_t lines = at.lines - first < SPAN_INPUTS / 4 ? at.lines - first : SPAN_INPUTS / 4;
     I16 sums[R];
     for (int r = 0; r < R; ++r) sums[r] = splat_int(load_int(x + at.share_at(span, r)));
-    add_lines<R>(codes + first * LINE_BYTES, x + at.codes_at(first, 0), lines, sums);
+    add_lines<R>(codes + first * LINE_BYTES, x + at.codes_at(first, 0), lines, fetcher, sums);
     for (int r = 0; r < R; ++r) {
       int32_t lanes[16];
       std::memcpy(lanes, &sums[r], sizeof lanes);
@@ -83,12 +89,13 @@ __attribute__((noinline)) void sum_spans(const uint8_t* codes, const uint8_t* x,
 }
 
 template <int R>
-VIVACE_INLINE void integer_sums(const uint8_t* codes, const uint8_t* x, const TokenTile& at, V16 (&totals)[R]) {
-  if (at.spans > 1) return sum_spans<R>(codes, x, at, totals);
+VIVACE_INLINE void integer_sums(const uint8_t* codes, const uint8_t* x, const TokenTile& at, RowFetcher& fetcher,
+                                V16 (&totals)[R]) {
+  if (at.spans > 1) return sum_spans<R>(codes, x, at, fetcher, totals);
   I16 sums[R];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) sums[r] = splat_int(load_int(x + at.share_at(0, r)));
-  add_lines<R>(codes, x, at.lines, sums);
+  add_lines<R>(codes, x, at.lines, fetcher, sums);
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) totals[r] = to_float(sums[r]);
 }
@@ -119,7 +126,8 @@ void int8_row_tile(const uint8_t* weights, int64_t columns, const uint8_t* x, co
   const TokenTile at(columns, R, OUTLIERS);
   const uint8_t* codes = weights + INT8_ROW_SCALE_BYTES;
   V16 totals[R];
-  integer_sums<R>(codes, x, at, totals);
+  RowFetcher fetcher(out.fetch);
+  integer_sums<R>(codes, x, at, fetcher, totals);
   V16 scale;
   std::memcpy(&scale, weights, sizeof scale);
 #pragma GCC unroll 16

@@ -69,17 +69,10 @@ VIVACE_INLINE void add_group(const uint8_t* chunk, const Scales<L>& scales, int 
   }
 }
 
-// A tall tile is slow enough for weights to arrive late: at 8 rows of Q4_0 from memory, fetching 1 KiB ahead raised the
-// rate from 0.50 to 0.61 of the int8 peak and 4 KiB to 0.70, while 4 KiB gained least for Q6_K (0.37 to 0.43, 1 KiB 0.47):
-// the distance lies between. At one row it cost a quarter of the bandwidth, at four it was as often a loss.
-template <int R, int BYTES>
-VIVACE_INLINE void fetch_ahead(const uint8_t* weights) {
-  constexpr int DISTANCE = 2048;
-  if constexpr (R >= 6) {
-#pragma GCC unroll 32
-    for (int at = 0; at < BYTES; at += LINE_BYTES) __builtin_prefetch(weights + DISTANCE + at, 0, 3);
-  }
-}
+// Bytes of a chunk with its share of the scales, in whole lines.
+template <Layout L>
+inline constexpr int CHUNK_PIECE = (block_geometry(L).superblock_bytes() / block_geometry(L).chunks() + LINE_BYTES - 1) /
+                                   LINE_BYTES * LINE_BYTES;
 
 template <Layout L, int R>
 void integer_tile(const uint8_t* weights, int64_t columns, const uint8_t* x, const TileOutput& out) {
@@ -88,13 +81,13 @@ void integer_tile(const uint8_t* weights, int64_t columns, const uint8_t* x, con
   V16 sums[R];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) sums[r] = zero();
+  Fetcher<CHUNK_PIECE<L>> fetcher(out.fetch);
   const int64_t count = num_superblocks(G, columns);
   for (int64_t i = 0; i < count; ++i) {
     const Scales<L> scales(weights);
-    fetch_ahead<R, G.scale_bytes()>(weights);
     for (int chunk = 0; chunk < G.chunks(); ++chunk) {
       const uint8_t* codes = weights + G.scale_bytes() + chunk * G.chunk_bytes();
-      fetch_ahead<R, G.chunk_bytes()>(codes);
+      fetcher.step();
       add_group<L, R, 0>(codes, scales, chunk * 2, x, sums);
       add_group<L, R, 1>(codes, scales, chunk * 2 + 1, x + Record::BYTES, sums);
       x += 2 * Record::BYTES;

@@ -4,8 +4,8 @@
 // kernel reads one stream of them. R differs from tile to tile, the order of each sum does not.
 #pragma once
 
-#include "kernels/vector.h"
 #include "linear.h"
+#include "linear/fetch.h"
 
 namespace vivace::VIVACE_ISA {
 
@@ -45,6 +45,7 @@ struct TileOutput {
   int64_t ldy;
   const float* bias;  // of these outputs, or null
   int64_t num_outputs;
+  Fetch fetch = {};  // what to ask memory for meanwhile
 };
 
 // weights: one packed block; x: the tile's prepared activations.

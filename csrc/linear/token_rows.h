@@ -11,7 +11,8 @@ namespace vivace::VIVACE_ISA {
 
 // Unsigned codes x int8 of so many inputs fit an int32 with any offset: 65536 x 255 x 127 < 2^31.
 inline constexpr int64_t SPAN_INPUTS = 65536;
-inline constexpr float OUTLIER_MAGNITUDE = 6.0f;
+inline constexpr uint32_t OUTLIER_BITS = 0x40c00000u;  // of 6.0: bits of magnitudes compare as integers
+inline constexpr uint32_t INFINITY_BITS = 0x7f800000u;
 
 struct TokenTile {
   int64_t lines;
@@ -37,16 +38,23 @@ struct Outlier {
 
 VIVACE_INLINE int64_t outlier_list_bytes(int64_t columns) { return 8 + columns * int64_t{sizeof(Outlier)}; }
 
-template <bool OUTLIERS>
+// Not of NaN, so that a row with one gives NaN.
 VIVACE_INLINE bool is_outlier(float value) {
-  return OUTLIERS && (value >= OUTLIER_MAGNITUDE || value <= -OUTLIER_MAGNITUDE);
+  return (bits_from_float(value) & 0x7fffffffu) - OUTLIER_BITS <= INFINITY_BITS - OUTLIER_BITS;
+}
+
+// The bits of a value, or of 0 for an outlier. GCC 12 makes vectors of this; with a choice between the two, by floats or
+// by bits, a row took three times as long.
+template <bool OUTLIERS>
+VIVACE_INLINE uint32_t inlier_bits(float value) {
+  return bits_from_float(value) & (static_cast<uint32_t>(OUTLIERS && is_outlier(value)) - 1u);
 }
 
 template <bool OUTLIERS>
 VIVACE_INLINE float token_scale(const float* x, int64_t columns) {
   uint32_t largest = 0;
   for (int64_t k = 0; k < columns; ++k) {
-    const uint32_t bits = is_outlier<OUTLIERS>(x[k]) ? 0 : bits_from_float(x[k]) & 0x7fffffffu;
+    const uint32_t bits = inlier_bits<OUTLIERS>(x[k]) & 0x7fffffffu;
     largest = bits > largest ? bits : largest;
   }
   return group_scale(largest);
@@ -55,7 +63,8 @@ VIVACE_INLINE float token_scale(const float* x, int64_t columns) {
 // Adding 1.5 x 2^23 rounds to the nearest integer, ties to even, and leaves it in the low bits.
 template <bool OUTLIERS>
 VIVACE_INLINE int32_t token_code(float value, float inverse) {
-  const uint32_t bits = bits_from_float((is_outlier<OUTLIERS>(value) ? 0.0f : value) * inverse + 12582912.0f);
+  const float inlier = float_from_bits(inlier_bits<OUTLIERS>(value));
+  const uint32_t bits = bits_from_float(inlier * inverse + 12582912.0f);
   return static_cast<int8_t>(bits & 255u);
 }
 
@@ -85,14 +94,25 @@ void prepare_token_row(const float* x, int64_t columns, int64_t tile_rows, int64
   }
 }
 
-// Writes the row's list, and into the tile where it is.
+VIVACE_INLINE bool any_outlier(const float* x, int64_t count) {
+  uint32_t found = 0;
+  for (int64_t i = 0; i < count; ++i) found |= is_outlier(x[i]) ? 1u : 0u;
+  return found != 0;
+}
+
+// Writes the row's list, and into the tile where it is. 64 inputs are looked at together, as vectors, before each by
+// itself: 0.2 ns an input instead of 1.2 with two outliers in a thousand.
 inline void list_outliers(const float* x, int64_t columns, int64_t tile_rows, int64_t row, uint8_t* tile,
                           uint8_t* list) {
   int64_t count = 0;
-  for (int64_t k = 0; k < columns; ++k) {
-    if (!is_outlier<true>(x[k])) continue;
-    const Outlier outlier{static_cast<int32_t>(k), x[k]};
-    std::memcpy(list + 8 + count++ * int64_t{sizeof outlier}, &outlier, sizeof outlier);
+  for (int64_t first = 0; first < columns; first += 64) {
+    const int64_t end = columns - first < 64 ? columns : first + 64;
+    if (!any_outlier(x + first, end - first)) continue;
+    for (int64_t k = first; k < end; ++k) {
+      if (!is_outlier(x[k])) continue;
+      const Outlier outlier{static_cast<int32_t>(k), x[k]};
+      std::memcpy(list + 8 + count++ * int64_t{sizeof outlier}, &outlier, sizeof outlier);
+    }
   }
   std::memcpy(list, &count, sizeof count);
   const int64_t distance = list - tile;

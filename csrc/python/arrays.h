@@ -4,6 +4,9 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <optional>
+#include <vector>
+
 namespace vivace {
 
 template <class Scalar, size_t rank>
@@ -24,6 +27,10 @@ int64_t length(const Array& array, size_t axis = 0) {
   return static_cast<int64_t>(array.shape(axis));
 }
 
+// Empty, or an input of [0, columns) for each column; nb::value_error otherwise.
+std::vector<int32_t> checked_order(const std::optional<Ints1>& input_order, int64_t columns);
+
+void bind_packed(nanobind::module_& module);
 void bind_program(nanobind::module_& module);
 void bind_sampling(nanobind::module_& module);
 

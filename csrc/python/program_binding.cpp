@@ -42,14 +42,20 @@ void add_gated_activation(Program& program, Place gate_up, int activation, Place
   program.append(GatedActivationOp{gate_up, static_cast<Activation>(activation), out});
 }
 
+using Seconds = ContiguousArray<double, 1>;
+
 void run(Program& program, Ints1 token_ids, Ints1 positions, Ints1 slots, Ints1 query_starts, Ints1 context_lens,
-         Ints2 block_tables, Ints1 sampled_rows) {
+         Ints2 block_tables, Ints1 sampled_rows, std::optional<Seconds> op_seconds) {
   if (length(positions) != length(token_ids) || length(slots) != length(token_ids)) {
     throw std::invalid_argument("token_ids, positions and slots differ in length");
   }
   if (length(query_starts) != length(context_lens) + 1 || length(block_tables) < length(context_lens)) {
     throw std::invalid_argument("query_starts, context_lens and block_tables disagree on the sequences");
   }
+  if (op_seconds && length(*op_seconds) != static_cast<int64_t>(program.num_ops()) + 1) {
+    throw std::invalid_argument("op_seconds has an element for each operation and one more");
+  }
+  double* seconds = op_seconds ? op_seconds->data() : nullptr;
   const Step step{.num_tokens = length(token_ids),
                   .num_sampled = length(sampled_rows),
                   .num_sequences = length(context_lens),
@@ -62,7 +68,7 @@ void run(Program& program, Ints1 token_ids, Ints1 positions, Ints1 slots, Ints1 
                   .table_width = length(block_tables, 1),
                   .sampled_rows = sampled_rows.data()};
   nb::gil_scoped_release release;
-  program.run(step);
+  program.run(step, seconds);
 }
 
 using FloatMatrix = nb::ndarray<nb::numpy, float, nb::ndim<2>>;
@@ -125,9 +131,10 @@ void bind_program(nb::module_& module) {
            "cache"_a, "max_tokens"_a, "max_sampled"_a, "arena_floats"_a)
       .def("set_output", &Program::set_output, "output"_a)
       .def("output", &output_array)
+      .def_prop_ro("num_ops", &Program::num_ops)
       .def("run", &run, "token_ids"_a.noconvert(), "positions"_a.noconvert(), "slots"_a.noconvert(),
            "query_starts"_a.noconvert(), "context_lens"_a.noconvert(), "block_tables"_a.noconvert(),
-           "sampled_rows"_a.noconvert());
+           "sampled_rows"_a.noconvert(), "op_seconds"_a.noconvert() = nb::none());
   bind_operations(program);
 }
 

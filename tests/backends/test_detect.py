@@ -33,6 +33,38 @@ def test_quota(tmp_path: Path, files: dict[str, str], cores: float | None) -> No
     assert detect._quota_cores(tmp_path) == cores
 
 
+@pytest.mark.parametrize(
+    ("own", "cores"),
+    [
+        ("0::/\n", 3.0),
+        ("0::/service/worker\n", 1.5),
+        ("0::/service/other\n", 2.0),
+        ("0::/../outside\n", 3.0),
+        ("4:memory:/service/worker\n0::/\n", 3.0),
+        ("4:cpu,cpuacct:/old\n", 0.5),
+        ("broken", 3.0),
+        ("", 3.0),
+    ],
+)
+def test_the_least_quota_of_all_groups_around_counts(tmp_path: Path, own: str, cores: float) -> None:
+    quotas = {"": "300000 100000", "service": "200000 100000", "service/worker": "150000 100000"}
+    for group, text in quotas.items():
+        (tmp_path / group).mkdir(exist_ok=True)
+        (tmp_path / group / "cpu.max").write_text(text + "\n")
+    (tmp_path / "cpu/old").mkdir(parents=True)
+    (tmp_path / "cpu/old/cpu.cfs_quota_us").write_text("50000\n")
+    (tmp_path / "cpu/old/cpu.cfs_period_us").write_text("100000\n")
+    assert detect._least_quota(tmp_path, own) == cores
+
+
+@pytest.mark.parametrize(("affinity", "cores"), [({0, 1, 2, 3}, 2), ({0, 2}, 1), ({1, 2}, 2), ({3, 7}, 2), ({7}, 1)])
+def test_hyper_threads_of_a_core_count_once(tmp_path: Path, affinity: set[int], cores: int) -> None:
+    for cpu, siblings in enumerate(["0,2", "1,3", "0,2", "1,3"]):  # CPU 7 does not tell
+        (tmp_path / f"cpu{cpu}/topology").mkdir(parents=True)
+        (tmp_path / f"cpu{cpu}/topology/thread_siblings_list").write_text(siblings + "\n")
+    assert detect._physical_cores(tmp_path, affinity) == cores
+
+
 def test_caches(tmp_path: Path) -> None:
     rows = [
         ("1", "Data", "32K", "0-1"),

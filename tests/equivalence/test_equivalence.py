@@ -55,6 +55,8 @@ VARIANTS = [
     ("llama", "bf16", "int4_per_token_head"),
     ("llama", "int4", "int4_k_per_channel"),
     ("gemma2", "bf16", "int4_k_per_channel"),
+    ("llama", "w8a8", "auto"),
+    ("llama", "llm_int8", "auto"),
 ]
 
 

@@ -50,6 +50,12 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="directory"):
         Journal(tmp_path, {})
     assert (tmp_path / "text").read_text() == "no journal\n"
+    with Journal(tmp_path / "journal", {}) as journal:
+        journal.put("one", {"nats": 1})
+    content = (tmp_path / "journal").read_bytes()
+    (tmp_path / "journal").write_bytes(content.replace(b'"nats":1', b'"nats":2'))
+    with pytest.raises(ConfigError, match="line 2: damaged"):
+        Journal(tmp_path / "journal", {})
 
 
 def test_nowhere_keeps_nothing() -> None:

@@ -52,6 +52,10 @@ def test_figures_equal_those_of_torch(llms: tuple[LLM, LLM], pair: tuple[Path, P
     assert quality.perplexity == pytest.approx(math.exp(nats), rel=1e-4)
     reference_nats = -expected_logp.gather(1, targets[:, None]).mean()
     assert quality.reference_perplexity == pytest.approx(math.exp(reference_nats), rel=1e-4)
+    difference = (expected_logp - expected_logq).gather(1, targets[:, None])
+    assert quality.perplexity_change == pytest.approx(float(difference.mean().expm1()), rel=2e-2)
+    error = float(difference.std() / len(difference) ** 0.5 * difference.mean().exp())
+    assert quality.perplexity_change_stderr == pytest.approx(error, rel=1e-2)
     assert quality.tokens is not None
     assert np.array_equal(quality.tokens.context_T, context)
     assert quality.tokens.divergence_T == pytest.approx(divergence.numpy(), rel=5e-3, abs=1e-6)

@@ -180,8 +180,8 @@ def test_what_cannot_be_represented_is_named(matrix: QuantizedMatrix, activation
 
 def test_broken_matrices_are_refused() -> None:
     good = random_matrix(4, 32, 2, 64)
+    groups = np.array([0] * 32 + [9] * 32, np.int32)
     with pytest.raises(UnsupportedError, match="group numbers from 0 to 9"):
-        groups = np.array([0] * 32 + [9] * 32, np.int32)
         stored_matrix("w", QuantizedMatrix(4, 32, good.codes_NK, good.scales_NG, good.zeros_NG, groups))
     with pytest.raises(UnsupportedError, match="does not fit 3 bits"):
         stored_matrix("w", QuantizedMatrix(3, 32, good.codes_NK | 8, good.scales_NG, good.zeros_NG))

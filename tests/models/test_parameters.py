@@ -121,6 +121,32 @@ def test_quantisation_rounds_every_product_as_gguf_does(
     assert np.array_equal(logits[0], logits[1])
 
 
+@pytest.mark.parametrize(("quantization", "encoding"), [("w8a8", "int8_channel"), ("llm_int8", "int8_outlier")])
+@pytest.mark.parametrize("tied", [False, True])
+def test_rows_of_int8_are_for_the_layers(tmp_path: Path, quantization: str, encoding: str, tied: bool) -> None:
+    model = make_model(Case("wide", "qwen2", {**WIDE, "tie_word_embeddings": tied}))
+    save(model, tmp_path)
+    backend = RecordingBackend()
+    with open_checkpoint(tmp_path) as checkpoint:
+        parameters = load_parameters(read_hf_config(tmp_path), checkpoint, backend, quantization)
+    table = {"token_embedding": "q8_0"} if tied else {"token_embedding": "f32", "lm_head": "q8_0"}
+    assert {name: each for name, each in backend.encodings.items() if "." not in name} == table
+    assert {each for name, each in backend.encodings.items() if "." in name} == {encoding}
+    weights = model.model.layers[1].mlp.down_proj.weight.detach().numpy()
+    steps = np.abs(weights).max(axis=1, keepdims=True) / 127.5
+    rounded = np.rint(weights / steps).clip(-128, 127) * steps
+    np.testing.assert_allclose(np.asarray(parameters.layers[1].down.data), rounded, rtol=0, atol=steps.max() * 1.001)
+    assert np.isclose(np.asarray(parameters.layers[1].down.data), rounded, rtol=1e-5, atol=1e-9).mean() > 0.99
+    assert np.isfinite(prompt_logits(backend, read_hf_config(tmp_path), parameters, prompt_tokens())).all()
+
+
+def test_dummies_of_int8_rows_have_an_lm_head_by_groups(directory: Path) -> None:
+    backend = RecordingBackend()
+    dummy_parameters(replace(read_hf_config(directory), hidden_size=64), backend, "int8_channel")
+    assert backend.encodings["lm_head"] == "q8_0"
+    assert backend.encodings["layers.0.down"] == "int8_channel"
+
+
 def test_widths_that_do_not_divide_stay_as_stored(directory: Path) -> None:
     backend = RecordingBackend()
     with open_checkpoint(directory) as checkpoint:

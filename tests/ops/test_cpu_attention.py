@@ -39,15 +39,17 @@ CODED_SHAPES = [
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_agrees_with_the_reference(cpu: CpuBackend, shape: AttentionShape) -> None:
+    """With products of bf16, queries and weights are rounded like the cache: 2^-9 of each at most, here below 1%."""
+    rounds = shape.dtype == "bf16" and cpu.isa == "avx512_bf16"
     expected = PagedAttention(ReferenceBackend(np.float64), shape, LENGTHS, seed=1).run_whole()
     actual = PagedAttention(cpu, shape, LENGTHS, seed=1).run_whole()
     for one, other in zip(actual, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-6)
+        np.testing.assert_allclose(one, other, rtol=2e-5, atol=1e-2 if rounds else 2e-6)
 
 
 @pytest.mark.parametrize("shape", CODED_SHAPES, ids=str)
 def test_coded_caches_agree_with_the_reference(cpu: CpuBackend, shape: AttentionShape) -> None:
-    """Queries and weights have 14 bits: an error 30 times below that of int8 codes (at a scale of 1, 0.02)."""
+    """Queries and weights have 15 bits: an error 30 times below that of int8 codes (at a scale of 1, 0.02)."""
     expected = PagedAttention(ReferenceBackend(np.float64), shape, LENGTHS, seed=1).run_whole()
     actual = PagedAttention(cpu, shape, LENGTHS, seed=1).run_whole()
     for one, other in zip(actual, expected, strict=True):

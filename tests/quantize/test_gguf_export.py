@@ -127,7 +127,7 @@ def test_real_vocabularies_keep_their_ids(name: str, shared: Path) -> None:
 
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     save(make_model(CASES_BY_NAME["qwen2"]), tmp_path / "model")
-    with pytest.raises(ConfigError, match="'iq2_xs' cannot be written; known are .*Q4_K_M"):
+    with pytest.raises(ConfigError, match=r"'iq2_xs' cannot be written; known are .*Q4_K_M"):
         export_gguf(tmp_path / "model", tmp_path / "out.gguf", "iq2_xs")
     add_tokenizer(tmp_path / "model")
     settings = json.loads((tmp_path / "model" / "tokenizer.json").read_text())

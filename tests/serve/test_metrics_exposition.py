@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import httpx
@@ -37,6 +37,10 @@ DASHBOARD_NAMES = {
     "prefix_cache_hits": "counter",
     "prompt_tokens": "counter",
     "generation_tokens": "counter",
+    "spec_decode_num_drafts": "counter",
+    "spec_decode_num_draft_tokens": "counter",
+    "spec_decode_num_accepted_tokens": "counter",
+    "spec_decode_num_accepted_tokens_per_pos": "counter",
 }
 
 
@@ -66,6 +70,12 @@ class Numbers:
     num_prefix_hits: int = 300
     last_step_s: float = 0.025
     num_restarts: int = 1
+    num_drafts: int = 40
+    num_draft_tokens: int = 150
+    num_accepted_tokens: int = 90
+    num_accepted_by_position: tuple[int, ...] = (38, 30, 22)
+    speculation_choices: dict[str, int] = field(default_factory=lambda: {"guess": 40, "plain": 60})
+    speculation_gain: float = 1.5
 
 
 class Clock:
@@ -163,6 +173,10 @@ def test_the_engine_as_it_is(app: Starlette) -> None:
     assert value(families, "num_preemptions", "_total") == 7
     assert value(families, "prefix_cache_hits", "_total") == 300
     assert value(families, "engine_restarts", "_total") == 1
+    assert value(families, "spec_decode_num_draft_tokens", "_total") == 150
+    assert value(families, "spec_decode_num_accepted_tokens_per_pos", "_total", position="1") == 30
+    assert value(families, "spec_decode_choices", "_total", choice="plain") == 60
+    assert value(families, "spec_decode_expected_gain") == 1.5
     assert value(families, "kv_cache_num_blocks") == 200
     assert value(families, "cache_config_info", block_size="16", num_gpu_blocks="200", cache_dtype="bf16") == 1
     app.state.service.engine.gauges = Numbers(num_used_blocks=100)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import median
 
 from vivace.backends.cpu.backend import CpuBackend
 from vivace.backends.cpu.detect import measure
 from vivace.bench.ceilings import Ceilings
 from vivace.ops.backend import Backend
+
+BARRIER_REPETITIONS, BARRIER_ROUNDS = 1000, 5  # some milliseconds
 
 
 def ceiling_probe(backend: Backend) -> Callable[[], Ceilings] | None:
@@ -26,3 +29,11 @@ def ceiling_probe(backend: Backend) -> Callable[[], Ceilings] | None:
         return Ceilings(measured.read_bytes_per_s / 1e9, {name: value for name, value in gop_per_s.items() if value})
 
     return probe
+
+
+def barrier_probe(backend: Backend) -> Callable[[], float] | None:
+    """Seconds that busy threads take to start and end together, the median of a few rounds; None without threads."""
+    if not isinstance(backend, CpuBackend):
+        return None
+    device = backend.device
+    return lambda: median(device.measure_barrier(BARRIER_REPETITIONS) for _ in range(BARRIER_ROUNDS))

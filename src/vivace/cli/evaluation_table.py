@@ -54,9 +54,10 @@ def _quality_rows(quality: Quality) -> Iterator[Row]:
     own, other = f"{quality.perplexity:.4f}", ""
     if quality.reference_perplexity is not None:
         other = f"{quality.reference_perplexity:.4f}"
-        if quality.kl_divergence_refused is None:
-            own += f" ({100 * (quality.perplexity / quality.reference_perplexity - 1):+.2f}%)"
     yield "perplexity", own, other
+    if quality.perplexity_change is not None:
+        error = 100 * (quality.perplexity_change_stderr or 0.0)
+        yield "perplexity, change", f"{100 * quality.perplexity_change:+.3g}% ± {error:.2g}", ""
     bits = quality.reference_bits_per_byte
     yield "bits per byte", f"{quality.bits_per_byte:.4f}", "" if bits is None else f"{bits:.4f}"
     if quality.kl_divergence_mean is not None:

@@ -35,6 +35,9 @@ LAYOUT_NOTES = {
         ("f16", "int8 or int4"),
         ("q8_0", "int4"),
     )
+} | {
+    "linear int8_channel": "; activations int8, one scale a token (W8A8): llm_int8 holds where features are outliers",
+    "linear int8_outlier": "; activations int8, one scale a token, from magnitude 6.0 on float32 (LLM.int8)",
 }
 CAMEL_HUMP = re.compile(r"(?<=[a-zA-Z])(?=[A-Z][a-z])")
 GIB = 2**30

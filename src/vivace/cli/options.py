@@ -17,6 +17,7 @@ from typer.models import ArgumentInfo
 from vivace.core.config import CHOICES, EngineConfig
 from vivace.core.errors import ConfigError
 from vivace.core.sampling import SamplingParams
+from vivace.core.speculation import SpeculativeConfig
 from vivace.core.structured_outputs import StructuredOutputs
 from vivace.serve.config import SERVE_CHOICES, ServeConfig
 
@@ -93,7 +94,7 @@ def _flag_type(hint: Any, name: str) -> Any:
         return list[int]
     if hint == Mapping[int, float]:
         return list[str]
-    if hint == StructuredOutputs | None:
+    if hint in (StructuredOutputs | None, SpeculativeConfig | None):
         return str | None
     return hint
 
@@ -136,6 +137,7 @@ ENGINE_HELP = {
     "load_format": f"Where weights come from: {_one_of('load_format')} (random weights of --config).",
     "config": "A preset (llama-3.2-1b, qwen2.5-0.5b, ...) or a config.json, with --load-format dummy.",
     "quantization": f"Weights in memory: {_one_of('quantization')}.",
+    "packed_cache": "Keep large models' packed weights in ~/.cache/vivace, or $VIVACE_CACHE, for the next start.",
     "kv_cache_dtype": f"Keys and values in memory: {_one_of('kv_cache_dtype')}.",
     "max_model_len": "Context window in tokens; default: the model's own.",
     "max_num_seqs": "Sequences that run at once.",
@@ -148,7 +150,8 @@ ENGINE_HELP = {
     "batching": f"Who runs together: {_one_of('batching')}.",
     "static_batch_size": "With --batching static: requests that start together.",
     "static_batch_timeout_ms": "With --batching static: how long a batch waits to fill up.",
-    "num_threads": "Threads that compute; default: the cores of this process.",
+    "speculative_config": 'Guess tokens: {"method": "ngram"}, or {"method": "draft_model", "model": NAME}.',
+    "num_threads": "Threads that compute; default: the physical cores that affinity and quota leave to this process.",
     "instruction_set": "Force one instruction set (vivace doctor lists them).",
     "backend": f"Who computes: {_one_of('backend')}.",
     "seed": "Seed of random numbers.",

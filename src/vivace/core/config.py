@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
 from vivace.core.errors import ConfigError
+from vivace.core.speculation import SpeculativeConfig
 
 LoadFormat = Literal["auto", "dummy"]
 Quantization = Literal["auto", "f32", "bf16", "int8", "int4", "w8a8", "llm_int8"]
@@ -37,6 +38,7 @@ class EngineConfig:
     load_format: LoadFormat = "auto"
     config: str | None = None
     quantization: Quantization = "auto"
+    packed_cache: bool = True
     kv_cache_dtype: KVCacheDtype = "auto"
     max_model_len: int | None = None
     max_num_seqs: int = 256
@@ -49,6 +51,7 @@ class EngineConfig:
     batching: BatchingPolicy = "continuous"
     static_batch_size: int = 8
     static_batch_timeout_ms: float = 50.0
+    speculative_config: SpeculativeConfig | None = None
     num_threads: int | None = None
     instruction_set: str | None = None  # force one for tests and comparisons
     backend: BackendName = "auto"
@@ -83,6 +86,8 @@ class EngineConfig:
                 near = get_close_matches(key, known, n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
                 raise ConfigError(f"unknown option {key!r}{hint}")
+        if "speculative_config" in options:
+            options = {**options, "speculative_config": SpeculativeConfig.parse(options["speculative_config"])}
         return cls(**options)
 
 

@@ -13,6 +13,7 @@ class ScheduledSequence:
 
     `samples` is true when the step reaches the last known token, so that its logits give the next one.
     `forks` are further continuations of a computed prompt: each draws its own first token from the same row.
+    The last `len(draft)` of the new tokens are guesses: they are no part of the sequence until they are verified.
     """
 
     sequence: Sequence
@@ -20,6 +21,7 @@ class ScheduledSequence:
     num_new: int
     samples: bool
     forks: list[Sequence] = field(default_factory=list)
+    draft: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -31,6 +33,11 @@ class StepPlan:
     table_resets: list[Sequence] = field(default_factory=list)  # block tables to copy anew; others only grew
     preempted: list[Sequence] = field(default_factory=list)
     num_tokens: int = 0
+
+    @property
+    def drafting(self) -> list[ScheduledSequence]:
+        """Those with guesses to verify."""
+        return [item for item in self.scheduled if item.draft]
 
     def __bool__(self) -> bool:
         return bool(self.scheduled)

@@ -25,6 +25,7 @@ from vivace.engine.stats import EngineStats
 from vivace.ops.random import derived_seed
 from vivace.runtime.runner import Runner, StepResult
 from vivace.schedule import Scheduler
+from vivace.speculate.speculation import Speculation
 
 if TYPE_CHECKING:
     from vivace.engine.structured_output import CompiledConstraint
@@ -59,6 +60,7 @@ class Engine:
         limits: ModelLimits,
         clock: Callable[[], float] = time.monotonic,
         constraints: ConstraintRoom | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
         self._runner = runner
         self._scheduler = scheduler
@@ -70,6 +72,7 @@ class Engine:
         self._num_unfinished = 0
         self._num_constrained = 0  # unfinished requests that run under a constraint
         self.constraints = constraints or ConstraintRoom(None, limits.eos_ids)
+        self.speculation = speculation
         self.config = config
         self.stats = EngineStats()
 
@@ -181,12 +184,18 @@ class Engine:
             ended = self._prepare(plan)
             if self._num_constrained:
                 self._constrain(plan)
+            if self.speculation is not None:
+                self.speculation.propose(plan)
             result = self._runner.run(plan)
+            if self.speculation is not None:
+                self._emit_tokens(*self.speculation.verify(plan, result))
             self._scheduler.commit(plan)
             self._admit_forks(plan)
             self._emit(result)
             for sequence in ended:
                 self._end_prompt(sequence)
+            if self.speculation is not None:
+                self.speculation.choose(plan)
             self.stats.count_step(plan)
         return self.drain_events()
 
@@ -282,9 +291,14 @@ class Engine:
             reader = self._requests[raw.sequence.request_id].logits
             if reader is not None:
                 reader.read(raw.start, raw.rows_SV)
-        self.stats.num_generation_tokens += len(result.tokens)
-        logprobs: Iterable[TokenLogprobs | None] = repeat(None) if result.logprobs is None else result.logprobs
-        for sequence, token, entry in zip(result.sequences, result.tokens, logprobs, strict=False):
+        self._emit_tokens(result.sequences, result.tokens, result.logprobs)
+
+    def _emit_tokens(
+        self, sequences: list[Sequence], tokens: list[int], logprobs: list[TokenLogprobs | None] | None
+    ) -> None:
+        self.stats.num_generation_tokens += len(tokens)
+        entries: Iterable[TokenLogprobs | None] = repeat(None) if logprobs is None else logprobs
+        for sequence, token, entry in zip(sequences, tokens, entries, strict=False):
             self._append(sequence, token, entry)
 
     def _append(self, sequence: Sequence, token: int, logprobs: TokenLogprobs | None) -> None:
@@ -336,6 +350,8 @@ class Engine:
         """End a sequence and, when its prompt was not computed yet, the continuations it would have forked."""
         if not self.constraints.drop(sequence):
             self._scheduler.finish(sequence)
+        if self.speculation is not None:
+            self.speculation.forget(sequence)
         request = self._requests[sequence.request_id]
         self._events.append(TokenEvent(sequence.request_id, sequence.index, token, logprobs, reason, stop_reason))
         for index in range(1, sequence.num_forks + 1):

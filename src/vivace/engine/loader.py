@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from vivace.core.config import Choice, EngineConfig, ResolvedConfig
 from vivace.core.errors import RequestError
 from vivace.engine.backend import make_backend
 from vivace.engine.constraint_room import ConstraintRoom
+from vivace.engine.draft import LoadedDraft, load_draft, make_speculation
 from vivace.engine.engine import Engine
 from vivace.engine.memory import available_memory_bytes
 from vivace.engine.model_limits import ModelLimits
+from vivace.engine.packed_cache import PackedCache, open_packed_cache
 from vivace.engine.resolve import resolve
 from vivace.engine.source import ModelSource, locate
 from vivace.engine.tokenizer import Tokenizer, load_tokenizer, tokenizer_from_gguf
@@ -60,18 +63,33 @@ def load_engine(config: EngineConfig, progress: Progress | None = None) -> Loade
     Raises `ConfigError` for options that cannot be met and `ModelFileError` for a broken model.
     """
     backend = make_backend(config.backend, config.num_threads, config.instruction_set)
+    available_bytes = available_memory_bytes()  # before: pages of a mapped file count as free afterwards
     if config.load_format == "dummy":
         spec, tokenizer = _dummy_model(config)
         encoding = "bf16" if config.quantization == "auto" else QUANTIZED_ENCODINGS[config.quantization]
         parameters = dummy_parameters(spec, backend, encoding, config.seed, progress)
+        packed = Choice("packed_cache", "off", "random weights")
     else:
         source = locate(config.model)
         with open_checkpoint(source.path) as checkpoint:
             spec = spec_from_gguf(checkpoint) if source.kind == "gguf" else read_hf_config(source.path)
-            tokenizer = _tokenizer(config, source, checkpoint)
-            quantization = None if config.quantization == "auto" else config.quantization
-            parameters = load_parameters(spec, checkpoint, backend, quantization, progress)
-    return _assemble(config, spec, tokenizer, backend, parameters)
+            with ThreadPoolExecutor(1) as beside:
+                waiting = beside.submit(_tokenizer, config, source, checkpoint)
+                cache = open_packed_cache(config, source.path, backend)
+                if isinstance(cache, Choice) or cache.reader is None:
+                    waiting.result()  # an error in it should not take the minutes that packing may
+                parameters, packed = _load_parameters(config, spec, checkpoint, backend, cache, progress)
+                tokenizer = waiting.result()
+    draft = load_draft(config, spec, tokenizer, backend)
+    draft_bytes = draft.parameters.num_bytes if draft else 0
+    resolved = resolve(
+        config,
+        spec,
+        weights_are_f32=parameters.layers[0].q.layout == "f32",
+        available_bytes=max(0, available_bytes - parameters.num_bytes - draft_bytes),
+        draft_block_bytes=draft.kv_spec.bytes_per_block if draft else 0,
+    )
+    return _assemble(config, resolved, spec, tokenizer, backend, parameters, draft, packed)
 
 
 def load_model_tokenizer(config: EngineConfig) -> Tokenizer:
@@ -83,11 +101,32 @@ def load_model_tokenizer(config: EngineConfig) -> Tokenizer:
         return tokenizer_from_gguf(checkpoint.metadata)
 
 
+def _load_parameters(
+    config: EngineConfig,
+    spec: ModelSpec,
+    checkpoint: Checkpoint,
+    backend: Backend,
+    cache: PackedCache | Choice,
+    progress: Progress | None,
+) -> tuple[Parameters, Choice]:
+    """From the cache of packed weights where it has them; and what became of that cache."""
+    quantization = None if config.quantization == "auto" else config.quantization
+    if isinstance(cache, Choice):
+        return load_parameters(spec, checkpoint, backend, quantization, progress), cache
+    parameters = load_parameters(spec, checkpoint, backend, quantization, progress, cache)
+    return parameters, cache.finish()
+
+
 def _assemble(
-    config: EngineConfig, spec: ModelSpec, tokenizer: Tokenizer | None, backend: Backend, parameters: Parameters
+    config: EngineConfig,
+    resolved: ResolvedConfig,
+    spec: ModelSpec,
+    tokenizer: Tokenizer | None,
+    backend: Backend,
+    parameters: Parameters,
+    draft: LoadedDraft | None,
+    packed: Choice,
 ) -> LoadedEngine:
-    weights_are_f32 = parameters.layers[0].q.layout == "f32"
-    resolved = resolve(config, spec, weights_are_f32=weights_are_f32, available_bytes=available_memory_bytes())
     kv_spec = KVSpec(spec.num_layers, spec.num_kv_heads, spec.head_dim, resolved.block_size, resolved.kv_cache_dtype)
     kv_cache = backend.kv_cache(kv_spec, resolved.num_kv_blocks)
     limits = StepLimits(
@@ -102,14 +141,18 @@ def _assemble(
     eos_ids = frozenset(spec.eos_token_ids) | (tokenizer.eos_ids if tokenizer else frozenset())
     scheduler = make_scheduler(resolved)
     kv_cache.track(scheduler.block_manager.references)
+    speculation, draft_cache = make_speculation(config, resolved, draft, backend, batch)
+    if draft_cache is not None:
+        draft_cache.track(scheduler.block_manager.references)
     engine = Engine(
         Runner(backend, executable, kv_cache, batch, hidden),
         scheduler,
         resolved,
         ModelLimits(spec.vocab_size, eos_ids),
         constraints=ConstraintRoom(tokenizer, eos_ids),
+        speculation=speculation,
     )
-    return LoadedEngine(engine, tokenizer, spec, backend, parameters, kv_spec, resolved.choices)
+    return LoadedEngine(engine, tokenizer, spec, backend, parameters, kv_spec, (packed, *resolved.choices))
 
 
 def make_scheduler(config: ResolvedConfig, clock: Callable[[], float] = time.monotonic) -> Scheduler:

@@ -13,8 +13,16 @@ DEFAULT_BATCHED_TOKENS = 512  # a step of 512 rows reaches the arithmetic peak a
 KV_MEMORY_SHARE = 0.4  # of the memory that is free once the weights are in
 
 
-def resolve(config: EngineConfig, spec: ModelSpec, *, weights_are_f32: bool, available_bytes: int) -> ResolvedConfig:
-    """Decide every value. `available_bytes` is the memory that is free once the weights are in.
+def resolve(
+    config: EngineConfig,
+    spec: ModelSpec,
+    *,
+    weights_are_f32: bool,
+    available_bytes: int,
+    draft_block_bytes: int = 0,
+) -> ResolvedConfig:
+    """Decide every value. `available_bytes` is the memory that is free once the weights are in, `draft_block_bytes`
+    what a KV block takes in the cache of a draft model.
 
     Raises `ConfigError` where the request cannot be met, with the numbers.
     """
@@ -22,7 +30,7 @@ def resolve(config: EngineConfig, spec: ModelSpec, *, weights_are_f32: bool, ava
     dtype = _kv_dtype(config, spec, weights_are_f32, choices)
     kv = KVSpec(spec.num_layers, spec.num_kv_heads, spec.head_dim, config.block_size, dtype)
     max_model_len = _max_model_len(config, spec, choices)
-    num_kv_blocks = _num_kv_blocks(config, kv, max_model_len, available_bytes, choices)
+    num_kv_blocks = _num_kv_blocks(config, kv, draft_block_bytes, max_model_len, available_bytes, choices)
     pool_tokens = num_kv_blocks * config.block_size
     if pool_tokens < max_model_len:
         max_model_len = pool_tokens
@@ -84,14 +92,19 @@ def _max_model_len(config: EngineConfig, spec: ModelSpec, choices: list[Choice])
 
 
 def _num_kv_blocks(
-    config: EngineConfig, kv: KVSpec, max_model_len: int, available_bytes: int, choices: list[Choice]
+    config: EngineConfig,
+    kv: KVSpec,
+    draft_block_bytes: int,
+    max_model_len: int,
+    available_bytes: int,
+    choices: list[Choice],
 ) -> int:
-    block_bytes = kv.bytes_per_block + kv.recent_bytes_per_block
+    block_bytes = kv.bytes_per_block + kv.recent_bytes_per_block + draft_block_bytes
     if config.num_kv_blocks is not None:
         choices.append(Choice("num_kv_blocks", config.num_kv_blocks, "as asked"))
         return config.num_kv_blocks
     if config.kv_cache_memory_bytes is not None:
-        num_blocks = _affordable_blocks(config, kv, config.kv_cache_memory_bytes)
+        num_blocks = _affordable_blocks(config, kv, draft_block_bytes, config.kv_cache_memory_bytes)
         if num_blocks < 1:
             raise ConfigError(
                 f"kv_cache_memory_bytes={config.kv_cache_memory_bytes} holds no block: one needs {block_bytes} bytes"
@@ -99,7 +112,7 @@ def _num_kv_blocks(
         choices.append(Choice("num_kv_blocks", num_blocks, f"fills {config.kv_cache_memory_bytes} bytes"))
         return num_blocks
     wanted = config.max_num_seqs * -(-max_model_len // kv.block_size)
-    affordable = _affordable_blocks(config, kv, int(available_bytes * KV_MEMORY_SHARE))
+    affordable = _affordable_blocks(config, kv, draft_block_bytes, int(available_bytes * KV_MEMORY_SHARE))
     if affordable < 1:
         raise ConfigError(f"{available_bytes} bytes of free memory leave no room for one KV block")
     if wanted <= affordable:
@@ -110,13 +123,14 @@ def _num_kv_blocks(
     return affordable
 
 
-def _affordable_blocks(config: EngineConfig, kv: KVSpec, num_bytes: int) -> int:
+def _affordable_blocks(config: EngineConfig, kv: KVSpec, draft_block_bytes: int, num_bytes: int) -> int:
     """Blocks that fit beside the 16-bit keys of those being filled: one a sequence, and those of a prompt's chunk."""
     num_filling = config.max_num_seqs + DEFAULT_BATCHED_TOKENS // kv.block_size
-    num_blocks = num_bytes // (kv.bytes_per_block + kv.recent_bytes_per_block)
+    block_bytes = kv.bytes_per_block + draft_block_bytes
+    num_blocks = num_bytes // (block_bytes + kv.recent_bytes_per_block)
     if num_blocks <= num_filling:
         return num_blocks
-    return (num_bytes - num_filling * kv.recent_bytes_per_block) // kv.bytes_per_block
+    return (num_bytes - num_filling * kv.recent_bytes_per_block) // block_bytes
 
 
 def _batched_tokens(config: EngineConfig, max_model_len: int, choices: list[Choice]) -> int:

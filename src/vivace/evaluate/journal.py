@@ -1,12 +1,14 @@
 """What a long evaluation has finished, on disk, so that one that was cut off goes on instead of starting over.
 
-A file of JSON lines: the first says what is measured, each other one holds a finished part. A last line that was cut
-off is dropped. Lines are written as they come and are not synced: after a power cut a few parts are measured again.
+A file of lines, JSON behind a checksum: the first says what is measured, each other one holds a finished part. A last
+line that was cut off is dropped. Lines are written as they come and are not synced: after a power cut a few parts are
+measured again.
 """
 
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -85,14 +87,14 @@ class Journal:
 
 
 def _line(record: Record) -> bytes:
-    return json.dumps(record, separators=(",", ":")).encode() + b"\n"
+    """JSON behind its CRC-32."""
+    content = json.dumps(record, separators=(",", ":")).encode()
+    return b"%08x " % zlib.crc32(content) + content + b"\n"
 
 
 def _record(path: Path, number: int, line: bytes) -> Record:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        record = None
-    if not isinstance(record, dict):
-        raise ConfigError(f"{path}, line {number}: not a journal of vivace evaluate; name another --output")
+    check, _, content = line.partition(b" ")
+    if check != b"%08x" % zlib.crc32(content):
+        raise ConfigError(f"{path}, line {number}: damaged, or no journal of vivace evaluate; name another --output")
+    record: Record = json.loads(content)
     return record

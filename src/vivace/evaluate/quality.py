@@ -6,6 +6,7 @@ import base64
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,7 @@ class Quality:
 
     `kl_divergence_mean` and `kl_divergence_p99` (99th percentile) are of KL(reference || model) of a token in nats,
     over the whole vocabulary; `top1_agreement` is the share of tokens where both prefer the same next one.
+    `perplexity_change` is perplexity / reference_perplexity - 1, its `_stderr` that of the mean difference of tokens.
     `kl_divergence_refused` says why they are None although there is a reference.
     """
 
@@ -55,6 +57,8 @@ class Quality:
     kl_divergence_mean: float | None = None
     kl_divergence_p99: float | None = None
     top1_agreement: float | None = None
+    perplexity_change: float | None = None
+    perplexity_change_stderr: float | None = None
     kl_divergence_refused: str | None = None
     reference_perplexity: float | None = None
     reference_bits_per_byte: float | None = None
@@ -65,6 +69,7 @@ class Quality:
 class _WindowScores:
     nats: float
     reference_nats: float
+    difference_T: Float32Array  # nats - reference_nats of each token
     divergence_T: Float32Array
     agrees_T: NDArray[np.bool_]
 
@@ -72,16 +77,23 @@ class _WindowScores:
         return {
             "nats": self.nats,
             "reference_nats": self.reference_nats,
-            "divergence": base64.b64encode(self.divergence_T.astype("<f4").tobytes()).decode(),
-            "agrees": base64.b64encode(np.packbits(self.agrees_T).tobytes()).decode(),
+            "difference": _packed(self.difference_T.astype("<f4")),
+            "divergence": _packed(self.divergence_T.astype("<f4")),
+            "agrees": _packed(np.packbits(self.agrees_T)),
         }
 
     @staticmethod
     def from_record(record: Record) -> _WindowScores:
-        divergence_T = np.frombuffer(base64.b64decode(record["divergence"]), "<f4")
+        difference_T, divergence_T = (
+            np.frombuffer(base64.b64decode(record[name]), "<f4") for name in ("difference", "divergence")
+        )
         bits = np.frombuffer(base64.b64decode(record["agrees"]), np.uint8)
         agrees_T = np.unpackbits(bits, count=len(divergence_T)).astype(np.bool_)
-        return _WindowScores(record["nats"], record["reference_nats"], divergence_T, agrees_T)
+        return _WindowScores(record["nats"], record["reference_nats"], difference_T, divergence_T, agrees_T)
+
+
+def _packed(values: NDArray[Any]) -> str:
+    return base64.b64encode(values.tobytes()).decode()
 
 
 def measure_quality(
@@ -156,6 +168,7 @@ def _compare_window(llm: LLM, reference: LLM, token_ids: list[int], cut: Window)
     return _WindowScores(
         nats=math.fsum(float(part.nats_S.sum()) for part in parts),
         reference_nats=math.fsum(float(part.reference_nats_S.sum()) for part in parts),
+        difference_T=np.concatenate([part.nats_S - part.reference_nats_S for part in parts]).astype(np.float32),
         divergence_T=np.concatenate([part.divergence_S for part in parts]),
         agrees_T=np.concatenate([part.agrees_S for part in parts]),
     )
@@ -169,11 +182,15 @@ def _compared_quality(windowed: WindowedText, scores: list[_WindowScores]) -> Qu
         np.concatenate([one.agrees_T for one in scores]),
         np.concatenate([np.arange(cut.first_scored, cut.stop, dtype=np.int32) - cut.start for cut in windowed.cuts]),
     )
+    difference_T = np.concatenate([one.difference_T for one in scores]).astype(np.float64)
+    ratio = own.perplexity / other.perplexity
     return _quality(
         own,
         kl_divergence_mean=float(tokens.divergence_T.mean(dtype=np.float64)),
         kl_divergence_p99=float(np.quantile(tokens.divergence_T, 0.99)),
         top1_agreement=float(tokens.agrees_T.mean()),
+        perplexity_change=ratio - 1,
+        perplexity_change_stderr=ratio * float(difference_T.std()) / math.sqrt(len(difference_T)),
         reference_perplexity=other.perplexity,
         reference_bits_per_byte=other.bits_per_byte,
         tokens=tokens,

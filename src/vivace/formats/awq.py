@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 from vivace.core.errors import UnsupportedError
 from vivace.formats.half_scales import half_scales
 from vivace.formats.module_tensors import ModuleTensors
-from vivace.formats.packed_integers import pack_columns, unpack_columns
+from vivace.formats.packed_integers import pack_columns
 from vivace.formats.quantized_matrix import QuantizedMatrix
 from vivace.formats.scheme_fields import SchemeFields
 from vivace.formats.stored_matrix import Activations
 
 _ORDER = [0, 2, 4, 6, 1, 3, 5, 7]  # nibble i of a word holds output _ORDER[i] of its eight
-_PLACE = [0, 4, 1, 5, 2, 6, 3, 7]  # the nibble that holds output i
 _ADVICE = "requantise with AutoAWQ's version gemm and 4 bits, or use a GPTQ, compressed-tensors or GGUF checkpoint"
 
 
@@ -66,15 +65,15 @@ def unpack_awq(tensors: ModuleTensors, scheme: AWQScheme) -> QuantizedMatrix:
     num_groups = -(-num_inputs // group_size)
     scales_GN = tensors.scales("scales", (num_groups, num_outputs))
     if "qzeros" in tensors or scheme.has_zero_points:
-        zeros_GN = _unpack(tensors.array("qzeros", ("int32",), (num_groups, num_outputs // 8)))
+        zeros_NG = _unpack(tensors.array("qzeros", ("int32",), (num_groups, num_outputs // 8)))
     else:
-        zeros_GN = np.full((num_groups, num_outputs), 8, np.uint8)
+        zeros_NG = np.full((num_outputs, num_groups), 8, np.uint8)
     return QuantizedMatrix(
         bits=4,
         group_size=group_size,
-        codes_NK=np.ascontiguousarray(_unpack(tensors.arrays["qweight"]).T),
+        codes_NK=_unpack(tensors.arrays["qweight"]),
         scales_NG=np.ascontiguousarray(scales_GN.T),
-        zeros_NG=np.ascontiguousarray(zeros_GN.T),
+        zeros_NG=zeros_NG,
     )
 
 
@@ -111,8 +110,12 @@ def awq_config(group_size: int | None, *, modules_to_not_convert: Collection[str
 
 
 def _unpack(words_RW: NDArray[Any]) -> NDArray[np.uint8]:
-    nibbles = unpack_columns(words_RW, 4)
-    return nibbles.reshape(len(nibbles), -1, 8)[..., _PLACE].reshape(nibbles.shape)
+    """int32 [R, W] to codes [8 * W, R]: the transpose, written row by row."""
+    words_WR = np.ascontiguousarray(words_RW.T, "<i4")
+    codes = np.empty((8 * words_WR.shape[0], words_WR.shape[1]), np.uint8)
+    for nibble, output in enumerate(_ORDER):
+        codes[output::8] = words_WR >> np.int32(4 * nibble) & np.int32(15)
+    return codes
 
 
 def _pack(codes_RC: NDArray[np.uint8]) -> NDArray[np.int32]:

@@ -51,7 +51,7 @@ class QuantizedMatrix:
         return bool((self.zeros_NG == 1 << (self.bits - 1)).all())
 
     @property
-    def groups_K(self) -> NDArray[np.int32]:
+    def groups_K(self) -> NDArray[np.int32]:  # noqa: N802 - a shape letter
         """The group of every input."""
         if self.group_of_K is not None:
             return self.group_of_K

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vivace.core.errors import ModelFileError
 from vivace.formats.dequantize import dequantize
-from vivace.formats.quantize_rtn import encode, quantize_matrix
+from vivace.formats.quantize_rtn import quantize_matrix
 from vivace.formats.stored_matrix import Activations, stored_matrix
 from vivace.formats.tensor import ENCODINGS, StoredTensor
 from vivace.models.dummy import DummyTensors
@@ -105,22 +105,31 @@ class CheckpointTensors(Protocol):
     def tensor(self, name: str) -> StoredTensor: ...
 
 
+class PackedWeights(Protocol):
+    """Matrices that an earlier start packed (`vivace.engine.packed_cache.PackedCache`)."""
+
+    def matrix(self, name: str, shape: Shape) -> Weight | None: ...
+
+    def keep(self, weight: Weight) -> None: ...
+
+
 def load_parameters(
     spec: ModelSpec,
     checkpoint: CheckpointTensors,
     backend: Backend,
     quantization: Quantization | None = None,
     progress: Progress | None = None,
+    packed: PackedWeights | None = None,
 ) -> Parameters:
     """Packs every parameter of `spec` from the checkpoint, one at a time.
 
     `quantization` re-encodes float matrices that take part in a product (lm_head, and so a tied table, included)
     by round-to-nearest where their width allows; matrices that are stored quantised stay as they are. "w8a8" and
-    "llm_int8" leave lm_head at int8 by groups.
-    `progress(done, total)` counts parameters. Raises ModelFileError naming the tensor if one is missing or its
-    shape is not the spec's.
+    "llm_int8" leave lm_head at int8 by groups. `progress(done, total)` counts parameters. A matrix that `packed`
+    holds is not read from the checkpoint; it is told of the others. Raises ModelFileError naming the tensor if one is
+    missing or its shape is not the spec's.
     """
-    loader = _Loader(spec, checkpoint, backend, quantization)
+    loader = _Loader(spec, checkpoint, backend, quantization, packed)
     return _build(spec, backend, loader.parameter, progress)
 
 
@@ -128,16 +137,23 @@ def dummy_parameters(
     spec: ModelSpec, backend: Backend, encoding: str, seed: int = 0, progress: Progress | None = None
 ) -> Parameters:
     """Random parameters for speed work: matrices in `encoding` (a wider one where their width does not allow it),
-    each packed separately, so that memory traffic is that of a real model. Layers share source bytes.
+    each in memory of its own, so that traffic is that of a real model. Equal shapes have equal numbers: packed once,
+    then copied.
     """
     source = DummyTensors(encoding, seed)
+    storage = backend.packed_storage
+    of_kind: dict[tuple[Shape, str], Weight] = {}
 
     def parameter(name: str, layer: int | None, shape: Shape) -> Weight:
         full_name = parameter_name(name, layer)
         if len(shape) == 1:
             fill = 1.0 if name.endswith("norm") else 0.0
             return backend.vector(full_name, np.full(shape, fill, np.float32))
-        return backend.pack(full_name, source.matrix(full_name, shape, encoding_of(name, encoding)))
+        kind = (shape, encoding_of(name, encoding))
+        if storage is not None and kind in of_kind:
+            return storage.copy(full_name, of_kind[kind])
+        of_kind[kind] = backend.pack(full_name, source.matrix(full_name, *kind))
+        return of_kind[kind]
 
     return _build(spec, backend, parameter, progress)
 
@@ -202,7 +218,9 @@ class _Loader:
         checkpoint: CheckpointTensors,
         backend: Backend,
         quantization: Quantization | None,
+        packed: PackedWeights | None,
     ) -> None:
+        self.packed = packed
         self.spec = spec
         self.checkpoint = checkpoint
         self.backend = backend
@@ -226,13 +244,19 @@ class _Loader:
                     raise ModelFileError(self.checkpoint.path, "the configuration does not ask for it", field=stored)
 
     def parameter(self, name: str, layer: int | None, shape: Shape) -> Weight:
+        full_name = parameter_name(name, layer)
+        packed = None if self.packed is None or len(shape) == 1 else self.packed.matrix(full_name, shape)
+        if packed is not None:
+            return packed
         source = self.sources.model(name) if layer is None else self.sources.layer(name, layer, shape[0])
         stored = self._stored(source, shape)
-        full_name = parameter_name(name, layer)
         if len(shape) == 1:
             return self.backend.vector(full_name, self._vector(name, stored, source))
         matrix = stored if source.rows is None else stored.select_rows(source.rows)
-        return self.backend.pack(full_name, self._quantized(name, matrix))
+        weight = self.backend.pack(full_name, self._quantized(name, matrix))
+        if self.packed is not None:
+            self.packed.keep(weight)
+        return weight
 
     def _stored(self, source: WeightSource, shape: Shape) -> StoredTensor:
         if source.name not in self.stored_names:
@@ -258,6 +282,6 @@ class _Loader:
         if matrix.encoding == encoding or matrix.num_columns % ENCODINGS[encoding][0]:
             return matrix
         if encoding not in ROW_ACTIVATIONS:
-            return encode(dequantize(matrix), encoding, matrix.name)
+            return self.backend.encode(matrix, encoding)
         rounded = quantize_matrix(dequantize(matrix), 8, -1, name=matrix.name)
         return stored_matrix(matrix.name, rounded, ROW_ACTIVATIONS[encoding])

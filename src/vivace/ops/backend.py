@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vivace.core.config import KVDtype
+from vivace.formats.packed_file import PackedEntry
 from vivace.formats.tensor import StoredTensor
 from vivace.ops.program import Program, Weight
 
 Int32Array = NDArray[np.int32]
 Float32Array = NDArray[np.float32]
+Float64Array = NDArray[np.float64]
 UInt32Array = NDArray[np.uint32]
 
 KV_ELEMENT_BYTES: dict[str, int] = {"f32": 4, "bf16": 2, "f16": 2}
@@ -128,6 +130,10 @@ class Executable(Protocol):
         next run)."""
         ...
 
+    def run_timed(self, inputs: StepInputs) -> Float64Array:
+        """Run one step; the seconds of each operation, in the program's order, and at the end of what is none."""
+        ...
+
 
 NO_MASK_INDEX: Int32Array = np.zeros(0, np.int32)
 NO_MASK: UInt32Array = np.zeros((0, 0), np.uint32)
@@ -176,10 +182,57 @@ class TopLogprobs:
     top_logprobs_SK: Float32Array
 
 
+class PackedReader(Protocol):
+    """Takes packed matrices from one file. They stay valid when the file is closed."""
+
+    note: str  # how, for `vivace doctor`
+
+    def matrix(self, entry: PackedEntry, order: PackedEntry | None = None) -> Weight | None:
+        """A matrix, with the order of its inputs where it has one; None if either is not there whole, or its checksum
+        is another."""
+        ...
+
+
+class PackedStorage(Protocol):
+    """Packed matrices as bytes: for a file that saves the next start the packing, and for copies."""
+
+    version: str  # differs where the same matrix would be packed into other bytes
+
+    def data(self, weight: Weight) -> NDArray[np.uint8]:
+        """A read-only view of a packed matrix."""
+        ...
+
+    def order(self, weight: Weight) -> Int32Array | None:
+        """The input that each packed column multiplies, where that is not the column's own number."""
+        ...
+
+    def checksum(self, data: NDArray[np.uint8]) -> int:
+        """64 bits over packed bytes, at the speed of memory."""
+        ...
+
+    def reader(self, file: int) -> PackedReader | None:
+        """Of an open file of packed matrices; None where it cannot be read."""
+        ...
+
+    def copy(self, name: str, weight: Weight) -> Weight:
+        """The same matrix in memory of its own."""
+        ...
+
+
 class Backend(Protocol):
     """A device and the fast versions of the operations on it."""
 
     name: str
+
+    @property
+    def packed_storage(self) -> PackedStorage | None:
+        """None where packed matrices do not leave the backend."""
+        ...
+
+    def encode(self, tensor: StoredTensor, encoding: str) -> StoredTensor:
+        """A float matrix by round-to-nearest: bit for bit what `formats.quantize_rtn.encode` makes of its numbers,
+        with its errors."""
+        ...
 
     def pack(self, name: str, tensor: StoredTensor) -> Weight:
         """Repack a matrix [N, D] for the kernel that reads it. The stored bytes are not referenced afterwards."""

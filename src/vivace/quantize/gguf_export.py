@@ -73,12 +73,20 @@ def export_gguf(
             metadata["general.quantization_version"] = QUANTIZATION_VERSION
         metadata |= _tokenizer(directory, spec)
         exporter = _Exporter(spec, checkpoint, mixture, importance or {}, num_threads or len(os.sched_getaffinity(0)))
-        tensors = list(exporter.tensors())
         if importance is not None:
-            metadata |= _imatrix_note(exporter.num_important, dataset, num_chunks)
+            metadata |= _imatrix_note(len(exporter.important_matrices()), dataset, num_chunks)
+        tensors = list(exporter.tensors())
         for name, stored in extra.items():
             tensors.append(GGUFTensor(name, stored.encoding, stored.shape, partial(_given, stored)))
         write_gguf(path, metadata, tensors if progress is None else _reported(tensors, progress))
+
+
+def gguf_importance(directory: str | PathLike[str], importance: Importance) -> dict[str, NDArray[np.float32]]:
+    """The same by GGUF's names, as llama.cpp's files and its quantiser have it. Errors as `export_gguf`."""
+    spec = read_hf_config(directory)
+    mixture = Mixture("F32", spec, has_importance=True)
+    with open_safetensors(directory) as checkpoint:
+        return _Exporter(spec, checkpoint, mixture, importance, 1).important_matrices()
 
 
 def _tokenizer(directory: Path, spec: ModelSpec) -> dict[str, MetadataValue]:
@@ -129,15 +137,28 @@ class _Exporter:
     ) -> None:
         self.spec, self.checkpoint, self.mixture = spec, checkpoint, mixture
         self.importance, self.num_threads = importance, num_threads
-        self.num_important = 0
         self.sources = weight_names(spec, frozenset(checkpoint.names()))
         self.targets = GGUFNames(gguf_spec(spec))
 
     def tensors(self) -> Iterator[GGUFTensor]:
         """Every tensor of the file, in the order of the layers."""
+        return (self._tensor(*planned) for planned in self._plan())
+
+    def important_matrices(self) -> dict[str, NDArray[np.float32]]:
+        """The importance of every matrix that has one, by GGUF's name, once it is known to be sound."""
+        found = {}
+        for parts, shape, _ in self._plan():
+            importance = self._important(parts[0])
+            if len(shape) > 1 and importance is not None:
+                input_costs(importance, shape[1], parts[0].source.name)
+                found[parts[0].target.name] = importance
+        return found
+
+    def _plan(self) -> Iterator[tuple[list[_Part], Shape, int | None]]:
+        """The parts of every tensor, its shape and its layer."""
         of_layer = layer_shapes(self.spec)
         for name, shape in model_shapes(self.spec).items():
-            yield self._tensor([_Part(name, self.sources.model(name), self.targets.model(name))], shape, None)
+            yield [_Part(name, self.sources.model(name), self.targets.model(name))], shape, None
         for layer in range(self.spec.num_layers):
             fused: dict[str, list[_Part]] = {}
             for name, shape in of_layer.items():
@@ -145,18 +166,13 @@ class _Exporter:
                 part = _Part(name, source, self.targets.layer(name, layer, shape[0]))
                 fused.setdefault(part.target.name, []).append(part)
             for parts in fused.values():
-                yield self._tensor(parts, of_layer[parts[0].parameter], layer)
+                rows = parts[0].target.num_stored_rows
+                yield parts, (rows, *of_layer[parts[0].parameter][1:]), layer
 
     def _tensor(self, parts: list[_Part], shape: Shape, layer: int | None) -> GGUFTensor:
-        """`shape` is the first part's; a fused matrix has the rows of all."""
         target = parts[0].target
-        shape = (target.num_stored_rows, *shape[1:])
         if len(shape) == 1:
             return GGUFTensor(target.name, "f32", shape, partial(self._vector, parts[0]))
-        for part in parts:
-            important = self._important(part)
-            input_costs(important, shape[1], part.source.name)  # raises before anything is written
-            self.num_important += important is not None
         encoding = self.mixture.encoding(target.name, shape[1], layer)
         return GGUFTensor(target.name, encoding, shape, partial(self._matrix, parts, shape, encoding))
 

@@ -6,6 +6,8 @@ NumPy calls over persistent tables instead of a loop over sequences.
 
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 
 from vivace.core.step import StepPlan
@@ -72,6 +74,13 @@ class BatchBuilder:
 
 
 def _token_ids(plan: StepPlan) -> Int32Array:
+    if plan.drafting:
+        known = [item.start + item.num_new - len(item.draft) for item in plan.scheduled]
+        rows = [
+            [*item.sequence.tokens[item.start : end], *item.draft]
+            for item, end in zip(plan.scheduled, known, strict=True)
+        ]
+        return np.fromiter(chain.from_iterable(rows), np.int32, plan.num_tokens)
     if plan.num_tokens == len(plan.scheduled):
         return np.array([item.sequence.tokens[item.start] for item in plan.scheduled], np.int32)
     parts = [

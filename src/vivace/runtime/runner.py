@@ -39,7 +39,8 @@ class LogitsRows:
 
 @dataclass(slots=True)
 class StepResult:
-    """The next token of each sequence (-1: its logits were not finite); a row that forks yields one for each.
+    """The next token of each sequence (-1: its logits were not finite); a row that forks yields one for each, a row
+    with guesses one after its known tokens and one after each guess.
 
     Parallel lists: an object a token would cost 0.1 ms a step at 256 sequences. `logprobs` is None when nobody asked.
     """
@@ -58,6 +59,7 @@ class _SampledRows:
     def __init__(self, plan: StepPlan) -> None:
         self.rows: list[int] = []
         self.sequences: list[Sequence] = []
+        self.ahead = _tokens_ahead(plan)
         self.scored: list[ScheduledSequence] = []
         self.targets: list[int] = []
         self.raw: list[tuple[Sequence, int, int]] = []  # sequence, first position, rows
@@ -66,10 +68,11 @@ class _SampledRows:
         first = 0
         for item in plan.scheduled:
             if item.samples:
-                self.rows.append(first + item.num_new - 1)
-                self.sequences.append(item.sequence)
+                last = first + item.num_new - 1
+                self.rows.extend(range(last - len(item.draft), last + 1))
+                self.sequences.extend([item.sequence] * (1 + len(item.draft)))
                 for fork in item.forks:
-                    self.rows.append(first + item.num_new - 1)
+                    self.rows.append(last)
                     self.sequences.append(fork)
             if item.start < item.sequence.num_prompt and (count := _num_scored(item)) > 0:
                 if item.sequence.params.prompt_logprobs is not None:
@@ -111,14 +114,14 @@ class Runner:
         rows = _SampledRows(plan)
         logits = self._executable.run(self._batch.build(plan, rows.rows))
         split = len(rows.sequences)
-        tokens, logprobs = self._sample(logits[:split], rows.sequences) if split else ([], None)
+        tokens, logprobs = self._sample(logits[:split], rows) if split else ([], None)
         raw_from = split + len(rows.targets)
         scores = self._score(logits[split:raw_from], rows.scored, rows.targets) if rows.targets else []
         raw = _raw_rows(logits[raw_from:], rows.raw) if rows.raw else []
         return StepResult(rows.sequences, tokens, logprobs, scores, logits=raw)
 
-    def _sample(self, logits: Any, sequences: list[Sequence]) -> tuple[list[int], list[TokenLogprobs | None] | None]:
-        inputs = self._sampler_inputs.build(sequences, logits.shape[-1])
+    def _sample(self, logits: Any, rows: _SampledRows) -> tuple[list[int], list[TokenLogprobs | None] | None]:
+        inputs = self._sampler_inputs.build(rows.sequences, logits.shape[-1], rows.ahead)
         token_S = self._backend.sample(logits, inputs)
         tokens: list[int] = token_S.tolist()
         wanted = self._sampler_inputs.max_logprobs
@@ -127,7 +130,7 @@ class Runner:
         top = self._backend.top_logprobs(logits, token_S, wanted)
         return tokens, [
             None if (k := sequence.params.logprobs) is None else _entry(top, row, tokens[row], k)
-            for row, sequence in enumerate(sequences)
+            for row, sequence in enumerate(rows.sequences)
         ]
 
     def _score(self, logits: Any, scored: list[ScheduledSequence], targets: list[int]) -> list[PromptLogprobs]:
@@ -141,6 +144,18 @@ class Runner:
             results.append(PromptLogprobs(item.sequence, item.start + 1, entries))
             row += count
         return results
+
+
+def _tokens_ahead(plan: StepPlan) -> list[list[int]] | None:
+    """Before which guesses each row that samples stands; None where nobody guesses."""
+    if not plan.drafting:
+        return None
+    return [
+        item.draft[:count]
+        for item in plan.scheduled
+        if item.samples
+        for count in (*range(len(item.draft) + 1), *([0] * len(item.forks)))
+    ]
 
 
 def _raw_rows(logits: Any, wanted: list[tuple[Sequence, int, int]]) -> list[LogitsRows]:

@@ -52,14 +52,18 @@ class SamplerInputs:
         """The most log probabilities that a row of the last build asks for; None when none does."""
         return self._columns.max_logprobs
 
-    def build(self, sequences: list[Sequence], vocab_size: int) -> SampleInputs:
-        """One row for each sequence, in order; a sequence that forks appears once for each continuation."""
+    def build(self, sequences: list[Sequence], vocab_size: int, ahead: list[list[int]] | None = None) -> SampleInputs:
+        """One row for each sequence, in order; a sequence that forks appears once for each continuation.
+
+        `ahead` are guessed tokens that each row takes for the sequence's own: its numbers are those that the row
+        would have if they were.
+        """
         if sequences != self._members:  # compared by identity; a steady decode batch skips the rebuild
             self._members = list(sequences)
             self._columns = _columns(sequences)
         columns = self._columns
-        history = _history(sequences) if columns.has_penalties else _no_rows(len(sequences))
-        bias = _bias(sequences) if columns.has_bias else _no_rows(len(sequences))
+        history = _history(sequences, ahead) if columns.has_penalties else _no_rows(len(sequences))
+        bias = _bias(sequences, ahead) if columns.has_bias else _no_rows(len(sequences))
         masks = _masks(sequences, vocab_size) if columns.has_constraints else (NO_MASK_INDEX, NO_MASK)
         return SampleInputs(
             temperature_S=columns.temperature_S,
@@ -69,7 +73,7 @@ class SamplerInputs:
             repetition_S=columns.repetition_S,
             presence_S=columns.presence_S,
             frequency_S=columns.frequency_S,
-            uniform_S=_uniforms(columns, sequences),
+            uniform_S=_uniforms(columns, sequences, ahead),
             history_starts_S1=history[0],
             history_tokens=history[1],
             history_counts=history[2].astype(np.int32),
@@ -101,22 +105,24 @@ def _columns(sequences: list[Sequence]) -> _Columns:
     )
 
 
-def _uniforms(columns: _Columns, sequences: list[Sequence]) -> Float32Array:
+def _uniforms(columns: _Columns, sequences: list[Sequence], ahead: list[list[int]] | None) -> Float32Array:
     if not columns.draws:
         return np.zeros(len(sequences), np.float32)
     positions = np.array([len(sequence.tokens) for sequence in sequences], np.int32)
+    if ahead is not None:
+        positions += np.array([len(guesses) for guesses in ahead], np.int32)
     return uniforms(columns.seed_S, columns.index_S, positions)
 
 
-def _history(sequences: list[Sequence]) -> tuple[Int32Array, Int32Array, np.ndarray]:
+def _history(sequences: list[Sequence], ahead: list[list[int]] | None) -> tuple[Int32Array, Int32Array, np.ndarray]:
     """Distinct tokens of each penalised row with their counts in the output (0: in the prompt only)."""
     tokens, counts = [], []
-    for sequence in sequences:
+    for row, sequence in enumerate(sequences):
         if not sequence.params.has_penalties:
             tokens.append(_NO_INT)
             counts.append(_NO_INT)
             continue
-        seen = np.array(sequence.tokens, np.int32)
+        seen = np.array([*sequence.tokens, *ahead[row]] if ahead else sequence.tokens, np.int32)
         ids, inverse = np.unique(seen, return_inverse=True)
         is_output = np.arange(len(seen)) >= sequence.num_prompt
         tokens.append(ids)
@@ -124,12 +130,12 @@ def _history(sequences: list[Sequence]) -> tuple[Int32Array, Int32Array, np.ndar
     return _starts(tokens), np.concatenate(tokens), np.concatenate(counts)
 
 
-def _bias(sequences: list[Sequence]) -> tuple[Int32Array, Int32Array, np.ndarray]:
+def _bias(sequences: list[Sequence], ahead: list[list[int]] | None) -> tuple[Int32Array, Int32Array, np.ndarray]:
     """Logit bias, and minus infinity on the tokens that would end a row before its min_tokens."""
     rows: list[dict[int, float]] = []
-    for sequence in sequences:
+    for number, sequence in enumerate(sequences):
         row = dict(sequence.params.logit_bias)
-        if sequence.num_output < sequence.params.min_tokens:
+        if sequence.num_output + (len(ahead[number]) if ahead else 0) < sequence.params.min_tokens:
             row.update(dict.fromkeys(sequence.stop_ids, -np.inf))
         rows.append(row)
     tokens = np.fromiter(chain.from_iterable(rows), np.int32)

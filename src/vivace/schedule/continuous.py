@@ -6,6 +6,7 @@ from vivace.core.errors import ConfigError, ContextLengthError, EngineError, Req
 from vivace.core.sequence import Sequence, SequenceState
 from vivace.core.step import ScheduledSequence, StepPlan
 from vivace.schedule.block_manager import BlockManager
+from vivace.schedule.drafts import plan_drafts
 from vivace.schedule.queue import WaitingQueue
 
 
@@ -14,9 +15,9 @@ class ContinuousBatching:
 
     A step serves, in this order: running sequences with one token pending; running sequences with more (prompts
     in chunks), in order of admission; waiting sequences, in the order of the queue, while rows, blocks and budget
-    last. When blocks run out, the running sequence that comes last by (priority, arrival) loses its blocks and
-    waits to be computed again. The first one by that order is never preempted and always advances, therefore
-    everyone finishes.
+    last; then guesses to verify, with what budget and blocks are left. When blocks run out, the running sequence that
+    comes last by (priority, arrival) loses its blocks and waits to be computed again. The first one by that order is
+    never preempted and always advances, therefore everyone finishes.
 
     Protocol with the engine: `add`; then, step by step, `plan`, run it, `commit`; append the sampled tokens and
     call `fork`, `finish` or `abort` before the next `plan`.
@@ -121,6 +122,7 @@ class ContinuousBatching:
             self._plan_chunks(plan, chunked)
         if self._waiting and self._rows and not plan.preempted:
             self._plan_waiting(plan)
+        plan_drafts(plan, self.block_manager, self.max_num_batched_tokens)
         return plan
 
     def commit(self, plan: StepPlan) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 
+from msgspec.structs import replace
+
 from vivace.core.errors import RequestError
 from vivace.core.events import TokenEvent
 from vivace.engine.engine import Engine, RequestRecord
+from vivace.speculate.speculation import SpeculationStats
 from vivace.worker.info import EngineGauges
 from vivace.worker.messages import (
     Abort,
@@ -125,7 +128,7 @@ class EngineLoop:
     def _gauges(self, step_s: float) -> EngineGauges:
         stats, scheduler = self._engine.stats, self._engine.scheduler
         blocks = scheduler.block_manager
-        return EngineGauges(
+        gauges = EngineGauges(
             scheduler.num_running,
             scheduler.num_waiting + len(self._probation),
             blocks.num_used,
@@ -140,6 +143,22 @@ class EngineLoop:
             blocks.num_prefix_hits,
             step_s,
         )
+        return (
+            gauges if self._engine.speculation is None else with_speculation(gauges, self._engine.speculation.stats)
+        )
+
+
+def with_speculation(gauges: EngineGauges, stats: SpeculationStats) -> EngineGauges:
+    """The gauges with the counters of speculation."""
+    return replace(
+        gauges,
+        num_drafts=stats.num_drafts,
+        num_draft_tokens=stats.num_draft_tokens,
+        num_accepted_tokens=stats.num_accepted_tokens,
+        num_accepted_by_position=tuple(stats.num_accepted_by_position),
+        speculation_choices=dict(stats.num_choices),
+        speculation_gain=stats.gain,
+    )
 
 
 def _ended(request_id: str, record: RequestRecord) -> Ended:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import zip_longest
+
 import msgspec
 
 from vivace.core.config import Choice
@@ -41,6 +44,12 @@ class EngineGauges(msgspec.Struct, frozen=True, array_like=True):
     num_prefix_hits: int = 0  # tokens of them found
     last_step_s: float = 0.0
     num_restarts: int = 0
+    num_drafts: int = 0  # of guessed tokens: one a sequence and step
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
+    num_accepted_by_position: tuple[int, ...] = ()
+    speculation_choices: dict[str, int] = {}  # steps by what the rule chose: guess, plain, trial, none
+    speculation_gain: float = 1.0  # tokens a second that guessing promises over those of a plain step
 
 
 _TOTALS = (
@@ -51,16 +60,26 @@ _TOTALS = (
     "num_preemptions",
     "num_prefix_queries",
     "num_prefix_hits",
+    "num_drafts",
+    "num_draft_tokens",
+    "num_accepted_tokens",
 )
 
 
 def carried_over(gauges: EngineGauges) -> EngineGauges:
     """The totals that a new engine begins with: those of the dead one, whose blocks and sequences are gone."""
-    totals = {name: getattr(gauges, name) for name in _TOTALS}
+    totals = {name: getattr(gauges, name) for name in (*_TOTALS, "num_accepted_by_position", "speculation_choices")}
     return EngineGauges(**totals, num_restarts=gauges.num_restarts + 1)
 
 
 def added(base: EngineGauges, current: EngineGauges) -> EngineGauges:
     """The state of `current` with the totals of both."""
     totals = {name: getattr(base, name) + getattr(current, name) for name in _TOTALS}
-    return msgspec.structs.replace(current, **totals, num_restarts=base.num_restarts)
+    by_position = zip_longest(base.num_accepted_by_position, current.num_accepted_by_position, fillvalue=0)
+    return msgspec.structs.replace(
+        current,
+        **totals,
+        num_restarts=base.num_restarts,
+        num_accepted_by_position=tuple(map(sum, by_position)),
+        speculation_choices=dict(Counter(base.speculation_choices) + Counter(current.speculation_choices)),
+    )

@@ -12,12 +12,16 @@ import numpy as np
 
 from vivace.backends.cpu import _native
 from vivace.backends.cpu.detect import available_cores
+from vivace.backends.cpu.encoding import encode
 from vivace.backends.cpu.lowering import lower
+from vivace.backends.cpu.packed_storage import CpuPackedStorage
+from vivace.backends.cpu.tuning import LinearTuner
 from vivace.core.config import KVDtype
 from vivace.core.errors import ConfigError, EngineError, UnsupportedError
 from vivace.formats.tensor import StoredTensor, row_bytes
 from vivace.ops.backend import (
     Float32Array,
+    Float64Array,
     Int32Array,
     KVCache,
     KVSpec,
@@ -26,7 +30,7 @@ from vivace.ops.backend import (
     StepLimits,
     TopLogprobs,
 )
-from vivace.ops.program import Program, Rows, Weight
+from vivace.ops.program import Linear, Program, Rows, Weight
 
 # csrc/linear.h and csrc/kv_layout.h count them in this order.
 LAYOUTS = (
@@ -91,10 +95,22 @@ class CpuExecutable:
         self._kv_cache = kv_cache
         self._run = native.run
         self._output = native.output()
+        self._num_ops = native.num_ops
         self._output_rows = output_rows
 
     def run(self, inputs: StepInputs) -> Float32Array:
         """Logits [S, V]: a view of the program's memory, valid until the next run."""
+        self._replay(inputs, None)
+        rows = inputs.sampled_rows_S if self._output_rows is Rows.SAMPLED else inputs.token_ids_T
+        return self._output[: len(rows)]
+
+    def run_timed(self, inputs: StepInputs) -> Float64Array:
+        """Seconds of each operation, and at the end of the checks before them."""
+        op_seconds = np.empty(self._num_ops + 1)
+        self._replay(inputs, op_seconds)
+        return op_seconds
+
+    def _replay(self, inputs: StepInputs, op_seconds: Float64Array | None) -> None:
         if self._kv_cache.spec.recent_bytes_per_block:
             self._kv_cache.drop_unused()
         try:
@@ -106,11 +122,10 @@ class CpuExecutable:
                 inputs.context_lens_B,
                 inputs.block_tables_BX,
                 inputs.sampled_rows_S,
+                op_seconds,
             )
         except (ValueError, TypeError) as error:
             raise EngineError(f"the step was refused: {error}") from error
-        rows = inputs.sampled_rows_S if self._output_rows is Rows.SAMPLED else inputs.token_ids_T
-        return self._output[: len(rows)]
 
 
 class CpuBackend:
@@ -130,6 +145,7 @@ class CpuBackend:
                 f"instruction set {isa!r} is not one of this machine's: {', '.join(instruction_sets())}"
             )
         self._device = _native.Device(threads, isa or "")
+        self._tuner = LinearTuner(self._device, LAYOUTS)
 
     @property
     def num_threads(self) -> int:
@@ -144,6 +160,16 @@ class CpuBackend:
     def device(self) -> _native.Device:
         """The native device, for measurements."""
         return self._device
+
+    @property
+    def packed_storage(self) -> CpuPackedStorage:
+        """Packed matrices as bytes."""
+        return CpuPackedStorage(self._device, LAYOUTS)
+
+    def encode(self, tensor: StoredTensor, encoding: str) -> StoredTensor:
+        """A float matrix by round-to-nearest, in parallel to q8_0 and q4_0. Raises `UnsupportedError` where the
+        encoding cannot hold it."""
+        return encode(self._device, tensor, encoding, LAYOUTS)
 
     def pack(self, name: str, tensor: StoredTensor) -> Weight:
         """Repack a matrix [N, D], in parallel, into huge pages. The stored bytes are not referenced afterwards."""
@@ -174,6 +200,7 @@ class CpuBackend:
         if not isinstance(kv_cache, CpuKVCache):
             raise EngineError(f"the KV cache belongs to another backend: {type(kv_cache).__name__}")
         native = lower(program, self._device, kv_cache.native, limits)
+        self._tuner.tune(weight for op in program.ops if isinstance(op, Linear) for weight in op.weights)
         assert program.output is not None  # checked by lower
         return CpuExecutable(native, kv_cache, program.output.rows)
 

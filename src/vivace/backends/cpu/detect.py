@@ -10,7 +10,8 @@ from pathlib import Path
 from vivace.backends.cpu import _native
 
 CGROUP = Path("/sys/fs/cgroup")
-CPU0 = Path("/sys/devices/system/cpu/cpu0")
+OWN_CGROUP = Path("/proc/self/cgroup")
+CPUS = Path("/sys/devices/system/cpu")
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 CPUINFO = Path("/proc/cpuinfo")
 MEMINFO = Path("/proc/meminfo")
@@ -38,7 +39,7 @@ class Machine:
     processor: str
     features: tuple[str, ...]
     instruction_sets: tuple[str, ...]  # slowest first; the last one is the default
-    affinity_cores: int
+    affinity_cores: int  # physical cores of the affinity: hyper-threads of one core count once
     quota_cores: float | None  # of the control group; None: no limit
     caches: tuple[CacheLevel, ...]
     memory_bytes: int
@@ -59,22 +60,34 @@ class Ceilings:
 def detect() -> Machine:
     """Read what the system tells; takes about a millisecond."""
     return Machine(
-        processor=_processor_name(),
+        processor=processor_name(),
         features=tuple(_native.cpu_features()),
         instruction_sets=tuple(_native.isa_names()),
-        affinity_cores=_affinity_cores(),
-        quota_cores=_quota_cores(CGROUP),
-        caches=_caches(CPU0),
+        affinity_cores=_physical_cores(CPUS, _affinity()),
+        quota_cores=_least_quota(CGROUP, _read(OWN_CGROUP)),
+        caches=_caches(CPUS / "cpu0"),
         memory_bytes=_memory_bytes("MemTotal"),
         available_memory_bytes=_memory_bytes("MemAvailable"),
         transparent_huge_pages=_huge_page_mode(_read(HUGE_PAGES)),
     )
 
 
+def processor_name() -> str:
+    """As the system calls it; empty where it does not tell."""
+    for line in _read(CPUINFO).splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return ""
+
+
 def available_cores() -> int:
-    """Cores that this process may use: its affinity, capped by the control group's quota."""
-    cores = _affinity_cores()
-    quota = _quota_cores(CGROUP)
+    """Physical cores that this process may use: those of its affinity, capped by its control groups' quotas.
+
+    Hyper-threads of one core count once: they share the units that compute and the path to memory, and a second
+    thread there only takes turns. `taskset`, `docker --cpuset-cpus` and `--cpus` are respected.
+    """
+    cores = _physical_cores(CPUS, _affinity())
+    quota = _least_quota(CGROUP, _read(OWN_CGROUP))
     return cores if quota is None else max(1, min(cores, math.ceil(quota)))
 
 
@@ -92,16 +105,40 @@ def _peak(device: _native.Device, kind: str) -> float:
     return max(device.measure_peak(kind, PEAK_ITERATIONS) for _ in range(PEAK_REPETITIONS))
 
 
-def _affinity_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _affinity() -> set[int]:
+    """Logical CPUs that the scheduler may use for this process."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
+def _physical_cores(cpus: Path, affinity: set[int]) -> int:
+    """Cores that own at least one CPU of the affinity. A CPU whose core is not told counts as one."""
+    return len({_read(cpus / f"cpu{cpu}/topology/thread_siblings_list").strip() or str(cpu) for cpu in affinity})
+
+
+def _least_quota(root: Path, own: str) -> float | None:
+    """The least quota of the process's control group, told by `own` (/proc/self/cgroup), and of those around it.
+
+    In a container the groups around it are not to be seen, and its own is the root.
+    """
+    groups = {root}
+    for line in own.splitlines():
+        _, controllers, path = [*line.split(":", 2), "", "", ""][:3]
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        groups.update(root.joinpath(*parts[:depth]) for depth in range(len(parts) + 1))
+        groups.update((root / "cpu").joinpath(*parts[:depth]) for depth in range(len(parts) + 1))
+    quotas = [quota for group in groups if (quota := _quota_cores(group)) is not None]
+    return min(quotas, default=None)
 
 
 def _quota_cores(cgroup: Path) -> float | None:
-    """The quota of control groups version 2 (cpu.max) or 1."""
+    """The quota of one control group, version 2 (cpu.max) or 1."""
     quota, period = [*_read(cgroup / "cpu.max").split(), "", ""][:2]
     if not quota:
-        quota = _read(cgroup / "cpu/cpu.cfs_quota_us").strip()
-        period = _read(cgroup / "cpu/cpu.cfs_period_us").strip()
+        folder = cgroup / "cpu" if (cgroup / "cpu").is_dir() else cgroup
+        quota = _read(folder / "cpu.cfs_quota_us").strip()
+        period = _read(folder / "cpu.cfs_period_us").strip()
     if not quota.isdecimal() or not period.isdecimal() or int(period) == 0:  # "max" and -1: no limit
         return None
     return int(quota) / int(period)
@@ -131,13 +168,6 @@ def _huge_page_mode(text: str) -> str | None:
     """The bracketed word of `always [madvise] never`."""
     _, bracket, rest = text.partition("[")
     return rest.partition("]")[0] if bracket else None
-
-
-def _processor_name() -> str:
-    for line in _read(CPUINFO).splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return ""
 
 
 def _memory_bytes(key: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from vivace.backends.cpu import _native
-from vivace.backends.cpu.placement import Placement, place_buffers
+from vivace.backends.cpu.placement import Placement, place_buffers, row_stride
 from vivace.core.errors import EngineError
 from vivace.ops import program as ir
 from vivace.ops.backend import StepLimits
@@ -36,7 +36,7 @@ class _Lowering:
 
     def place(self, value: Value) -> _native.Place:
         offset = self.placement.offsets[value.buffer] + value.offset
-        return _native.Place(offset, value.stride, value.width, value.rows is Rows.SAMPLED)
+        return _native.Place(offset, row_stride(value), value.width, value.rows is Rows.SAMPLED)
 
     def append(self, op: ir.Op) -> None:
         native, place = self.native, self.place

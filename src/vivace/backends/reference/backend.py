@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -10,11 +11,13 @@ from numpy.typing import DTypeLike, NDArray
 
 from vivace.core.errors import EngineError
 from vivace.formats.dequantize import dequantize
+from vivace.formats.quantize_rtn import encode
 from vivace.formats.tensor import StoredTensor
 from vivace.ops import program as ir
 from vivace.ops import reference, reference_kv, reference_sampling
 from vivace.ops.backend import (
     Float32Array,
+    Float64Array,
     Int32Array,
     KVCache,
     KVSpec,
@@ -73,6 +76,14 @@ class ReferenceBackend:
     def __init__(self, dtype: DTypeLike = np.float32) -> None:
         self.dtype = np.dtype(dtype)
 
+    @property
+    def packed_storage(self) -> None:
+        """Matrices are decoded here, not packed."""
+        return None
+
+    def encode(self, tensor: StoredTensor, encoding: str) -> StoredTensor:
+        return encode(dequantize(tensor), encoding, tensor.name)
+
     def pack(self, name: str, tensor: StoredTensor) -> Weight:
         """The matrix, decoded. Layout `f32`, or the encoding's name where it says how activations are read."""
         layout = tensor.encoding if tensor.encoding in ACTIVATION_ROUNDING else "f32"
@@ -110,13 +121,25 @@ class ReferenceExecutable:
 
     def run(self, inputs: StepInputs) -> FloatArray:
         """Logits [S, V], float32."""
-        if len(inputs.token_ids_T) > self.limits.max_tokens or len(inputs.sampled_rows_S) > self.limits.max_sampled:
-            raise EngineError(f"the step is larger than {self.limits}")
-        step = _Step(self.kv_cache, inputs)
+        step = self._step(inputs)
         for op in self.program.ops:
             step.execute(op)
         assert self.program.output is not None  # checked by compile
         return step.read(self.program.output).astype(np.float32)
+
+    def run_timed(self, inputs: StepInputs) -> Float64Array:
+        """Seconds of each operation; nothing else takes any."""
+        step = self._step(inputs)
+        moments = [time.perf_counter()]
+        for op in self.program.ops:
+            step.execute(op)
+            moments.append(time.perf_counter())
+        return np.append(np.diff(moments), 0.0)
+
+    def _step(self, inputs: StepInputs) -> _Step:
+        if len(inputs.token_ids_T) > self.limits.max_tokens or len(inputs.sampled_rows_S) > self.limits.max_sampled:
+            raise EngineError(f"the step is larger than {self.limits}")
+        return _Step(self.kv_cache, inputs)
 
 
 class _Step:

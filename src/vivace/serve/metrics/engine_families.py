@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from vivace.serve.metrics.families import Labels, counter, gauge
+from vivace.serve.metrics.families import Labels, counter, counters, gauge
 
 
 class EngineFacts(Protocol):
@@ -56,6 +56,18 @@ class EngineNumbers(Protocol):
     def last_step_s(self) -> float: ...
     @property
     def num_restarts(self) -> int: ...
+    @property
+    def num_drafts(self) -> int: ...
+    @property
+    def num_draft_tokens(self) -> int: ...
+    @property
+    def num_accepted_tokens(self) -> int: ...
+    @property
+    def num_accepted_by_position(self) -> Sequence[int]: ...
+    @property
+    def speculation_choices(self) -> Mapping[str, int]: ...
+    @property
+    def speculation_gain(self) -> float: ...
 
 
 class Engine(Protocol):
@@ -94,6 +106,7 @@ def engine_families(engine: Engine, labels: Labels, num_queued: int) -> Iterator
     yield counter("engine_restarts", "Engine processes that died and were replaced.", labels, now.num_restarts)
     yield counter("engine_steps", "Steps of the engine.", labels, now.num_steps)
     yield _computed(now, labels)
+    yield from _speculation(now, labels)
 
 
 def _cache_config(facts: EngineFacts, labels: Labels) -> GaugeMetricFamily:
@@ -116,4 +129,31 @@ def _computed(now: EngineNumbers, labels: Labels) -> CounterMetricFamily:
         "Tokens that went through the model, again included.",
         labels,
         now.num_computed_tokens,
+    )
+
+
+def _speculation(now: EngineNumbers, labels: Labels) -> Iterator[Metric]:
+    """What was guessed, what stood, and what the rule that decides it last expected."""
+    yield counter("spec_decode_num_drafts", "Guesses of one or more tokens.", labels, now.num_drafts)
+    yield counter("spec_decode_num_draft_tokens", "Tokens guessed.", labels, now.num_draft_tokens)
+    yield counter("spec_decode_num_accepted_tokens", "Tokens of them that stood.", labels, now.num_accepted_tokens)
+    yield counters(
+        "spec_decode_num_accepted_tokens_per_pos",
+        "Guessed tokens that stood, by their place in the guess.",
+        labels,
+        "position",
+        {str(position): count for position, count in enumerate(now.num_accepted_by_position)},
+    )
+    yield counters(
+        "spec_decode_choices",
+        "Steps by what the rule chose: guess, plain (guessing would not pay), trial (to measure), none (no guess).",
+        labels,
+        "choice",
+        now.speculation_choices,
+    )
+    yield gauge(
+        "spec_decode_expected_gain",
+        "Tokens a second that guessing promises over those of a plain step, as of the rule's last choice.",
+        labels,
+        now.speculation_gain,
     )

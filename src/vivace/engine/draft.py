@@ -1,0 +1,98 @@
+"""The speculation that was asked for, and the draft model that it may need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vivace.core.config import EngineConfig, KVDtype, ResolvedConfig
+from vivace.core.errors import ConfigError
+from vivace.engine.source import locate
+from vivace.engine.tokenizer import Tokenizer, load_tokenizer, tokenizer_from_gguf
+from vivace.formats.checkpoint import open_checkpoint
+from vivace.models.decoder import build_decoder
+from vivace.models.gguf_config import spec_from_gguf
+from vivace.models.hf_config import read_hf_config
+from vivace.models.parameters import Parameters, load_parameters
+from vivace.models.spec import ModelSpec
+from vivace.ops.backend import Backend, KVCache, KVSpec, StepLimits
+from vivace.runtime.batch import BatchBuilder
+from vivace.speculate.draft_model import DraftModel
+from vivace.speculate.ngram import NgramProposer
+from vivace.speculate.rule import LengthRule
+from vivace.speculate.speculation import Speculation
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedDraft:
+    """A small model that guesses for another."""
+
+    spec: ModelSpec
+    parameters: Parameters
+    kv_spec: KVSpec
+
+
+def load_draft(
+    config: EngineConfig, spec: ModelSpec, tokenizer: Tokenizer | None, backend: Backend
+) -> LoadedDraft | None:
+    """The draft of `config`, None where none is asked for. Raises `ConfigError` if it does not go with the model."""
+    wanted = config.speculative_config
+    if wanted is None or wanted.model is None:
+        return None
+    source = locate(wanted.model)
+    with open_checkpoint(source.path) as checkpoint:
+        is_gguf = source.kind == "gguf"
+        draft_spec = spec_from_gguf(checkpoint) if is_gguf else read_hf_config(source.path)
+        draft_tokenizer = tokenizer_from_gguf(checkpoint.metadata) if is_gguf else load_tokenizer(source.path)
+        _check_vocabulary(wanted.model, spec, tokenizer, draft_spec, draft_tokenizer)
+        quantization = None if config.quantization == "auto" else config.quantization
+        parameters = load_parameters(draft_spec, checkpoint, backend, quantization)
+    dtype: KVDtype = "f32" if parameters.layers[0].q.layout == "f32" else "bf16"
+    kv_spec = KVSpec(draft_spec.num_layers, draft_spec.num_kv_heads, draft_spec.head_dim, config.block_size, dtype)
+    return LoadedDraft(draft_spec, parameters, kv_spec)
+
+
+def make_speculation(
+    config: EngineConfig, resolved: ResolvedConfig, draft: LoadedDraft | None, backend: Backend, batch: BatchBuilder
+) -> tuple[Speculation | None, KVCache | None]:
+    """What guesses for the engine, and the draft's cache, which has the blocks of the engine's own."""
+    wanted = config.speculative_config
+    if wanted is None:
+        return None, None
+    rule = LengthRule(wanted.num_speculative_tokens, adaptive=wanted.adaptive)
+    if draft is None:
+        return Speculation(NgramProposer(wanted.prompt_lookup_min), rule), None
+    kv_cache = backend.kv_cache(draft.kv_spec, resolved.num_kv_blocks)
+    max_model_len = min(resolved.max_model_len, draft.spec.max_position_embeddings)
+    max_tokens = resolved.max_num_batched_tokens
+    program = build_decoder(draft.spec, draft.parameters, max_model_len)
+    executable = backend.compile(program, kv_cache, StepLimits(max_tokens, resolved.max_num_seqs))
+    proposer = DraftModel(
+        backend,
+        executable,
+        kv_cache,
+        batch,
+        block_size=resolved.block_size,
+        max_model_len=max_model_len,
+        max_tokens=max_tokens,
+    )
+    return Speculation(proposer, rule), kv_cache
+
+
+def _check_vocabulary(
+    name: str, spec: ModelSpec, tokenizer: Tokenizer | None, draft_spec: ModelSpec, draft_tokenizer: Tokenizer
+) -> None:
+    """Guesses are token ids: every id must mean the same text."""
+    if draft_spec.vocab_size != spec.vocab_size:
+        raise ConfigError(
+            f"the draft {name} has {draft_spec.vocab_size} tokens in its vocabulary, the model {spec.vocab_size}: "
+            "a draft needs the model's own vocabulary"
+        )
+    if tokenizer is None:
+        return
+    for token in range(spec.vocab_size):
+        ours, theirs = tokenizer.token_bytes(token), draft_tokenizer.token_bytes(token)
+        if ours != theirs:
+            raise ConfigError(
+                f"token {token} is {ours!r} for the model and {theirs!r} for the draft {name}: "
+                "a draft needs the model's own vocabulary"
+            )

@@ -1,0 +1,157 @@
+"""A small model of the same vocabulary guesses (Leviathan et al., 2023, "Fast inference from transformers via
+speculative decoding").
+
+Its paged KV cache has the target's blocks: the same block tables, the same copies on write. So the scheduler, prefix
+sharing and preemption serve both. It lags behind where nothing was guessed and catches up when it is asked. Guesses
+are drawn with the request's own sampler settings and random numbers, so that they agree with the target's tokens as
+often as the two distributions overlap on one line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vivace.core.sequence import Sequence
+from vivace.core.step import ScheduledSequence, StepPlan
+from vivace.ops.backend import Backend, Executable, KVCache
+from vivace.runtime.batch import BatchBuilder
+from vivace.runtime.sampler import SamplerInputs
+
+
+@dataclass(slots=True)
+class _Progress:
+    """Of one sequence in the draft's cache: tokens computed, guesses computed behind them, blocks noted."""
+
+    num_computed: int
+    guesses: list[int] = field(default_factory=list)
+    num_noted: int = 0
+
+
+class DraftModel:
+    """`executable` and `kv_cache` are the draft's, `batch` the target's: its block tables hold for both.
+
+    `max_model_len` and `max_tokens` (of a step) are the draft's limits.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        executable: Executable,
+        kv_cache: KVCache,
+        batch: BatchBuilder,
+        *,
+        block_size: int,
+        max_model_len: int,
+        max_tokens: int,
+    ) -> None:
+        self._backend = backend
+        self._executable = executable
+        self._kv_cache = kv_cache
+        self._batch = batch
+        self._block_size = block_size
+        self._max_model_len = max_model_len
+        self._max_tokens = max_tokens
+        self._sampler_inputs = SamplerInputs()
+        self._progress: dict[Sequence, _Progress] = {}
+        self._content: dict[int, bytes] = {}  # block -> hash of its tokens, where the draft has computed it whole
+        self._table_resets: list[Sequence] = []
+
+    def available(self, sequence: Sequence, most: int) -> int:
+        return max(0, min(most, self._max_model_len - len(sequence.tokens)))
+
+    def begin_step(self, plan: StepPlan) -> None:
+        """Follow the target's blocks."""
+        if plan.block_copies:
+            self._kv_cache.copy_blocks(plan.block_copies)
+            for _, destination in plan.block_copies:
+                self._content.pop(destination, None)
+        for sequence in (*plan.table_resets, *plan.preempted):
+            self._progress.pop(sequence, None)
+        self._table_resets = plan.table_resets
+
+    def propose(self, items: list[ScheduledSequence]) -> list[list[int]]:
+        wanted = {item.sequence: len(item.draft) for item in items}
+        guesses: dict[Sequence, list[int]] = {sequence: [] for sequence in wanted}
+        plan = self._catch_up(list(wanted))
+        while plan:
+            asking = [item.sequence for item in plan.scheduled if item.samples]
+            for sequence, token in zip(asking, self._run(plan, asking, guesses), strict=True):
+                if token >= 0:
+                    guesses[sequence].append(token)
+                else:
+                    wanted[sequence] = 0  # no finite logit
+            plan = self._next_pass([one for one in asking if len(guesses[one]) < wanted[one]], guesses)
+        for sequence, made in guesses.items():
+            self._progress[sequence].guesses = made[:-1]  # the last one was not computed
+        return list(guesses.values())
+
+    def forget(self, sequence: Sequence) -> None:
+        self._progress.pop(sequence, None)
+
+    def _catch_up(self, sequences: list[Sequence]) -> StepPlan:
+        """Compute the tokens that are known; who has more than a step takes goes on in the next, without a guess."""
+        plan = StepPlan(table_resets=self._table_resets)
+        for sequence in sequences:
+            progress = self._settled(sequence)
+            start = progress.num_computed
+            num_new = min(len(sequence.tokens) - start, self._max_tokens - plan.num_tokens)
+            if num_new > 0:
+                progress.num_computed += num_new
+                samples = progress.num_computed == len(sequence.tokens)
+                plan.scheduled.append(ScheduledSequence(sequence, start, num_new, samples))
+                plan.num_tokens += num_new
+        return plan
+
+    def _next_pass(self, sequences: list[Sequence], guesses: dict[Sequence, list[int]]) -> StepPlan:
+        """One more token of each sequence: its last guess."""
+        plan = StepPlan(num_tokens=len(sequences))
+        for sequence in sequences:
+            made = guesses[sequence]
+            start = len(sequence.tokens) + len(made) - 1
+            plan.scheduled.append(ScheduledSequence(sequence, start, 1, True, draft=made[-1:]))
+        return plan
+
+    def _run(self, plan: StepPlan, asking: list[Sequence], guesses: dict[Sequence, list[int]]) -> list[int]:
+        """The next token of those that sample."""
+        rows, first = [], 0
+        for item in plan.scheduled:
+            first += item.num_new
+            if item.samples:
+                rows.append(first - 1)
+            blocks = item.sequence.block_ids
+            for position in range(
+                item.start // self._block_size, (item.start + item.num_new - 1) // self._block_size + 1
+            ):
+                self._content.pop(blocks[position], None)
+        logits = self._executable.run(self._batch.build(plan, rows))
+        if not asking:
+            return []
+        inputs = self._sampler_inputs.build(asking, logits.shape[-1], [guesses[sequence] for sequence in asking])
+        tokens: list[int] = self._backend.sample(logits, inputs).tolist()
+        return tokens
+
+    def _settled(self, sequence: Sequence) -> _Progress:
+        """The sequence's progress, with guesses that were accepted counted as computed."""
+        progress = self._progress.get(sequence)
+        if progress is None:
+            progress = self._progress[sequence] = _Progress(self._shared_tokens(sequence))
+        tokens = sequence.tokens
+        for guess in progress.guesses:
+            if tokens[progress.num_computed] != guess:
+                break
+            progress.num_computed += 1
+        progress.guesses = []
+        num_full = min(progress.num_computed // self._block_size, len(sequence.block_hashes))
+        for position in range(progress.num_noted, num_full):
+            self._content[sequence.block_ids[position]] = sequence.block_hashes[position]
+        progress.num_noted = max(progress.num_noted, num_full)
+        return progress
+
+    def _shared_tokens(self, sequence: Sequence) -> int:
+        """Tokens at the beginning that the draft computed in these very blocks, for this or another sequence."""
+        position = 0
+        for block, block_hash in zip(sequence.block_ids, sequence.block_hashes, strict=False):
+            if self._content.get(block) != block_hash:
+                break
+            position += 1
+        return min(position * self._block_size, len(sequence.tokens) - 1)

@@ -1,0 +1,26 @@
+"""What guesses tokens."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from vivace.core.sequence import Sequence
+from vivace.core.step import ScheduledSequence, StepPlan
+
+
+class Proposer(Protocol):
+    def available(self, sequence: Sequence, most: int) -> int:
+        """How many tokens, `most` at most, could be guessed after the sequence's last one."""
+        ...
+
+    def begin_step(self, plan: StepPlan) -> None:
+        """Called before every step, with guesses or without: blocks move with the plan."""
+        ...
+
+    def propose(self, items: list[ScheduledSequence]) -> list[list[int]]:
+        """Guesses for each item, `len(item.draft)` at most: what follows its sequence's tokens."""
+        ...
+
+    def forget(self, sequence: Sequence) -> None:
+        """The sequence has ended."""
+        ...

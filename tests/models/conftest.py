@@ -1,0 +1,6 @@
+"""Makes the packers of tests/formats importable."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "formats"))
