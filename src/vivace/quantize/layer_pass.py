@@ -101,8 +101,8 @@ class LayerPass:
             sums_TD = layer.added(np.asarray(before[tokens]), np.asarray(after[tokens]), norm)
             if not np.isfinite(sums_TD).all():
                 raise ConfigError(
-                    f"layer {layer.index} computes NaN or infinity on the calibration text: the weights are broken, or "
-                    "made for another tokenizer"
+                    f"layer {layer.index} computes NaN or infinity on the calibration text: the weights are broken, "
+                    "or made for another tokenizer"
                 )
             after[tokens] = sums_TD
 
