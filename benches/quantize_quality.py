@@ -42,6 +42,7 @@ class Subject:
     model: Path
     calibration: str
     heldout: str
+    grouped_format: str = "compressed-tensors"  # "dense" where widths hold no whole groups: rounded, run in float32
 
 
 def subjects(shared: Path) -> Iterator[Subject]:
@@ -55,23 +56,23 @@ def subjects(shared: Path) -> Iterator[Subject]:
     stories = shared / "weights" / "stories260K"
     if stories.is_dir():
         text = (shared / "eval" / "tinystories_sample.txt").read_text(encoding="utf-8")
-        yield Subject("stories260K", stories, *_halves(text))
+        yield Subject("stories260K", stories, *_halves(text), "dense")
 
 
 def _halves(text: str) -> tuple[str, str]:
     return text[: len(text) // 2], text[len(text) // 2 :]
 
 
-def four_bit_runs() -> Iterator[tuple[str, dict[str, Any]]]:
-    for group_size in (128, 32):
+def four_bit_runs(group_sizes: list[int], format: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for group_size in group_sizes:
         for symmetric in (True, False):
-            same = {"group_size": group_size, "symmetric": symmetric, "format": "compressed-tensors"}
+            same = {"group_size": group_size, "symmetric": symmetric, "format": format}
             yield "rtn", same
             yield "gptq", same
             yield "gptq", same | {"act_order": True}
             yield "awq", same
-    yield "mixed", {"target_bits": 4.5, "format": "compressed-tensors"}
-    yield "mixed", {"target_bits": 6.0, "format": "compressed-tensors"}
+    for target_bits in (4.5, 6.0) if group_sizes else ():
+        yield "mixed", {"target_bits": target_bits, "format": format}
 
 
 def eight_bit_runs() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -82,17 +83,18 @@ def eight_bit_runs() -> Iterator[tuple[str, dict[str, Any]]]:
 class Bench:
     """Measures one model's quantised forms against its float32 form."""
 
-    def __init__(self, subject: Subject, model: Path, room: Path, num_characters: int) -> None:
-        self.model, self.room = model, room
-        self.text = subject.heldout[:num_characters]
+    def __init__(self, subject: Subject, model: Path, room: Path, arguments: argparse.Namespace) -> None:
+        self.model, self.room, self.num_samples = model, room, arguments.num_samples
+        self.text = subject.heldout[: arguments.characters]
         self.calibration = room / "calibration.txt"
         self.calibration.write_text(subject.calibration, encoding="utf-8")
         self.reference = LLM(str(model), quantization="f32", max_model_len=WINDOW)
 
     def run(self, method: str, given: dict[str, Any], label: str = "") -> None:
-        options = quantize_options(method, **given)
+        is_calibrated = method in CALIBRATED_METHODS
+        options = quantize_options(method, **given | ({"num_samples": self.num_samples} if is_calibrated else {}))
         started, output = time.perf_counter(), Path(tempfile.mkdtemp(dir=self.room)) / "out"
-        data = str(self.calibration) if method in CALIBRATED_METHODS else None
+        data = str(self.calibration) if is_calibrated else None
         result = quantize_model(str(self.model), output, options, calibration=data)
         seconds = time.perf_counter() - started
         quality = measure_quality(LLM(str(output), max_model_len=WINDOW), self.reference, self.text)
@@ -113,21 +115,26 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=Path(__file__).parents[1] / ".." / "shared")
     parser.add_argument("--characters", type=int, default=24_000, help="of held-out text")
     parser.add_argument("--part", choices=["4", "8", "all"], default="all")
+    parser.add_argument("--group-sizes", type=int, nargs="+", default=[128, 32])
+    parser.add_argument("--num-samples", type=int, default=32, help="calibration windows of 512 tokens")
+    parser.add_argument("--subject", choices=["embedded", "stories260K"], help="default: both")
     arguments = parser.parse_args()
     for subject in subjects(arguments.shared):
+        if arguments.subject not in (None, subject.name):
+            continue
         with tempfile.TemporaryDirectory() as room:
-            bench = Bench(subject, subject.model, Path(room), arguments.characters)
-            print(
-                f"\n{subject.name}\n{'method':12}{'settings':48}{'bits':>7}{'perplexity':>11}{'':9}{'KL':>10}{'top 1':>9}"
-            )
-            for method, given in four_bit_runs() if arguments.part != "8" else ():
+            bench = Bench(subject, subject.model, Path(room), arguments)
+            head = f"{'method':12}{'settings':48}{'bits':>7}{'perplexity':>11}{'':9}{'KL':>10}{'top 1':>9}"
+            print("", subject.name, head, sep="\n", flush=True)
+            group_sizes = arguments.group_sizes if arguments.part != "8" else []
+            for method, given in four_bit_runs(group_sizes, subject.grouped_format):
                 bench.run(method, given)
             if arguments.part == "4":
                 continue
             for method, given in eight_bit_runs():
                 bench.run(method, given)
             planted = plant_outliers(subject.model, Path(room) / "planted", num_channels=2, factor=30.0, seed=1)
-            bench = Bench(subject, planted, Path(room), arguments.characters)
+            bench = Bench(subject, planted, Path(room), arguments)
             for method, given in eight_bit_runs():
                 bench.run(method, given, "2 planted outliers behind each norm, x 30")
 

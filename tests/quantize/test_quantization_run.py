@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from killed_run import options_of
 from numpy_model import TEXT, tiny_model
 
 from vivace.core.errors import ConfigError, ModelFileError
 from vivace.engine.llm import LLM
+from vivace.formats.checkpoint import open_safetensors
+from vivace.formats.dequantize import dequantize
+from vivace.formats.safetensors_writer import write_safetensors
 from vivace.quantize.options import quantize_options
 from vivace.quantize.quantization import QuantizationResult, quantize_model
 from vivace.quantize.run_directory import RunDirectory
@@ -139,9 +144,29 @@ def test_what_cannot_be_quantised(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="neither a directory"):
         quantize_model(str(tmp_path / "nowhere"), tmp_path / "out", quantize_options("rtn"))
     with pytest.raises(ConfigError, match="names no layer"):
-        quantize_model(str(model), tmp_path / "out", quantize_options("rtn", skip_layers=("9",)))
+        quantize_model(str(model), tmp_path / "out", quantize_options("w8a8", skip_layers=("9",)))
     with pytest.raises(ConfigError, match="no such file"):
-        quantize_model(str(model), tmp_path / "out", quantize_options("gptq"), calibration="nothing.txt")
+        quantize_model(
+            str(model), tmp_path / "out", quantize_options("gptq", format="dense"), calibration="nothing.txt"
+        )
     with pytest.raises(ConfigError, match=r"is 48 x 48: awq files need .* whole groups of 32"):
         quantize_model(str(model), tmp_path / "out", quantize_options("awq", group_size=32))
+    with pytest.raises(ConfigError, match=r"groups are computed in whole 32 inputs; take w8a8, or leave it float"):
+        quantize_model(str(model), tmp_path / "out", quantize_options("rtn"))
     assert {path.name for path in tmp_path.iterdir()} == {"once"}
+
+
+def test_a_model_that_overflows_is_refused(model: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(model, broken)
+    with open_safetensors(model) as checkpoint:
+        tensors = {name: dequantize(checkpoint.tensor(name)) for name in checkpoint.names()}
+    tensors["model.layers.2.mlp.up_proj.weight"] *= np.float32(1e30)
+    tensors["model.layers.2.mlp.down_proj.weight"] *= np.float32(1e30)
+    write_safetensors(broken / "model.safetensors", tensors)
+    with pytest.raises(ConfigError, match="layer 2 computes NaN or infinity"):
+        quantized(broken, tmp_path / "out", "gptq")
+    tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = np.nan
+    write_safetensors(broken / "model.safetensors", tensors)
+    with pytest.raises(ModelFileError, match=r"layers\.1\.mlp\.up_proj.*NaN or infinity"):
+        quantized(broken, tmp_path / "other", "rtn")

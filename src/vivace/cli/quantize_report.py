@@ -159,6 +159,6 @@ def sentence(comparison: Comparison, result: QuantizationResult) -> str:
     return (
         f"You gain {size} and {speed:.2f} times the decode speed; you lose {max(change, 0):.2f}% in perplexity "
         f"({before.perplexity:.3f} to {after.perplexity:.3f}), and the model prefers another token in {others:.1f}% "
-        f"of all places. Measured on {comparison.num_tokens} tokens of text, and on {OUTPUT_LEN} tokens decoded behind "
-        f"{PROMPT_LEN}; calibrated on {result.data}."
+        f"of all places. Measured on {comparison.num_tokens} tokens of text, and on {OUTPUT_LEN} tokens decoded "
+        f"behind {PROMPT_LEN}; calibrated on {result.data}."
     )

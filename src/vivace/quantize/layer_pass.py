@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vivace.core.errors import ConfigError
 from vivace.models.spec import ModelSpec
 from vivace.quantize.decoder_layer import STAGE_OF, STAGES, DecoderLayer, Floats, StageName
 
@@ -97,7 +98,13 @@ class LayerPass:
             before = self.hidden_TD if stage == "o" else arrays["attended"]
             after = arrays["attended"] if stage == "o" else self.output_TD  # the products, then the sum
             norm = "post_attention_norm" if stage == "o" else "post_feed_forward_norm"
-            after[tokens] = layer.added(np.asarray(before[tokens]), np.asarray(after[tokens]), norm)
+            sums_TD = layer.added(np.asarray(before[tokens]), np.asarray(after[tokens]), norm)
+            if not np.isfinite(sums_TD).all():
+                raise ConfigError(
+                    f"layer {layer.index} computes NaN or infinity on the calibration text: the weights are broken, "
+                    "or made for another tokenizer"
+                )
+            after[tokens] = sums_TD
 
     def run(
         self,

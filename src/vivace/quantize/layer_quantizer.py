@@ -194,7 +194,7 @@ class LayerQuantizer:
         for matrix in rounded:
             fused.setdefault(self.model.source(matrix, scaling.layer).name, []).append(matrix)
         for name, parts in fused.items():
-            matrices = [matrix for part in parts if (matrix := rounded[part]) is not None]
+            matrices = [one for part in parts if (one := rounded[part]) is not None]
             output.bits_of_module[name.removesuffix(".weight")] = matrices[0].bits if matrices else None
             if matrices:
                 whole = matrices[0] if len(matrices) == 1 else stacked(matrices)

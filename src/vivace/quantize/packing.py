@@ -39,15 +39,20 @@ def check_shape(options: QuantizeOptions, name: str, shape: tuple[int, ...]) -> 
     """Raises UnsupportedError where the format cannot hold a matrix of this shape: before hours of work."""
     num_outputs, num_inputs = shape
     group_size = num_inputs if options.group_size == PER_ROW else options.group_size
-    way_out = "give --format compressed-tensors, or leave it float with --skip-layers"
-    if options.format == "gptq" and (num_inputs * options.bits % 32 or num_outputs * options.bits % 32):
+    way_out = "leave it float with --skip-layers"
+    if options.format in ("gptq", "compressed-tensors") and options.method not in INT8_METHODS and num_inputs % 32:
         raise UnsupportedError(
-            f"{name} is {num_outputs} x {num_inputs}: gptq files pack whole 32-bit words; {way_out}"
+            f"{name} is {num_outputs} x {num_inputs}: groups are computed in whole 32 inputs; take w8a8, or {way_out}"
+        )
+    if options.format == "gptq" and num_outputs * options.bits % 32:
+        raise UnsupportedError(
+            f"{name} is {num_outputs} x {num_inputs}: gptq files pack outputs into whole 32-bit words; give --format "
+            f"compressed-tensors, or {way_out}"
         )
     if options.format == "awq" and (num_outputs % 8 or num_inputs % group_size):
         raise UnsupportedError(
             f"{name} is {num_outputs} x {num_inputs}: awq files need outputs in eights and whole groups of "
-            f"{group_size} inputs; give another --group-size, or {way_out}"
+            f"{group_size} inputs; give another --group-size, --format compressed-tensors, or {way_out}"
         )
 
 

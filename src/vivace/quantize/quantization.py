@@ -64,7 +64,13 @@ def quantize_model(
 
     Raises ConfigError for a request that cannot be met, ModelFileError for a broken model.
     """
-    with SourceModel(model) as source:
+    if (options.format == "gguf") != (output.suffix.lower() == ".gguf"):
+        raise ConfigError(
+            f"{output}: a GGUF file's name ends with .gguf"
+            if options.format == "gguf"
+            else f"{output}: {options.format} makes a folder; a GGUF file comes of --method gguf"
+        )
+    with np.errstate(over="ignore", invalid="ignore"), SourceModel(model) as source:  # checked layer by layer
         data = None
         if options.is_calibrated:
             window = min(options.seq_len, source.spec.max_position_embeddings)
