@@ -20,9 +20,9 @@ from vivace.resources import embedded_model_path
 pytest.importorskip("llama_cpp", reason="llama.cpp's Python binding is not installed: pip install 'vivace[peers]'")
 sys.path.insert(0, str(Path(__file__).parents[2] / "benches"))
 
-import gguf_quality as quality  # noqa: E402
-from engine_logits import EngineModel  # noqa: E402
-from gguf_quality import peer  # noqa: E402
+import gguf_quality as quality
+from engine_logits import EngineModel
+from gguf_quality import peer
 
 QUANTISED = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0")
 NUM_WINDOWS = 12
