@@ -20,12 +20,12 @@ from vivace.resources import embedded_model_path
 pytest.importorskip("llama_cpp", reason="llama.cpp's Python binding is not installed: pip install 'vivace[peers]'")
 sys.path.insert(0, str(Path(__file__).parents[2] / "benches"))
 
-import gguf_quality as quality  # noqa: E402
-from engine_logits import EngineModel  # noqa: E402
-from gguf_quality import peer  # noqa: E402
+import gguf_quality as quality
+from engine_logits import EngineModel
+from gguf_quality import peer
 
 QUANTISED = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0")
-NUM_WINDOWS = 6
+NUM_WINDOWS = 12
 
 
 class Measured:
@@ -72,7 +72,7 @@ def test_both_engines_give_the_same_perplexity(model: str, file_type: str, reque
     export_gguf(measured.directory, path, file_type, measured.importance)
     ours, theirs = measured.by_us(path), measured.by_llama_cpp(path)
     assert ours[3] == pytest.approx(theirs[3], rel=1e-4 if file_type == "F32" else 3e-3)
-    # Our way of computing it is as near the float32 model. On so few windows of so small a model a ratio moves by 3%.
+    # Our way of computing it is as near the float32 model. On 12 windows of stories260K a ratio moves by 3%.
     assert ours[0] <= max(1.1 * theirs[0], 1e-6)
 
 

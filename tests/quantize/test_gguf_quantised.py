@@ -143,7 +143,7 @@ def test_names_of_either_kind_give_the_same_bytes(embedded: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda all_: {"model.layers.99.mlp.up_proj.weight": np.ones(256, np.float32)}, "belongs to this model"),
+        (lambda _: {"model.layers.99.mlp.up_proj.weight": np.ones(256, np.float32)}, "belongs to this model"),
         (lambda all_: all_ | {"model.layers.3.mlp.down_proj.weight": np.ones(256, np.float32)}, "512 inputs"),
         (lambda all_: all_ | {"model.layers.3.mlp.up_proj.weight": np.full(256, np.nan, np.float32)}, "not finite"),
     ],
