@@ -2,10 +2,10 @@
 
     python benches/speculate.py [MODEL] [--draft embedded-draft] [--prompts FILE.txt] [--batches 1 4 16] [--rounds 5]
 
-Prompts are pieces of a text (default: copy-heavy ones made here, and the beginnings of the package's own sample); for
-each method and batch size every round decodes the same requests with and without speculation. Prints a Markdown table:
-plain decoding, the median of the per-round ratios (minimum - maximum), tokens that a step brings,
-and the share of guesses that stood by position. Texts are compared: a difference ends the run.
+Prompts are pieces of a text (default: copy-heavy ones made here, and the beginnings of the package's own sample);
+for method and batch size every round decodes the same requests with and without speculation. Prints a Markdown
+table: plain decoding, the median of the per-round ratios (minimum - maximum), tokens that a step brings, and the
+share of guesses that stood by position. Texts are compared: a difference ends the run.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def compare(plain: LLM, speculating: LLM, prompts: list[list[int]], params: Samp
     rows = (rounds + 1) * len(prompts) * OUTPUT_LEN / max(1, steps) / len(prompts)
     by_position = " ".join(f"{count / drafts:.2f}" for count in accepted)
     return (
-        f"{statistics.median(speeds):.0f} | {statistics.median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f}) | "
+        f"{statistics.median(speeds):.0f} | "
+        f"{statistics.median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f}) | "
         f"{rows:.2f} | {by_position}"
     )
 
