@@ -161,8 +161,9 @@ def test_a_model_that_overflows_is_refused(model: Path, tmp_path: Path) -> None:
     shutil.copytree(model, broken)
     with open_safetensors(model) as checkpoint:
         tensors = {name: dequantize(checkpoint.tensor(name)) for name in checkpoint.names()}
-    tensors["model.layers.2.mlp.up_proj.weight"] *= np.float32(1e30)
-    tensors["model.layers.2.mlp.down_proj.weight"] *= np.float32(1e30)
+    for name in ("gate", "up", "down"):  # each in the reach of scales, their product not in that of floats
+        tensors[f"model.layers.2.mlp.{name}_proj.weight"] *= np.float32(1e4 if name == "gate" else 1e5)
+    tensors["model.layers.2.post_attention_layernorm.weight"] *= np.float32(1e20)
     write_safetensors(broken / "model.safetensors", tensors)
     with pytest.raises(ConfigError, match="layer 2 computes NaN or infinity"):
         quantized(broken, tmp_path / "out", "gptq")

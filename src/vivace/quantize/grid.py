@@ -12,9 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vivace.core.errors import UnsupportedError
 from vivace.formats.quantized_matrix import QuantizedMatrix
 
 Floats = NDArray[np.floating]
+LARGEST_HALF = 65504
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,7 +47,7 @@ class Grid:
 
 def fit_grid(weights_Ng: Floats, bits: int, symmetric: bool, shrink: float | Floats = 1.0) -> Grid:
     """The grid that spans a group's extremes, times `shrink` (a number or one a row): weights beyond are clipped.
-    Numbers must be finite.
+    Numbers must be finite. Raises UnsupportedError where a scale does not fit half precision.
 
     Symmetric: zero in the middle, 2**(bits - 1); 15 levels of 4 bits span twice the largest magnitude, int8 keeps to
     -127..127. Asymmetric: between min(w, 0) and max(w, 0). A group of zeros gets scale 1.
@@ -111,6 +113,11 @@ def assemble(
 
 
 def _half(scale: Floats) -> NDArray[np.float32]:
-    """Rounded to half precision and kept inside it; what would be 0 there is 1, and its codes are all zero."""
-    rounded = np.minimum(scale, 65504).astype(np.float16).astype(np.float32)
+    """Rounded to half precision; what would be 0 there is 1, and its codes are all zero."""
+    if not scale.max(initial=0) <= LARGEST_HALF:
+        raise UnsupportedError(
+            f"weights of a group span {scale.max():.3g} a level; files hold scales up to {LARGEST_HALF}: leave this "
+            "layer float with --skip-layers, or take w8a8"
+        )
+    rounded = scale.astype(np.float16).astype(np.float32)
     return np.where(rounded > 0, rounded, np.float32(1))

@@ -18,6 +18,7 @@ from vivace.core.errors import ConfigError
 from vivace.models.spec import ModelSpec
 from vivace.quantize.decoder_layer import STAGE_OF, STAGES, DecoderLayer, Floats, StageName
 
+LARGEST_ACTIVATION = 1e15  # sums of squares of some thousands stay in the reach of float32
 TOKENS_AT_ONCE = 1024  # of a chunk: enough rows for a product's full speed, 8 MiB of them at 2048 columns
 
 
@@ -63,17 +64,30 @@ class LayerPass:
         self.layer, self.hidden_TD, self.output_TD, self.scratch = layer, hidden_TD, output_TD, scratch
 
     def inputs(self, stage: StageName) -> Iterator[tuple[slice, Floats]]:
-        """What the stage's matrices multiply, chunk by chunk: (tokens, [T of the chunk, K])."""
-        arrays, layer = self.scratch.arrays, self.layer
+        """What the stage's matrices multiply, chunk by chunk: (tokens, [T of the chunk, K]).
+
+        Raises ConfigError for NaN, infinity and numbers whose squares would soon be that.
+        """
         for tokens in self.scratch.chunks():
-            if stage == "qkv":
-                yield tokens, layer.normed("attention_norm", np.asarray(self.hidden_TD[tokens]))
-            elif stage == "o":
-                yield tokens, np.asarray(arrays["heads"][tokens])
-            elif stage == "gate_up":
-                yield tokens, layer.normed("feed_forward_norm", np.asarray(arrays["attended"][tokens]))
-            else:
-                yield tokens, layer.activated(np.asarray(arrays["gate_up"][tokens]))
+            inputs_TK = self._inputs(stage, tokens)
+            if not np.abs(inputs_TK).max() < LARGEST_ACTIVATION:
+                raise ConfigError(
+                    f"layer {self.layer.index} computes NaN or infinity on the calibration text: the weights are "
+                    "broken, or made for another tokenizer"
+                )
+            yield tokens, inputs_TK
+
+    def _inputs(self, stage: StageName, tokens: slice) -> Floats:
+        arrays, layer = self.scratch.arrays, self.layer
+        match stage:
+            case "qkv":
+                return layer.normed("attention_norm", np.asarray(self.hidden_TD[tokens]))
+            case "o":
+                return np.asarray(arrays["heads"][tokens])
+            case "gate_up":
+                return layer.normed("feed_forward_norm", np.asarray(arrays["attended"][tokens]))
+            case "down":
+                return layer.activated(np.asarray(arrays["gate_up"][tokens]))
 
     def apply(self, matrix: str, rows: slice, weights_NK: Floats) -> None:
         """Computes the outputs of some rows of a matrix for all tokens."""
@@ -98,13 +112,7 @@ class LayerPass:
             before = self.hidden_TD if stage == "o" else arrays["attended"]
             after = arrays["attended"] if stage == "o" else self.output_TD  # the products, then the sum
             norm = "post_attention_norm" if stage == "o" else "post_feed_forward_norm"
-            sums_TD = layer.added(np.asarray(before[tokens]), np.asarray(after[tokens]), norm)
-            if not np.isfinite(sums_TD).all():
-                raise ConfigError(
-                    f"layer {layer.index} computes NaN or infinity on the calibration text: the weights are broken, "
-                    "or made for another tokenizer"
-                )
-            after[tokens] = sums_TD
+            after[tokens] = layer.added(np.asarray(before[tokens]), np.asarray(after[tokens]), norm)
 
     def run(
         self,
