@@ -35,9 +35,9 @@ WORKS = {
     for work in (
         Work("prefill 512", 1, 512, 1),
         Work("decode 1", 1, 128, 33),
-        Work("decode 8", 8, 128, 25),
-        Work("decode 16", 16, 128, 17),
-        Work("decode 32", 32, 128, 13),
+        Work("decode 8", 8, 32, 25),
+        Work("decode 16", 16, 32, 17),
+        Work("decode 32", 32, 32, 13),
         Work("decode 1 at 2k", 1, 2048, 25),
         Work("decode 1 at 8k", 1, 8192, 17),
     )
