@@ -3,8 +3,8 @@
 // f32, f16: a block of one kv head holds its keys transposed, [head_dim, block_size], because a score is then a sum of
 // vectors over 16 keys with no sum across lanes; and its values [block_size, head_dim].
 //
-// bf16: the same in pairs, the operand of the bf16 dot product: keys [head_dim / 2, block_size, 2 dimensions] and values
-// [block_size / 2, head_dim, 2 tokens], odd counts rounded up.
+// bf16: the same in pairs, the operand of the bf16 dot product: keys [head_dim / 2, block_size, 2 dimensions] and
+// values [block_size / 2, head_dim, 2 tokens], odd counts rounded up.
 //
 // int8 and int4: a code c of 8 or 4 bits means scale * c + minimum, both bf16. Blocks are cut into units of 16 tokens.
 // int8 has one scale and minimum for each token's vector, int4 one for each 32 dimensions of it. A unit is

@@ -1,7 +1,7 @@
 // A fixed set of threads that run one function at a time, in one share for each thread.
 //
-// A share belongs to whichever thread takes it: the caller does not wait for a thread that another process keeps from its
-// core, but takes its share too, unless it was begun. With a busy neighbour pinned to one of two cores, tasks of 50 us
+// A share belongs to whichever thread takes it: the caller does not wait for a thread that another process keeps from
+// its core, but takes its share too, unless it was begun. With a busy neighbour pinned to one of two cores, tasks of 50 us
 // keep 55% of their rate that way; with shares bound to threads it was 31%.
 #pragma once
 

@@ -220,9 +220,10 @@ class DenseChunk {
         const int64_t block = rows_.block((start + key) / cache.block_size), slot = (start + key) % cache.block_size;
         const auto* from_keys = reinterpret_cast<const Element*>(cache.key_block(block, rows_.item.kv_head));
         const auto* from_values = reinterpret_cast<const Element*>(cache.value_block(block, rows_.item.kv_head));
+        const int64_t lane = key % KV_UNIT;
         for (int64_t d = 0; d < head_dim; ++d) {
-          keys[key_index<Element>(d, key % KV_UNIT, KV_UNIT)] = from_keys[key_index<Element>(d, slot, cache.block_size)];
-          values[value_index<Element>(d, key % KV_UNIT, padded_)] = from_values[value_index<Element>(d, slot, head_dim)];
+          keys[key_index<Element>(d, lane, KV_UNIT)] = from_keys[key_index<Element>(d, slot, cache.block_size)];
+          values[value_index<Element>(d, lane, padded_)] = from_values[value_index<Element>(d, slot, head_dim)];
         }
       }
     }
@@ -231,10 +232,10 @@ class DenseChunk {
   const ItemRows& rows_;
   int64_t padded_;
   float* weights_;
-  Weight* queries_;      // x the problem's scale
-  Element* regrouped_;   // [units][keys, values]
-  bool regroups_;        // blocks are not whole units
-  int64_t token_stride_; // lanes from one step of the keys' sum to the next
+  Weight* queries_;       // x the problem's scale
+  Element* regrouped_;    // [units][keys, values]
+  bool regroups_;         // blocks are not whole units
+  int64_t token_stride_;  // lanes from one step of the keys' sum to the next
   ChunkUnits units_;
 };
 

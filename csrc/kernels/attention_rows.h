@@ -126,8 +126,8 @@ VIVACE_INLINE V16 rounded_weight(V16 weight, BFloat16* to) {
 #endif
 }
 
-// Turns one row's scores of units [first, last) into weights exp(score - maximum), and gives the state their maximum and
-// the sum of what was kept of them. The row sees at least one key.
+// Turns one row's scores of units [first, last) into weights exp(score - maximum), and gives the state their maximum
+// and the sum of what was kept of them. The row sees at least one key.
 template <class Weight>
 VIVACE_INLINE void weigh_row(float softcap, Visible visible, int64_t first, int64_t last, float* scores,
                              Weight* weights, SoftmaxState state) {
