@@ -21,7 +21,7 @@ USUAL = LinearTuning(16 << 10, 3, 384 << 10, 256 << 10)
 def int4_weight(backend: CpuBackend, rows: int, columns: int) -> Weight:
     rng = np.random.default_rng(3)
     stored = rng.integers(0, 64, (rows, columns // 32 * 18), np.uint8)
-    return backend.pack("w", StoredTensor("q4_0", (rows, columns), stored))
+    return backend.pack("w", StoredTensor("w", "q4_0", (rows, columns), stored))
 
 
 def product(backend: CpuBackend, weight: Weight, num_rows: int) -> np.ndarray:
