@@ -31,7 +31,7 @@ TEXTS = [
 CHANGES: list[dict[str, Any]] = [
     {},
     {"max_num_batched_tokens": 9},
-    {"num_kv_blocks": 15},
+    {"num_kv_blocks": 8},
     {"enable_prefix_caching": False, "num_threads": 1},
     {"batching": "static", "static_batch_size": 3, "static_batch_timeout_ms": 0.0},
     {"kv_cache_dtype": "int8_per_token_head"},
