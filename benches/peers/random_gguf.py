@@ -77,7 +77,7 @@ def _vocabulary(spec: ModelSpec) -> dict[str, MetadataValue]:
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     spare = iter(range(256, 512))
     alphabet = [chr(byte) if byte in printable else chr(next(spare)) for byte in range(BYTES)]
-    words = [f"{alphabet[32]}w{number}" for number in range(spec.vocab_size - BYTES)]
+    words = [f"{alphabet[32]}w", *(f"{alphabet[32]}w{number}" for number in range(spec.vocab_size - BYTES - 1))]
     return {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "llama-bpe",
