@@ -30,8 +30,8 @@ def loss(figures: Quality) -> float:
 
 @pytest.fixture(scope="module")
 def outliers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Channels 40 times their size, and columns that read them a 40th: much smaller ones would fall between the levels
-    of int8 rows, which LLM.int8() does not claim to mend."""
+    """Channels 40 times their size, and columns that read them a 40th: much smaller ones would fall between the
+    levels of int8 rows, which LLM.int8() does not claim to mend."""
     room = tmp_path_factory.mktemp("outliers")
     return plant_outliers(embedded_model_path(), room / "model", num_channels=8, factor=40.0, seed=1)
 
