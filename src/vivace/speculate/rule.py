@@ -53,14 +53,17 @@ class LengthRule:
         if num_guesses:
             self.guessing.observe(num_guesses, guessing_s)
 
-    def choose(self, sequences: list[Sequence], available: list[int]) -> Choice:
-        """How many of the `available` guesses to make for each sequence of the next step."""
+    def choose(self, sequences: list[Sequence], available: list[int], num_steps: int = 1) -> Choice:
+        """How many of the `available` guesses to make for each sequence of the next step.
+
+        `num_steps` have gone by since it was last asked.
+        """
         if not any(available):
             return Choice([0] * len(sequences), "none", 1.0)
         if not self.adaptive:
             return Choice(list(available), "guess", 1.0)
         lengths, gain = self._best(sequences, available)
-        return self._refreshed(lengths, gain, available)
+        return self._refreshed(lengths, gain, available, num_steps)
 
     def _best(self, sequences: list[Sequence], available: list[int]) -> tuple[list[int], float]:
         """The best lengths if any are made, and their tokens a second over those of a plain step."""
@@ -80,10 +83,10 @@ class LengthRule:
         measured = self.guessing.seconds(counts)
         return measured if self.guessing.is_known else np.zeros(len(counts))
 
-    def _refreshed(self, lengths: list[int], gain: float, available: list[int]) -> Choice:
+    def _refreshed(self, lengths: list[int], gain: float, available: list[int], num_steps: int) -> Choice:
         """What pays, and now and then the other way, to know whether it still does."""
         pays = gain > MARGIN
-        self._steps_since_other = self._steps_since_other + 1 if pays == self._was_guessing else 0
+        self._steps_since_other = self._steps_since_other + num_steps if pays == self._was_guessing else 0
         self._was_guessing = pays
         if self._steps_since_other >= self._patience:
             self._steps_since_other = 0

@@ -15,6 +15,8 @@ from vivace.speculate.proposer import Proposer
 from vivace.speculate.rule import LengthRule
 from vivace.speculate.verification import Accepted, verify
 
+RESTING_STEPS = 24  # plain ones before the rule is asked again: asking takes 0.1 ms, most of a tiny model's step
+
 
 @dataclass(slots=True)
 class SpeculationStats:
@@ -36,6 +38,9 @@ class Speculation:
         self._rule = rule
         self._clock = clock
         self._began = self._guessed = 0.0
+        self._choosing_s = 0.0  # of the last choice: part of what guessing costs
+        self._num_resting = 0
+        self._num_steps = 1  # since the rule was asked
         self.stats = SpeculationStats(num_accepted_by_position=[0] * rule.most)
 
     def propose(self, plan: StepPlan) -> None:
@@ -59,7 +64,8 @@ class Speculation:
         items = plan.drafting
         num_guesses = sum(len(item.draft) for item in items)
         if all(item.samples and item.num_new == 1 + len(item.draft) for item in plan.scheduled):
-            self._rule.observe(plan.num_tokens, num_guesses, ended - self._guessed, self._guessed - self._began)
+            guessing_s = self._guessed - self._began + self._choosing_s
+            self._rule.observe(plan.num_tokens, num_guesses, ended - self._guessed, guessing_s)
         if not items:
             return Accepted([], [], [])
         accepted, counts = verify(plan, result)
@@ -70,15 +76,24 @@ class Speculation:
 
     def choose(self, plan: StepPlan) -> None:
         """After the step's tokens are appended: how many to guess for each sequence in the next one."""
+        if self._num_resting > 0:
+            self._num_resting -= 1
+            return
+        began = self._clock()
         going_on = [item.sequence for item in plan.scheduled if item.samples and _speculates(item.sequence)]
         if not going_on:
             return
         available = [self._proposer.available(sequence, self._rule.most) for sequence in going_on]
-        choice = self._rule.choose(going_on, available)
+        choice = self._rule.choose(going_on, available, self._num_steps)
+        self._num_steps = 1
+        if choice.kind == "plain":
+            self._num_resting, self._num_steps = RESTING_STEPS, RESTING_STEPS + 1
         for sequence, length in zip(going_on, choice.lengths, strict=True):
             sequence.num_speculative = length
         self.stats.num_choices[choice.kind] += 1
         self.stats.gain = choice.gain
+        if choice.kind == "guess":
+            self._choosing_s = self._clock() - began
 
     def forget(self, sequence: Sequence) -> None:
         """The sequence has ended."""
