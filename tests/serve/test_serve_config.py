@@ -11,6 +11,7 @@ import pytest
 from vivace.cli.serve import configurations
 from vivace.core.config import EngineConfig
 from vivace.core.errors import ConfigError
+from vivace.core.speculation import SpeculativeConfig
 from vivace.serve.config import ServeConfig
 from vivace.serve.config_file import ConfigFile
 from vivace.serve.http_server import is_loopback
@@ -70,6 +71,8 @@ def test_another_config_keeps_its_meaning() -> None:
         ("[serve]\nlog_format = 'xml'", "line 2: log_format must be one of text, json"),
         ("[serve]\nhost = {x = 1}", "line 2: host must be a string"),
         ("[engine]\nmodel = 5", "line 2: model must be a string"),
+        ('[engine]\nspeculative_config = {method = "ngrm"}', "must be one of ngram, draft_model"),
+        ("[engine]\nspeculative_config = 5", "speculative_config must be an object"),
         ("[engine]\nquantization = 'int3'", "line 2: quantization must be one of"),
         ("[serve]\nport = 70000", "line 2: port must be from 0 to 65535"),
         ("[serve]\nsend_timeout_s = 0", "line 2: send_timeout_s must be a number of seconds above 0"),
@@ -155,3 +158,11 @@ def test_a_wrong_flag_is_one_line_and_imports_no_server() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (2, "vivace: port must be from 0 to 65535, not 70000\n")
+
+
+def test_speculation_comes_from_a_table_or_a_flag(tmp_path: Path) -> None:
+    path = _write(tmp_path, '[engine]\nspeculative_config = {method = "ngram", num_speculative_tokens = 4}\n')
+    engine, _ = configurations({"config": path}, {})
+    assert engine.speculative_config == SpeculativeConfig("ngram", None, 4)
+    engine, _ = configurations({"config": path, "speculative_config": '{"method": "ngram"}'}, {})
+    assert engine.speculative_config == SpeculativeConfig("ngram")

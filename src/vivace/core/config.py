@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
 from vivace.core.errors import ConfigError
+from vivace.core.nearest_name import nearest_name
 from vivace.core.speculation import SpeculativeConfig
 
 LoadFormat = Literal["auto", "dummy"]
@@ -83,9 +83,7 @@ class EngineConfig:
         known = [field.name for field in fields(cls)]
         for key in options:
             if key not in known:
-                near = get_close_matches(key, known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
-                raise ConfigError(f"unknown option {key!r}{hint}")
+                raise ConfigError(f"unknown option {key!r}{nearest_name(key, known)}")
         if "speculative_config" in options:
             options = {**options, "speculative_config": SpeculativeConfig.parse(options["speculative_config"])}
         return cls(**options)

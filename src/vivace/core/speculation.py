@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
 from vivace.core.errors import ConfigError
+from vivace.core.nearest_name import nearest_name
 
 SpeculationMethod = Literal["ngram", "draft_model"]
 
@@ -63,9 +63,7 @@ class SpeculativeConfig:
         known = [field.name for field in fields(cls)]
         for key in values:
             if key not in known:
-                near = get_close_matches(key, known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
-                raise ConfigError(f"unknown key {key!r} in speculative_config{hint}")
+                raise ConfigError(f"unknown key {key!r} in speculative_config{nearest_name(key, known)}")
         if "method" not in values:
             raise ConfigError(f"speculative_config needs a method: {_EXAMPLE}")
         return cls(**values)

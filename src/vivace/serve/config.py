@@ -9,6 +9,7 @@ from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from vivace.core.errors import ConfigError
+from vivace.core.speculation import SpeculativeConfig
 
 LogFormat = Literal["text", "json"]
 
@@ -133,6 +134,9 @@ def check_type(name: str, value: object, hint: Any) -> None:
     if value is None and type(None) in kinds:
         return
     hint = kinds[0]
+    if hint is SpeculativeConfig:
+        SpeculativeConfig.parse(value)
+        return
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             raise ConfigError(f"{name} must be one of {', '.join(get_args(hint))}, not {value!r}")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from vivace.core.config import EngineConfig
 from vivace.core.errors import ConfigError
+from vivace.core.nearest_name import nearest_name
 from vivace.serve.config import ServeConfig, check_type
 
 SUFFIX = ".toml"
@@ -52,7 +52,9 @@ class ConfigFile:
 
     def _check_table(self, name: str) -> None:
         if name not in TABLES:
-            raise ConfigError(f"{self._where('', name)}: unknown table or key {name!r}{_nearest(name, [*TABLES])}")
+            raise ConfigError(
+                f"{self._where('', name)}: unknown table or key {name!r}{nearest_name(name, [*TABLES])}"
+            )
         table = self._tables[name]
         if not isinstance(table, dict):
             raise ConfigError(f"{self._where('', name)}: write [{name}] and its keys below it")
@@ -60,7 +62,9 @@ class ConfigFile:
         hints = get_type_hints(TABLES[name])
         for key, value in table.items():
             if key not in known:
-                raise ConfigError(f"{self._where(name, key)}: unknown key {key!r} in [{name}]{_nearest(key, known)}")
+                raise ConfigError(
+                    f"{self._where(name, key)}: unknown key {key!r} in [{name}]{nearest_name(key, known)}"
+                )
             table[key] = tuple(value) if isinstance(value, list) else value
             try:
                 check_type(key, table[key], hints[key])
@@ -79,8 +83,3 @@ class ConfigFile:
             elif current == table and stripped.partition("=")[0].partition(".")[0].strip(" \t\"'") == key:
                 return f"{self._path}, line {number}"
         return f"{self._path}, table [{table}]"
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    near = get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
