@@ -11,7 +11,7 @@ import numpy as np
 
 from vivace.evaluate.evaluation import Evaluation
 from vivace.evaluate.quality import Quality, TokenDivergences
-from vivace.evaluate.svg import FAINT, INK, MODEL_COLOR, REFERENCE_COLOR, Panel, bar, dot, line, picture, text
+from vivace.charts.svg import FAINT, INK, MODEL_COLOR, REFERENCE_COLOR, Panel, bar, dot, line, picture, text
 from vivace.evaluate.tasks import Metric, TaskResult
 
 WIDTH, LEFT, PLOT_WIDTH, PLOT_HEIGHT, PANEL_HEIGHT, HEADER_HEIGHT = 920, 80, 800, 180, 280, 110

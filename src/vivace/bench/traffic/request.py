@@ -1,0 +1,39 @@
+"""Traffic as data: what is asked, when, and how long the answer is. Who sends it is somebody else's matter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+Message = dict[str, str]  # role and content, as in OpenAI's chat API
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficRequest:
+    """One request. Exactly one of `text`, `token_ids` and `messages` is the prompt.
+
+    `arrival_s` counts from the start of the run; None in a closed loop, where a request goes out when a user is free.
+    `after` names an earlier request (its index) whose answer must have ended first: the next turn of a conversation or
+    of an agent's loop, sent `think_s` after it, with that answer's text in place of `{answer}` in the last-but-one message.
+    """
+
+    index: int
+    prompt_len: int  # tokens, as counted by the tokenizer of the traffic or told by the trace
+    output_len: int  # tokens of the answer: the end token is ignored
+    text: str | None = None
+    token_ids: tuple[int, ...] | None = None
+    messages: tuple[Message, ...] | None = None
+    arrival_s: float | None = None
+    after: int | None = None
+    think_s: float = 0.0
+    cancel_after_s: float | None = None  # the client leaves so long after it sent the request
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Requests in the order in which they are sent. `concurrency`: users of a closed loop, None in an open one."""
+
+    name: str
+    requests: tuple[TrafficRequest, ...]
+    seed: int = 0
+    concurrency: int | None = None
+    source: dict[str, object] = field(default_factory=dict)  # how it was made: for the record and the report

@@ -1,0 +1,1 @@
+"""Pictures in plain SVG and pages in plain HTML: no scripts from elsewhere, no library."""

@@ -1,0 +1,1 @@
+"""Predictions: will a model fit a machine, and how fast will it be there."""
