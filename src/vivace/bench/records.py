@@ -38,4 +38,4 @@ class ServerSample:
     num_waiting: float | None = None
     kv_usage: float | None = None
     resident_bytes: float | None = None
-    counters: dict[str, float] = field(default_factory=dict)  # by metric name without prefix, since the server's start
+    counters: dict[str, float] = field(default_factory=dict)  # by metric, since its start

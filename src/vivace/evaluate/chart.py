@@ -9,9 +9,9 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
+from vivace.charts.svg import FAINT, INK, MODEL_COLOR, REFERENCE_COLOR, Panel, bar, dot, line, picture, text
 from vivace.evaluate.evaluation import Evaluation
 from vivace.evaluate.quality import Quality, TokenDivergences
-from vivace.charts.svg import FAINT, INK, MODEL_COLOR, REFERENCE_COLOR, Panel, bar, dot, line, picture, text
 from vivace.evaluate.tasks import Metric, TaskResult
 
 WIDTH, LEFT, PLOT_WIDTH, PLOT_HEIGHT, PANEL_HEIGHT, HEADER_HEIGHT = 920, 80, 800, 180, 280, 110

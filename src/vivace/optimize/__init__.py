@@ -1,1 +1,1 @@
-"""The closed loop: try the techniques on this machine, judge speed and quality, write the configuration with its reasons."""
+"""The closed loop: try techniques on this machine, judge speed and quality, write the configuration with reasons."""

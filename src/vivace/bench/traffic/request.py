@@ -12,8 +12,8 @@ class TrafficRequest:
     """One request. Exactly one of `text`, `token_ids` and `messages` is the prompt.
 
     `arrival_s` counts from the start of the run; None in a closed loop, where a request goes out when a user is free.
-    `after` names an earlier request (its index) whose answer must have ended first: the next turn of a conversation or
-    of an agent's loop, sent `think_s` after it, with that answer's text in place of `{answer}` in the last-but-one message.
+    `after` is the index of an earlier request whose answer must have ended first: the next turn of a conversation or
+    of an agent's loop, sent `think_s` later; its last message but one, the assistant's, then gets that answer's text.
     """
 
     index: int
