@@ -74,9 +74,9 @@ def sample_row(sample: ServerSample) -> tuple[object, ...]:
 
 
 def server_sample(row: Sequence[Any]) -> ServerSample:
-    *gauges, counters = row
-    _expect_numbers(*(value for value in gauges if value is not None))
-    return ServerSample(*gauges, json_object(counters))
+    time_s, running, waiting, kv_usage, resident, counters = row
+    _expect_numbers(time_s, *(value for value in (running, waiting, kv_usage, resident) if value is not None))
+    return ServerSample(time_s, running, waiting, kv_usage, resident, json_object(counters))
 
 
 def stored_run(row: Sequence[Any]) -> StoredRun:
