@@ -162,7 +162,7 @@ function totals(now) {
   write_count("total-preemptions", now.engine.num_preemptions);
   write_count("total-restarts", now.engine.num_restarts);
   const { num_prefix_hits: hits, num_prefix_queries: queries } = now.blocks;
-  write("total-hits", hits, queries ? percent(hits / queries) : "–");
+  write("total-hits", queries ? hits / queries : null, queries ? percent(hits / queries) : "–");
   const { mean } = difference(null, now.latencies.first_token);
   write("total-ttft", mean, mean === null ? "–" : span(mean));
 }
