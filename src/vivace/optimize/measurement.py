@@ -12,7 +12,7 @@ class Measurement:
     """One run of the workload by all its users at once, and of its first requests by a single one.
 
     Rates are output tokens and requests a second; latencies milliseconds, medians unless the name says more. `single_*`
-    are those of one user alone. `goodput_per_s` counts requests that keep the SLO; None without one. Memory is that of
+    are those of one user alone, the latency a mean; a TPOT of 0: no answer had two tokens. `goodput_per_s` counts requests that keep the SLO; None without one. Memory is that of
     weights and KV pool, a draft's included. `seconds` is what the measurement took altogether.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -33,6 +34,7 @@ class _Underway:
 class TrafficRun:
     """Sends what is due, steps the engine, notes when each token came. Used once.
 
+    After `limit_s` seconds everything ends: what is under way is cancelled with the tokens that it has.
     In a closed loop a user who has an answer sends at once: pauses between turns cost the measurement's time, not the
     engine's. In an open one requests come at their `arrival_s`.
     """
@@ -44,11 +46,12 @@ class TrafficRun:
         traffic: Traffic,
         *,
         greedy: bool = False,
+        limit_s: float = math.inf,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._engine, self._prompts, self._traffic = engine, prompts, traffic
-        self._greedy = greedy
+        self._greedy, self._limit_s = greedy, limit_s
         self._clock, self._sleep = clock, sleep
         self._users = traffic.concurrency
         self._known = {request.index for request in traffic.requests}
@@ -67,7 +70,9 @@ class TrafficRun:
         while self._ready or self._later or self._underway:
             now = self._clock() - started
             self._release(now)
-            if self._engine.num_unfinished:
+            if now >= self._limit_s:
+                self._give_up(now)
+            elif self._underway:
                 self._step(started)
             elif self._later and not self._ready:
                 self._sleep(max(0.0, (self._later[0].arrival_s or 0.0) - now))
@@ -96,6 +101,16 @@ class TrafficRun:
             if patience is not None and now - one.sent_s >= patience:
                 self._engine.abort(request_id)
 
+    def _give_up(self, now: float) -> None:
+        """Cancel what is under way; nothing else is sent."""
+        self._ready.clear()
+        self._later.clear()
+        self._followers.clear()
+        for request_id in self._underway:
+            self._engine.abort(request_id)
+        for event in self._engine.drain_events():
+            self._take(event, now)
+
     def _send(self, intended_s: float, request: TrafficRequest, now: float) -> None:
         prompt = self._encoded.pop(request.index, None) or self._prompts.token_ids(request)
         params = SamplingParams(
@@ -105,24 +120,29 @@ class TrafficRun:
             ignore_eos=True,
         )
         request_id = str(request.index)
+        if self._users is not None:
+            intended_s = now  # this is when a user is free
         try:
             self._engine.add(request_id, prompt, params)
         except RequestError as error:
             self._records.append(_refused(request, intended_s, now, len(prompt), str(error)))
             self._follow(request, [], now)
             return
-        self._underway[request_id] = _Underway(request, max(intended_s, 0.0), now, len(prompt))
+        self._underway[request_id] = _Underway(request, intended_s, now, len(prompt))
 
     def _step(self, started: float) -> None:
         events = self._engine.step()
         now = self._clock() - started
         for event in events:
-            one = self._underway[event.request_id]
-            if event.token is not None:
-                one.tokens.append(event.token)
-                one.token_s.append(now)
-            if event.finish is not None:
-                self._finish(event, one, now)
+            self._take(event, now)
+
+    def _take(self, event: TokenEvent, now: float) -> None:
+        one = self._underway[event.request_id]
+        if event.token is not None:
+            one.tokens.append(event.token)
+            one.token_s.append(now)
+        if event.finish is not None:
+            self._finish(event, one, now)
 
     def _finish(self, event: TokenEvent, one: _Underway, now: float) -> None:
         known = self._engine.record(event.request_id)

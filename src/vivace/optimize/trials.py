@@ -85,6 +85,11 @@ class Trials:
         found = self.notebook.entry(key, lambda: self._judge(candidate))
         return Quality.from_record(found) if found else None
 
+    def known_quality(self, candidate: Candidate) -> Quality | None:
+        """As `quality`, but None where it was not judged."""
+        found = self.notebook.known("quality " + " ".join(candidate.logits_key))
+        return Quality.from_record(found) if found else None
+
     def interaction(self, candidate: Candidate) -> Interaction:
         key = f"interaction {candidate.key}"
         return Interaction.from_record(self.notebook.entry(key, lambda: self._compare(candidate)))
