@@ -56,7 +56,7 @@ class Search:
 
     def entrants(self) -> list[Candidate]:
         """The promising, best first: one of every pair of weights and cache, and what is near the very best."""
-        expected = [(one, self.forecast(one)) for one in self.space.candidates()]
+        expected = [(one, self.forecast(one)) for one in self.space.candidates(foreseeable=True)]
         self.num_forecast = len(expected)
         allowed = [(one, cast) for one, cast in expected if self._fits(one, cast)]
         ranked = sorted(allowed, key=lambda pair: -self.objective.promise(*pair))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
+from math import prod
 from typing import Any
 
 from vivace.core.speculation import SpeculativeConfig
@@ -15,6 +16,7 @@ SEQS = (1, 4, 16, 32, 64, 128, 256)
 TOKENS_A_STEP = (64, 128, 256, 512, 1024, 2048)
 BLOCK_SIZES = (16, 32, 64)
 GUESSES = (2, 4, 8)
+UNFORESEEN = ("block_size", "enable_prefix_caching")  # a model of the machine knows nothing of them: only runs tell
 MAX_FLOAT32_BYTES = 8 << 30  # 32-bit weights of a larger model measure patience
 
 
@@ -49,16 +51,19 @@ class Space:
     axes: dict[str, tuple[Any, ...]]
     exclusions: tuple[Exclusion, ...] = ()
 
-    def candidates(self) -> Iterator[Candidate]:
-        """All of them, in a fixed order."""
-        for values in product(*self.axes.values()):
-            candidate = Candidate(**dict(zip(self.axes, values, strict=True)))
+    def candidates(self, *, foreseeable: bool = False) -> Iterator[Candidate]:
+        """All of them, in a fixed order; `foreseeable`: those that a forecast tells apart, the others' values being the
+        mildest."""
+        axes = {name: values[:1] if foreseeable and name in UNFORESEEN else values for name, values in self.axes.items()}
+        for values in product(*axes.values()):
+            candidate = Candidate(**dict(zip(axes, values, strict=True)))
             if is_sound(candidate):
                 yield candidate
 
     @property
     def size(self) -> int:
-        return sum(1 for _ in self.candidates())
+        """Combinations, unsound ones included."""
+        return prod(len(values) for values in self.axes.values())
 
     def neighbours(self, candidate: Candidate) -> list[Candidate]:
         """One value changed: to the next one each way on an ordered axis, to any other one elsewhere."""
@@ -74,16 +79,6 @@ class Space:
 
     def _least_budget(self, max_num_seqs: int) -> int:
         return min(value for value in self.axes["max_num_batched_tokens"] if value >= max_num_seqs)
-
-    def middle(self) -> Candidate:
-        """The mildest on every axis but for the sizes, which are in the middle: where a first guess begins."""
-        values = {axis: choices[0] for axis, choices in self.axes.items()}
-        for axis in ("max_num_seqs", "max_num_batched_tokens"):
-            values[axis] = self.axes[axis][len(self.axes[axis]) // 2]
-        values["max_num_batched_tokens"] = max(
-            values["max_num_batched_tokens"], self._least_budget(values["max_num_seqs"])
-        )
-        return Candidate(**values)
 
 
 def is_sound(candidate: Candidate) -> bool:
