@@ -14,7 +14,7 @@ from vivace.optimize.gate import Gate
 from vivace.optimize.ladder import LADDER_UNTIL, Ladder, climb, techniques
 from vivace.optimize.objective import Objective
 from vivace.optimize.search import Search
-from vivace.optimize.space import Space, Surroundings
+from vivace.optimize.space import Space, Surroundings, usual
 from vivace.optimize.trials import Trials
 
 FINALISTS = 4
@@ -40,6 +40,9 @@ class Optimization:
     def run(self) -> Answer:
         """Raises `ConfigError` where no candidate passes; `answer` tells what is known at any moment."""
         self.search = Search(self.space, self.trials, self.objective, self.gate, self.max_entrants)
+        self.ladder = Ladder(self.naive)
+        for first in (self.naive, usual(self.space)):  # whatever the time: there is something to say and to serve
+            self.trials.run(first)
         steps = techniques(self.space, self.surroundings, self.naive)
         self.ladder = climb(self.trials, self.gate, self.naive, steps)
         eight = batch_of_eight(self.naive)

@@ -23,6 +23,7 @@ class PromptReader:
 
     tokenizer: Tokenizer
     max_model_len: int
+    vocab_size: int
     is_own: bool = True
 
     def token_ids(self, request: TrafficRequest) -> list[int]:
@@ -33,7 +34,8 @@ class PromptReader:
             found = encode_chat(self.tokenizer, request.messages, template=self._template)
         else:
             found = self.tokenizer.encode(request.text or "")
-        return found[: max(1, self.max_model_len - request.output_len)] or [0]
+        found = found[: max(1, self.max_model_len - request.output_len)] or [0]
+        return found if self.is_own else [token % self.vocab_size for token in found]
 
     def with_answer(self, request: TrafficRequest, answer: list[int]) -> TrafficRequest:
         """The next turn, with what the model said in the place of the assistant's last message."""

@@ -102,6 +102,15 @@ def naive(surroundings: Surroundings) -> Candidate:
     )
 
 
+def usual(space: Space) -> Candidate:
+    """What `vivace serve` does when it is not told more: weights and cache as wide as they come, everybody at once."""
+    values = {axis: choices[0] for axis, choices in space.axes.items()}
+    seqs = values["max_num_seqs"] = space.axes["max_num_seqs"][-1]
+    budgets = space.axes["max_num_batched_tokens"]
+    values["max_num_batched_tokens"] = next((value for value in budgets if value >= max(512, seqs)), budgets[-1])
+    return Candidate(**values)
+
+
 def make_space(surroundings: Surroundings) -> Space:
     """The axes for a model, a machine and a workload."""
     exclusions: list[Exclusion] = []

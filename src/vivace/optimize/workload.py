@@ -51,6 +51,13 @@ class Workload:
     def output_len(self) -> float:
         return sum(one.output_len for one in self.crowd.requests) / self.num_requests
 
+    @property
+    def repeated_len(self) -> float:
+        """Tokens of a prompt that an earlier turn has, on average."""
+        by_index = {one.index: one for one in self.crowd.requests}
+        before = [by_index[one.after] for one in self.crowd.requests if one.after in by_index]
+        return sum(one.prompt_len + one.output_len for one in before) / self.num_requests
+
     def part(self, share: float) -> Workload:
         """The first requests of each kind."""
         if share >= 1:
