@@ -73,6 +73,8 @@ class Speculation:
         self._proposer.end_step(plan, result)
         for item, count in zip(items, counts, strict=True):
             self._rule.acceptance.observe(item.sequence, len(item.draft), count)
+            item.sequence.history.num_guessed += len(item.draft)
+            item.sequence.history.num_accepted += count
             self._count(len(item.draft), count)
         return accepted
 
