@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from vivace.charts.numbers import compact, percent, tick_label
 
 _STEPS = (1, 2, 2.5, 5, 10)
+_MORE_TICKS = 0.72  # a step may be so much below what was asked: better a tick more than half a chart empty
 _DECADE_PARTS = {1: (1,), 2: (1, 3), 3: (1, 2, 5)}
 
 
@@ -88,7 +89,7 @@ def _linear_scale(axis: Axis, low: float, high: float, start: float, end: float,
 
 def _round_step(rough: float) -> float:
     power = 10.0 ** math.floor(math.log10(rough))
-    return next(part * power for part in _STEPS if part * power >= rough * (1 - 1e-9))
+    return next(part * power for part in _STEPS if part * power >= rough * _MORE_TICKS)
 
 
 def _log_scale(axis: Axis, low: float, high: float, start: float, end: float, num_ticks: int) -> Scale:
