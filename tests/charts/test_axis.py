@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -23,7 +24,7 @@ def test_ticks(values: list[float], log: bool, num_ticks: int) -> None:
     for value, _ in scale.ticks:
         assert 100 - 1e-6 <= scale.at(value) <= 500 + 1e-6
     for value in values:
-        assert 100 <= scale.at(value) <= 500
+        assert 100 - 1e-6 <= scale.at(value) <= 500 + 1e-6
         assert scale.low <= value * (1 + 1e-9)
         assert value <= scale.high * (1 + 1e-9)
 
@@ -32,7 +33,7 @@ def test_ticks(values: list[float], log: bool, num_ticks: int) -> None:
 def test_linear_places_keep_their_order(values: list[float], from_zero: bool) -> None:
     scale = Axis("x", from_zero=from_zero).scale(values, 300, 0)  # a value axis: upwards
     places = [scale.at(value) for value in sorted(values)]
-    assert places == sorted(places, reverse=True)
+    assert all(after <= before + 1e-6 for before, after in pairwise(places))
 
 
 def test_empty_and_equal_data_have_an_axis() -> None:
@@ -46,11 +47,9 @@ def test_round_steps() -> None:
     assert [label for _, label in Axis("x").scale([0, 97], 0, 100).ticks] == ["0", "20", "40", "60", "80", "100"]
     shares = Axis("x", share=True, from_zero=False).scale([0.925, 0.975], 0, 100, num_ticks=3)
     assert [label for _, label in shares.ticks] == ["92%", "94%", "96%", "98%"]
-    assert [label for _, label in Axis("x", log=True).scale([3, 4000], 0, 100).ticks] == [
-        "10",
-        "100",
-        "1,000",
-    ] or [value for value, _ in Axis("x", log=True).scale([3, 4000], 0, 100).ticks]
+    decades = Axis("x", log=True)
+    assert [label for _, label in decades.scale([3, 4000], 0, 100, num_ticks=4).ticks] == ["10", "100", "1,000"]
+    assert [label for _, label in decades.scale([12, 19], 0, 100).ticks] == ["10", "15", "20"]
 
 
 def test_inverse() -> None:
