@@ -15,6 +15,7 @@ from vivace.core.sequence import Sequence
 from vivace.core.step import ScheduledSequence, StepPlan
 from vivace.ops.backend import Backend, Executable, KVCache
 from vivace.runtime.batch import BatchBuilder
+from vivace.runtime.runner import StepResult
 from vivace.runtime.sampler import SamplerInputs
 
 
@@ -84,6 +85,9 @@ class DraftModel:
         for sequence, made in guesses.items():
             self._progress[sequence].guesses = made[:-1]  # the last one was not computed
         return list(guesses.values())
+
+    def end_step(self, plan: StepPlan, result: StepResult) -> None:
+        """Nothing: accepted guesses are noticed when it is asked again."""
 
     def forget(self, sequence: Sequence) -> None:
         self._progress.pop(sequence, None)

@@ -67,8 +67,10 @@ class Speculation:
             guessing_s = self._guessed - self._began + self._choosing_s
             self._rule.observe(plan.num_tokens, num_guesses, ended - self._guessed, guessing_s)
         if not items:
+            self._proposer.end_step(plan, result)
             return Accepted([], [], [])
         accepted, counts = verify(plan, result)
+        self._proposer.end_step(plan, result)
         for item, count in zip(items, counts, strict=True):
             self._rule.acceptance.observe(item.sequence, len(item.draft), count)
             self._count(len(item.draft), count)
