@@ -53,6 +53,8 @@ class Efficiency:
     row_floats: float = 0.25  # share of the read rate at which rows between products are read and written
     step_s: float = 300e-6  # the engine's own work for a step
     op_s: float = 2e-6  # start and end of an operation
+    product_op_s: float = 2e-6  # of a product
+    attention_keys: float = 16  # computed for each query beside those that count: blocks are padded
     sequence_s: float = 2e-6  # the engine's own work for a sequence in a step
     logit_s: float = 1e-10  # sampling
 

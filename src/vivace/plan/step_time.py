@@ -17,8 +17,10 @@ from vivace.plan.machine import Machine, RateCurve
 from vivace.plan.memory import kv_spec
 from vivace.plan.weights import Product, StoredEncodings, WeightPlan, weight_plan
 
-LAYER_OPS, OUTER_OPS = 13, 5  # models/decoder.py: operations of a layer, and outside of them
+# models/decoder.py: operations of a layer and outside of them; products are counted apart.
+LAYER_OPS, OUTER_OPS, LAYER_PRODUCTS = 9, 4, 4
 FLOAT_BYTES = 4
+CACHED_SUFFIX = "@cache"  # of a measured curve for weights that stay in the last-level cache
 ATTENTION_UNITS = {"f32": "f32", "f16": "f16"}  # of a cache type; coded ones are unpacked to bf16
 # From weights of this share of the last-level cache on they begin to be evicted, from the other one all are, a step
 # walks over them in turn, so that least-recently-used keeps none.
@@ -61,8 +63,10 @@ class StepModel:
         self._key_s = kv.bytes_per_token / kv.num_layers / (read * efficiency.kv_bandwidth)
         self._pair_operations = 4.0 * spec.query_size
         self._attention = _attention_curve(kv, machine)
+        self._extra_keys = efficiency.attention_keys
         num_ops = spec.num_layers * (LAYER_OPS + 2 * spec.qk_norm + 2 * spec.post_norms) + OUTER_OPS
-        self._fixed_s = efficiency.step_s + num_ops * efficiency.op_s
+        num_products = spec.num_layers * LAYER_PRODUCTS + 1
+        self._fixed_s = efficiency.step_s + num_ops * efficiency.op_s + num_products * efficiency.product_op_s
         self._row_s = row_floats(spec) * FLOAT_BYTES / (machine.read_bytes_per_s * efficiency.row_floats * compute)
         self._sequence_s = efficiency.sequence_s
         self._sampled_s = efficiency.logit_s * spec.vocab_size / compute
@@ -136,11 +140,13 @@ class StepModel:
         if num_decoding:
             seen = context_len + rows_each
             seen = seen if window is None else min(seen, window)
-            parts.append((num_decoding * rows_each * seen, num_decoding * seen, float(rows_each)))
+            pairs = num_decoding * rows_each * (seen + self._extra_keys)
+            parts.append((pairs, num_decoding * seen, float(rows_each)))
         if chunk_len:
             last = chunk_start + chunk_len
             keys = last if window is None else min(last, window + chunk_len - 1)
-            parts.append((_pairs(chunk_start, chunk_len, window), keys, chunk_len))
+            pairs = _pairs(chunk_start, chunk_len, window) + chunk_len * self._extra_keys
+            parts.append((pairs, keys, chunk_len))
         return parts
 
 
@@ -179,7 +185,7 @@ def _pairs(start: float, length: float, window: int | None) -> float:
 def _product_time(product: Product, machine: Machine, read: float, streamed: float) -> _ProductTime:
     efficiency = machine.efficiency
     share = efficiency.bandwidth.get(product.layout, efficiency.bandwidth[""])
-    curve = efficiency.rates.get(product.layout)
+    curve = efficiency.rates.get(product.layout + CACHED_SUFFIX if streamed < 0.5 else product.layout)
     if curve is None:
         curve = RateCurve((1,), (machine.peak(product.layout) * efficiency.arithmetic,))
     memory_s = product.num_bytes * streamed / (read * share)

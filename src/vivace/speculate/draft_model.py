@@ -15,6 +15,7 @@ from vivace.core.sequence import Sequence
 from vivace.core.step import ScheduledSequence, StepPlan
 from vivace.ops.backend import Backend, Executable, KVCache
 from vivace.runtime.batch import BatchBuilder
+from vivace.runtime.runner import StepResult
 from vivace.runtime.sampler import SamplerInputs
 
 
@@ -32,6 +33,8 @@ class DraftModel:
 
     `max_model_len` and `max_tokens` (of a step) are the draft's limits.
     """
+
+    is_sequential = True
 
     def __init__(
         self,
@@ -59,6 +62,9 @@ class DraftModel:
     def available(self, sequence: Sequence, most: int) -> int:
         return max(0, min(most, self._max_model_len - len(sequence.tokens)))
 
+    def kind(self, sequence: Sequence) -> int:  # noqa: ARG002
+        return 0
+
     def begin_step(self, plan: StepPlan) -> None:
         """Follow the target's blocks."""
         if plan.block_copies:
@@ -84,6 +90,9 @@ class DraftModel:
         for sequence, made in guesses.items():
             self._progress[sequence].guesses = made[:-1]  # the last one was not computed
         return list(guesses.values())
+
+    def end_step(self, plan: StepPlan, result: StepResult) -> None:
+        """Nothing: accepted guesses are noticed when it is asked again."""
 
     def forget(self, sequence: Sequence) -> None:
         self._progress.pop(sequence, None)
