@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
+import tokenizers
 
 from vivace.bench.traffic.prompt_text import PromptText
 from vivace.bench.traffic.prompt_tree import ENGINE_BLOCK_LEN, PromptTree
@@ -45,6 +46,13 @@ def test_prompts_have_their_length_to_the_token(shared: Path, tmp_path: Path, na
         prompt = tree.prompt(max(length, smallest))
         assert text.deviation(prompt, max(length, smallest)) == 0, (length, prompt[-40:])
         assert len(tokenizer.encode(prompt)) == max(length, smallest)
+
+
+def test_another_library_counts_the_same(shared: Path) -> None:
+    """GPT-2's vocabulary as its publisher's library reads it, which knows nothing of our tokenizer."""
+    library = tokenizers.Tokenizer.from_file(str(shared / "tokenizers" / "gpt2" / "tokenizer.json"))
+    tree = PromptTree(PromptText(load_tokenizer(shared / "tokenizers" / "gpt2")), 3)
+    assert [len(library.encode(tree.prompt(length)).ids) for length in LENGTHS] == list(LENGTHS)
 
 
 @pytest.mark.parametrize("name", NAMES)
