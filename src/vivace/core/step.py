@@ -36,6 +36,7 @@ class StepPlan:
     table_resets: list[Sequence] = field(default_factory=list)  # block tables to copy anew; others only grew
     preempted: list[Sequence] = field(default_factory=list)
     num_tokens: int = 0
+    num_chunks: int = 0  # of `scheduled`, those that compute tokens of a prompt; the engine counts them
 
     @property
     def drafting(self) -> list[ScheduledSequence]:

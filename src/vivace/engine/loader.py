@@ -47,6 +47,7 @@ class LoadedEngine:
     parameters: Parameters
     kv_spec: KVSpec
     choices: tuple[Choice, ...]
+    draft: LoadedDraft | None = None
 
     @property
     def weight_bytes(self) -> int:
@@ -93,6 +94,25 @@ def load_engine(config: EngineConfig, progress: Progress | None = None) -> Loade
         draft_block_bytes=draft.kv_spec.bytes_per_block if draft else 0,
     )
     return _assemble(config, resolved, spec, tokenizer, backend, parameters, draft, heads, packed)
+
+
+def load_again(loaded: LoadedEngine, config: EngineConfig) -> LoadedEngine:
+    """Another engine over the same weights, with a cache and a scheduler of its own, empty.
+
+    `config` has the model, quantization, threads and instruction set that `loaded` was loaded with. Errors as
+    `load_engine`.
+    """
+    spec, parameters = loaded.spec, loaded.parameters
+    draft = load_draft(config, spec, loaded.tokenizer, loaded.backend)
+    resolved = resolve(
+        config,
+        spec,
+        weights_are_f32=parameters.layers[0].q.layout == "f32",
+        available_bytes=available_memory_bytes(),
+        draft_block_bytes=draft.kv_spec.bytes_per_block if draft else 0,
+    )
+    packed = loaded.choices[0]
+    return _assemble(config, resolved, spec, loaded.tokenizer, loaded.backend, parameters, draft, packed)
 
 
 def load_model_tokenizer(config: EngineConfig) -> Tokenizer:
@@ -171,7 +191,7 @@ def _assemble(
         constraints=ConstraintRoom(tokenizer, eos_ids),
         speculation=speculation,
     )
-    return LoadedEngine(engine, tokenizer, spec, backend, parameters, kv_spec, (packed, *resolved.choices))
+    return LoadedEngine(engine, tokenizer, spec, backend, parameters, kv_spec, (packed, *resolved.choices), draft)
 
 
 def make_scheduler(config: ResolvedConfig, clock: Callable[[], float] = time.monotonic) -> Scheduler:

@@ -34,6 +34,8 @@ class DraftModel:
     `max_model_len` and `max_tokens` (of a step) are the draft's limits.
     """
 
+    is_sequential = True
+
     def __init__(
         self,
         backend: Backend,
@@ -59,6 +61,9 @@ class DraftModel:
 
     def available(self, sequence: Sequence, most: int) -> int:
         return max(0, min(most, self._max_model_len - len(sequence.tokens)))
+
+    def kind(self, sequence: Sequence) -> int:  # noqa: ARG002
+        return 0
 
     def begin_step(self, plan: StepPlan) -> None:
         """Follow the target's blocks."""
