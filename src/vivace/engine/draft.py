@@ -38,7 +38,7 @@ def load_draft(
 ) -> LoadedDraft | None:
     """The draft of `config`, None where none is asked for. Raises `ConfigError` if it does not go with the model."""
     wanted = config.speculative_config
-    if wanted is None or wanted.model is None:
+    if wanted is None or wanted.method != "draft_model" or wanted.model is None:
         return None
     source = locate(wanted.model)
     with open_checkpoint(source.path) as checkpoint:

@@ -18,6 +18,7 @@ from vivace.core.sequence import Sequence
 from vivace.core.step import ScheduledSequence, StepPlan
 from vivace.ops.backend import Backend, Executable, KVCache, StepInputs
 from vivace.runtime.batch import BatchBuilder
+from vivace.runtime.runner import StepResult
 from vivace.runtime.sampler import SamplerInputs
 
 
@@ -97,6 +98,9 @@ class DraftModel:
             self._progress[sequence].guesses = made[:-1]  # the last one was not computed
             self._forget_content(sequence, len(sequence.tokens), len(made) - 1)
         return list(guesses.values())
+
+    def end_step(self, plan: StepPlan, result: StepResult) -> None:
+        """Nothing: accepted guesses are noticed when it is asked again."""
 
     def forget(self, sequence: Sequence) -> None:
         self._progress.pop(sequence, None)

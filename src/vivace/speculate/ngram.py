@@ -11,6 +11,7 @@ from array import array
 
 from vivace.core.sequence import Sequence
 from vivace.core.step import ScheduledSequence, StepPlan
+from vivace.runtime.runner import StepResult
 
 MAX_CANDIDATES = 16
 LONGEST_MATCH = 32  # tokens: a longer common past says nothing more about what follows
@@ -101,6 +102,9 @@ class NgramProposer:
 
     def propose(self, items: list[ScheduledSequence]) -> list[list[int]]:
         return [self._guesses.get(item.sequence, [])[: len(item.draft)] for item in items]
+
+    def end_step(self, plan: StepPlan, result: StepResult) -> None:
+        """Nothing: the index follows texts alone."""
 
     def forget(self, sequence: Sequence) -> None:
         self._indexes.pop(sequence, None)

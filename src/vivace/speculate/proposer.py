@@ -6,6 +6,7 @@ from typing import Protocol
 
 from vivace.core.sequence import Sequence
 from vivace.core.step import ScheduledSequence, StepPlan
+from vivace.runtime.runner import StepResult
 
 
 class Proposer(Protocol):
@@ -28,6 +29,10 @@ class Proposer(Protocol):
 
     def propose(self, items: list[ScheduledSequence]) -> list[list[int]]:
         """Guesses for each item, `len(item.draft)` at most: what follows its sequence's tokens."""
+        ...
+
+    def end_step(self, plan: StepPlan, result: StepResult) -> None:
+        """Called after every step, its guesses verified and its plan not yet committed."""
         ...
 
     def forget(self, sequence: Sequence) -> None:

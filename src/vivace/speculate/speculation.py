@@ -79,8 +79,10 @@ class Speculation:
             cycle.num_sequences = cycle.num_tokens = len(plan.scheduled)
         items = plan.drafting
         if not items:
+            self._proposer.end_step(plan, result)
             return Accepted([], [], [])
         accepted, counts = verify(plan, result)
+        self._proposer.end_step(plan, result)
         cycle.num_tokens += sum(counts)
         observe, kind_of = self._rule.acceptance.observe, self._proposer.kind
         for item, count in zip(items, counts, strict=True):
