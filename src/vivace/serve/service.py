@@ -18,6 +18,7 @@ from vivace.serve.generation import Generation, Order
 from vivace.serve.logprob_shapes import LogprobShapes
 from vivace.serve.metrics import ServerMetrics
 from vivace.serve.prompt_encoder import PromptEncoder
+from vivace.serve.stories import MAX_PROMPTS, RequestBook, RequestStory
 from vivace.worker.compiler import CompilerClient
 from vivace.worker.supervisor import EngineClient
 
@@ -46,6 +47,7 @@ class Service:
         self.encoder = PromptEncoder(tokenizer, engine.info.max_model_len)
         self.logprobs = LogprobShapes(tokenizer)
         self.dashboard = DashboardFeed(self.model_name, engine, admission, metrics)
+        self.book = RequestBook()
         self.created = self.now()
 
     @property
@@ -70,6 +72,9 @@ class Service:
         with suppress(OverloadedError):
             for generation in generations[1:]:
                 generation.let_in()
+        story = RequestStory(caller.request_id, caller.key, len(generations), self.now())
+        story.prompts += [generation.story for generation in generations[:MAX_PROMPTS]]
+        self.book.add(story)
         return Batch(generations, order.params.n, caller.log)
 
     def _generation(self, caller: Caller, order: Order, number: int, num_bytes: int) -> Generation:
