@@ -9,11 +9,13 @@ import typer
 
 from vivace import __version__
 from vivace.cli.bench import bench_latency, bench_throughput
+from vivace.cli.bench_serve import bench_serve
 from vivace.cli.chat import chat
 from vivace.cli.doctor import doctor
 from vivace.cli.evaluate import evaluate
 from vivace.cli.failures import EXIT_INTERRUPTED, guarded
 from vivace.cli.generate import generate
+from vivace.cli.goodput_command import GoodputCommand
 from vivace.cli.models import models, show
 from vivace.cli.profile import profile
 from vivace.cli.quantize import quantize
@@ -59,6 +61,7 @@ for command in (generate, chat, serve, tokenize, doctor, quantize, evaluate, pro
     app.command(command.__name__)(guarded(command))
 bench.command("latency")(guarded(bench_latency))
 bench.command("throughput")(guarded(bench_throughput))
+bench.command("serve", cls=GoodputCommand)(guarded(bench_serve))
 app.add_typer(bench, name="bench")
 app.command("train-medusa")(guarded(train_medusa))
 library.callback()(guarded(models))
