@@ -1,4 +1,4 @@
-"""What the search found: the pick, who came second and why not, the front, what binds, and how good forecasts were."""
+"""What the search found: the pick, who came second and why not, the front, what binds, how good forecasts were."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def make_answer(
         raise ConfigError("nothing is measured yet: give it more time")
     accepted = search.accepted()
     if not accepted:
-        reasons = sorted({reason for reason in gate.refused.values()})
+        reasons = sorted(set(gate.refused.values()))
         raise ConfigError(f"no configuration passes: {reasons[0] if reasons else 'the time was over'}")
     on_front = set(front(accepted, lambda one: _merits(trials, one)))
     results = [_result(trials, search, one, one in on_front) for one in trials.runs if trials.measurement(one)]

@@ -10,6 +10,7 @@ from typing import Any
 from vivace.core.config import BatchingPolicy, EngineConfig, KVDtype, Quantization
 from vivace.core.speculation import SpeculativeConfig
 
+DEFAULT_BLOCK_SIZE = 16
 WEIGHT_WORDS: dict[str, str] = {
     "auto": "weights as stored",
     "f32": "32-bit weights",
@@ -29,7 +30,7 @@ class Candidate:
     kv_cache_dtype: KVDtype = "bf16"
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 512
-    block_size: int = 16
+    block_size: int = DEFAULT_BLOCK_SIZE
     enable_prefix_caching: bool = True
     speculation: SpeculativeConfig | None = None
     num_threads: int | None = None
@@ -56,7 +57,7 @@ class Candidate:
         parts = [WEIGHT_WORDS[self.quantization].replace(" weights", "w"), f"{self.kv_cache_dtype} cache"]
         parts.append(f"{self.max_num_seqs} at once" if self.batching == "continuous" else "one batch after another")
         parts.append(f"{self.max_num_batched_tokens} tokens a step")
-        if self.block_size != Candidate.block_size:
+        if self.block_size != DEFAULT_BLOCK_SIZE:
             parts.append(f"blocks of {self.block_size}")
         if not self.enable_prefix_caching:
             parts.append("no prefix cache")

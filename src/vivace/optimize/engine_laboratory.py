@@ -28,7 +28,7 @@ PULSE_STREAMS, PULSE_PROMPT, PULSE_TOKENS = 4, 32, 16
 
 @dataclass(slots=True)
 class EngineLaboratory:
-    """`judge` is None for random weights. A run of the crowd ends after `limit_s` seconds, whatever is done by then."""
+    """`judge` is None for random weights. A run ends after `limit_s` seconds, whatever is done by then."""
 
     shelf: EngineShelf
     workload: Workload

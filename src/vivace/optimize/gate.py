@@ -62,8 +62,8 @@ class QualityBar:
 
     @property
     def least_agreement(self) -> float:
-        """Share of equal best tokens that the bar leaves: by Pinsker's inequality a divergence of k nats moves at most
-        sqrt(k / 2) of the probability, and a best token needs twice as little to change places with the second."""
+        """Share of equal best tokens that the bar leaves: by Pinsker's inequality a divergence of k nats moves at
+        most sqrt(k / 2) of the probability, and each part that moves counts for the best token and its rival."""
         return 1 - 2 * math.sqrt((DEFAULT_KL if self.kl is None else self.kl) / 2)
 
 

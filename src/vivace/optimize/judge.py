@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from vivace.core.config import KVDtype
 from vivace.core.sampling import SamplingParams
 from vivace.engine.llm import LLM
 from vivace.evaluate.quality import measure_quality
@@ -89,7 +90,7 @@ class Judge:
             num_equal += sum(a == b for a, b in zip(best, texts[chunk.index][start:], strict=False))
         return num_equal / sum(len(text) for text in texts)
 
-    def _wide(self, candidate: Candidate) -> str:
+    def _wide(self, candidate: Candidate) -> KVDtype:
         return self.reference.kv_cache_dtype if candidate.quantization == self.reference.quantization else "bf16"
 
     def _greedy(self, candidate: Candidate) -> list[list[int]]:

@@ -30,7 +30,7 @@ class Technique:
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """A technique measured. Ratios are to the naive baseline alone, and to the rung below on top; None: not measured."""
+    """A technique measured. Ratios are to the naive baseline alone, and to the rung below on top."""
 
     technique: Technique
     alone: Candidate

@@ -1,4 +1,4 @@
-"""What has been measured, kept as it comes: an interrupted search goes on, and a second one starts from what is known."""
+"""What has been measured, kept as it comes: an interrupted search goes on, a second one starts from what is known."""
 
 from __future__ import annotations
 

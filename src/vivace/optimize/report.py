@@ -48,8 +48,8 @@ FRONT_LEAD = (
     "Each point is a configuration that ran the whole workload and passed the bars, unless it says otherwise."
 )
 RESULTS_LEAD = (
-    "Whole runs, best first. Figures are scaled by a baseline that ran before and after each of them, so that a machine "
-    "that slows down in between does not decide. Predicted is what the model of the machine expected beforehand."
+    "Whole runs, best first. Figures are scaled by a baseline that ran before and after each of them, so that a "
+    "machine that slows down in between does not decide. Predicted is what the model of the machine expected beforehand."
 )
 
 

@@ -58,7 +58,7 @@ class Search:
         """The promising, best first: one of every pair of weights and cache, and what is near the very best."""
         expected = [(one, self.forecast(one)) for one in self.space.candidates(foreseeable=True)]
         self.num_forecast = len(expected)
-        allowed = [(one, cast) for one, cast in expected if self._fits(one, cast)]
+        allowed = [(one, cast) for one, cast in expected if self._fits(cast)]
         ranked = sorted(allowed, key=lambda pair: -self.objective.promise(*pair))
         if not ranked:
             return []
@@ -67,7 +67,7 @@ class Search:
         for candidate, _ in ranked:
             families.setdefault(candidate.logits_key, candidate)
         hopeful = [one for one in families.values() if not self._is_hopeless(one, best)]
-        near = [one for one in self.space.neighbours(best) if self._fits(one, self.forecast(one))]
+        near = [one for one in self.space.neighbours(best) if self._fits(self.forecast(one))]
         near.sort(key=lambda one: -self._promise(one))
         return list(dict.fromkeys([*hopeful, *near]))[: self.max_entrants]
 
@@ -95,7 +95,7 @@ class Search:
         measured = self.trials.measurement(candidate)
         return -math.inf if measured is None else self.objective.score(candidate, measured)
 
-    def _fits(self, candidate: Candidate, expected: Forecast) -> bool:
+    def _fits(self, expected: Forecast) -> bool:
         limit = self.gate.max_memory_bytes
         return limit is None or expected.memory_bytes <= limit
 
@@ -129,8 +129,8 @@ class Search:
                     self._is_good(trial.candidate)
 
     def _survivors(self, runs: list[Trial], share: float) -> list[Candidate]:
-        """The best by score that the gate lets through, and those with the least latency and memory. Quality is judged
-        of those alone: it takes longer than a run."""
+        """The best by score that the gate lets through, and those with the least latency and memory. Quality is
+        judged of those alone: it takes longer than a run."""
         ranked = sorted(runs, key=lambda one: -self._score_of(one))
         kept = self._first_good(ranked, math.ceil(KEPT * len(runs)))
         for figure in (_latency, _memory):
@@ -171,7 +171,7 @@ class Search:
         while at is not None and at not in tried:
             tried.add(at)
             for neighbour in sorted(self.space.neighbours(at), key=lambda one: -self._promise(one)):
-                if self._fits(neighbour, self.forecast(neighbour)) and self.trials.affords(neighbour, CLIMBING_UNTIL):
+                if self._fits(self.forecast(neighbour)) and self.trials.affords(neighbour, CLIMBING_UNTIL):
                     self.trials.run(neighbour)
             better = self.best()
             if better is None or self.score(better) < GAIN * self.score(at):

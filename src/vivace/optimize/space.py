@@ -52,7 +52,7 @@ class Space:
     exclusions: tuple[Exclusion, ...] = ()
 
     def candidates(self, *, foreseeable: bool = False) -> Iterator[Candidate]:
-        """All of them, in a fixed order; `foreseeable`: those that a forecast tells apart, the others' values being the
+        """All of them, in a fixed order; `foreseeable`: those that a forecast tells apart, other axes at their
         mildest."""
         axes = {
             name: values[:1] if foreseeable and name in UNFORESEEN else values for name, values in self.axes.items()
@@ -80,7 +80,8 @@ class Space:
         return found
 
     def _least_budget(self, max_num_seqs: int) -> int:
-        return min(value for value in self.axes["max_num_batched_tokens"] if value >= max_num_seqs)
+        budgets: tuple[int, ...] = self.axes["max_num_batched_tokens"]
+        return min(value for value in budgets if value >= max_num_seqs)
 
 
 def is_sound(candidate: Candidate) -> bool:
@@ -105,7 +106,7 @@ def naive(surroundings: Surroundings) -> Candidate:
 
 
 def usual(space: Space) -> Candidate:
-    """What `vivace serve` does when it is not told more: weights and cache as wide as they come, everybody at once."""
+    """What `vivace serve` does when it is not told more: weights and cache as wide as stored, everybody at once."""
     values = {axis: choices[0] for axis, choices in space.axes.items()}
     seqs = values["max_num_seqs"] = space.axes["max_num_seqs"][-1]
     budgets = space.axes["max_num_batched_tokens"]

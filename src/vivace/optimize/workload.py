@@ -88,8 +88,8 @@ def check_workload(name: str) -> None:
 
 
 def make_workload(name: str, reader: PromptReader, num_requests: int, seed: int) -> Workload:
-    """`num_requests` for the crowd, of which at most `MOST_USERS` are under way at once, and an eighth more for one user
-    alone. Raises `ConfigError`."""
+    """`num_requests` for the crowd, of which at most `MOST_USERS` are under way at once, and an eighth more for one
+    user alone. Raises `ConfigError`."""
     num_alone = max(2, math.ceil(ALONE_SHARE * num_requests))
     crowd = _traffic(name, reader, num_requests, seed)
     users = min(MOST_USERS, max(1, math.ceil(num_requests / 2)))
