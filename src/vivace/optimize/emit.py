@@ -104,7 +104,7 @@ def _sglang(config: EngineConfig, kv_pool_bytes: int) -> Equivalent:
         {
             "int8": "8-bit weights: --torchao-config int8wo",
             "w8a8": "8-bit weights and activations: --quantization w8a8_int8 with a checkpoint of llm-compressor",
-            "int4": "4-bit weights: AWQ or GPTQ checkpoints (vivace quantize writes both), or --torchao-config int4wo-128",
+            "int4": "4-bit weights: AWQ or GPTQ checkpoints (of vivace quantize), or --torchao-config int4wo-128",
             "llm_int8": "LLM.int8 has no equivalent: w8a8_int8 comes nearest",
         },
     )
