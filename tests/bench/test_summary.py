@@ -27,7 +27,7 @@ LATE = RequestRecord(
     num_cached_tokens=25,
 )
 PROMPT = RequestRecord(1, 2.0, 2.0, 3.0, "ok", 100, 2, (2.1, 3.0), 0.01, 75)
-REFUSED = RequestRecord(2, 2.0, 2.0, 2.01, "refused", 100, 0, error="429: overloaded")
+REFUSED = RequestRecord(2, 2.0, 2.0, 2.01, "refused", 100, 0, error="refused with 429: overloaded")
 LEFT = RequestRecord(3, 2.0, 2.0, 2.5, "cancelled", 100, 1, (2.4,))
 DROPPED = RequestRecord(4, 2.0, 2.0, 2.5, "error", 100, 2, (2.2, 2.3), error="the connection was lost")
 RUN = (LATE, PROMPT, REFUSED, LEFT, DROPPED)
@@ -60,7 +60,7 @@ def test_throughput_counts_everything_that_came() -> None:
     assert summary.output_tokens_per_s == pytest.approx(9 / 2)
     assert summary.prompt_tokens_per_s == pytest.approx(100)
     assert (summary.num_ok, summary.num_refused, summary.num_cancelled, summary.num_errors) == (2, 1, 1, 1)
-    assert summary.reasons == {"429: overloaded": 1, "the connection was lost": 1}
+    assert summary.reasons == {"refused with 429": 1, "the connection was lost": 1}
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ class Summary:
     num_refused: int
     num_cancelled: int
     num_errors: int
-    reasons: dict[str, int]  # of refusals and errors, the most frequent first
+    reasons: dict[str, int]  # kinds of refusals and errors, the most frequent first
     duration_s: float
     requests_per_s: float
     prompt_tokens_per_s: float
@@ -101,7 +101,7 @@ def summarise(
         num_refused=counts["refused"],
         num_cancelled=counts["cancelled"],
         num_errors=counts["error"],
-        reasons=dict(Counter(record.error for record in records if record.error).most_common(NUM_REASONS)),
+        reasons=_reasons(records),
         duration_s=duration_s,
         requests_per_s=_rate(len(answered), duration_s),
         prompt_tokens_per_s=_rate(sum(record.prompt_len for record in answered), duration_s),
@@ -118,6 +118,12 @@ def summarise(
         generator=_generator(records, load),
         server=summarise_server(records, samples, memory),
     )
+
+
+def _reasons(records: Sequence[RequestRecord]) -> dict[str, int]:
+    """What stands before an error's first colon says its kind; behind it are its own numbers and names."""
+    kinds = Counter(record.error.partition(":")[0] for record in records if record.error)
+    return dict(kinds.most_common(NUM_REASONS))
 
 
 def _duration_s(records: Sequence[RequestRecord]) -> float:

@@ -92,7 +92,7 @@ class EngineClient:
         return msgspec.structs.replace(gauges, num_waiting=gauges.num_waiting + self._journal.num_held)
 
     def block_map(self) -> BlockMap | None:
-        """The last picture of the KV blocks; asks for the next one, once a second at most. None until one is there."""
+        """The last picture of the KV blocks, None until there is one. Asks for the next, once a second at most."""
         if self.state == "ready" and self._child is not None and self._survey.is_due():
             self._child.send(Survey())
         return self._survey.latest

@@ -21,13 +21,14 @@ export function drawMap(canvas, shares) {
   const number = shares.length / 4, wide = canvas.clientWidth;
   const fit = Math.floor(Math.sqrt((wide * wide * WANTED_ROWS) / (number * 60)));
   const side = Math.max(MIN_SIDE, Math.min(MAX_SIDE, fit));
-  const columns = Math.max(1, Math.floor(wide / side)), rows = Math.ceil(number / columns);
+  const rows = Math.ceil(number / Math.max(1, Math.floor(wide / side)));
+  const columns = Math.ceil(number / rows), pitch = Math.min(MAX_SIDE, wide / columns);
   canvas.style.height = `${rows * side}px`;
   const [context] = prepared(canvas, rows * side);
   const colours = Object.fromEntries(KINDS.map((kind) => [kind, colour(kind)]));
   const size = side - (side > 7 ? 2 : 1);
   for (let cell = 0; cell < number; cell += 1) {
-    const left = (cell % columns) * side, top = Math.floor(cell / columns) * side;
+    const left = Math.round((cell % columns) * pitch), top = Math.floor(cell / columns) * side;
     let bottom = top + size;
     for (const kind of DRAWN) {
       const high = (size * shares[4 * cell + KINDS.indexOf(kind)]) / 255;

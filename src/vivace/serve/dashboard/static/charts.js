@@ -1,5 +1,5 @@
 // Drawings on a canvas, in the page's colours; the newest point is at the right edge.
-import { figure } from "./formats.js";
+import { count } from "./formats.js";
 
 // A canvas of its size on the screen, cleared: [context, width, height], in CSS pixels.
 export function prepared(canvas, height = canvas.clientHeight) {
@@ -16,10 +16,10 @@ export function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 }
 
-// The next of 1, 2, 5, 10, 20, ...
+// The next of 1, 2, 4, 6, 8, 10, 20, ...
 function niceTop(value) {
   const power = 10 ** Math.floor(Math.log10(Math.max(value, 1)));
-  return [1, 2, 4, 5, 10].map((step) => step * power).find((top) => top >= value);
+  return [1, 2, 4, 6, 8, 10].map((step) => step * power).find((top) => top >= value);
 }
 
 // values: [seconds ago, number or null], oldest first.
@@ -65,7 +65,7 @@ function runs(values) {
 export function stackedAreas(canvas, points, span, colours) {
   const [context, width, height] = prepared(canvas);
   const left = 44, bottom = height - 20, room = bottom - 8;
-  const top = niceTop(Math.max(1, ...points.map(({ parts }) => parts.reduce((sum, part) => sum + part, 0))));
+  const top = niceTop(Math.max(4, ...points.map(({ parts }) => parts.reduce((sum, part) => sum + part, 0))));
   const x = (ago) => left + (width - left) * (1 - ago / span);
   const y = (value) => bottom - (room * value) / top;
   axes(context, width, height, left, bottom, top, span, x, y);
@@ -93,7 +93,7 @@ function axes(context, width, height, left, bottom, top, span, x, y) {
   context.textBaseline = "middle";
   context.textAlign = "right";
   for (const value of [0, top / 2, top]) {
-    context.fillText(figure(value), left - 8, y(value));
+    context.fillText(count(value), left - 8, y(value));
     context.beginPath();
     context.moveTo(left, Math.round(y(value)) + 0.5);
     context.lineTo(width, Math.round(y(value)) + 0.5);

@@ -45,7 +45,7 @@ function tiles(history, now) {
   const generated = history.rate((state) => state.num_generation_tokens, RATE_S);
   const prompt = history.rate((state) => state.engine.num_prefill_rows, RATE_S);
   if (generated !== null) write("generated", generated.toFixed(2), figure(generated), "tokens/s");
-  if (prompt !== null) say("generated-more", `${figure(prompt)} prompt tokens/s computed`);
+  if (prompt !== null) say("generated-more", `${figure(prompt)} tokens/s of prompts`);
   const { num_running: running, max_num_seqs: most, num_waiting: waiting } = now.engine;
   write("running", running, count(running), `of ${count(most)}`);
   say("running-more", `${many(now.queue.num_queued + waiting, "request")} wait${now.queue.num_queued + waiting === 1 ? "s" : ""}`);
@@ -57,7 +57,8 @@ function latency(history, id, name, noun) {
   const recent = history.latency(name, WINDOW_S);
   if (recent.number > 0) {
     write(id, recent.mean, ...duration(recent.mean));
-    say(`${id}-more`, `mean of ${many(recent.number, noun)} · p50 ≈ ${span(quantile(recent, 0.5))}, p95 ≈ ${span(quantile(recent, 0.95))}`);
+    const [middle, high] = [quantile(recent, 0.5), quantile(recent, 0.95)];
+    say(`${id}-more`, `mean of ${many(recent.number, noun)}\np50 ≈ ${span(middle)}, p95 ≈ ${span(high)}`);
   } else {
     write(id, null, "–");
     say(`${id}-more`, `no ${noun} in the last ${WINDOW_S} s`);
@@ -161,7 +162,7 @@ function totals(now) {
   write_count("total-preemptions", now.engine.num_preemptions);
   write_count("total-restarts", now.engine.num_restarts);
   const { num_prefix_hits: hits, num_prefix_queries: queries } = now.blocks;
-  write("total-hits", hits, queries ? percent(hits / queries) : "–");
+  write("total-hits", queries ? hits / queries : null, queries ? percent(hits / queries) : "–");
   const { mean } = difference(null, now.latencies.first_token);
   write("total-ttft", mean, mean === null ? "–" : span(mean));
 }
