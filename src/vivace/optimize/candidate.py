@@ -95,5 +95,5 @@ def speculation_words(speculation: SpeculativeConfig | None) -> str:
     """`no speculation`, or who guesses how many tokens."""
     if speculation is None:
         return "no speculation"
-    guesser = {"ngram": "n-grams", "draft_model": "a draft model"}.get(speculation.method, speculation.method)
+    guesser = {"ngram": "n-grams", "draft_model": "a draft model", "medusa": "Medusa heads"}[speculation.method]
     return f"{speculation.num_speculative_tokens} tokens guessed by {guesser}"

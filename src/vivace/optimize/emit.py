@@ -88,6 +88,8 @@ def _vllm_speculation(wanted: SpeculativeConfig) -> dict[str, object]:
             "num_speculative_tokens": wanted.num_speculative_tokens,
             "prompt_lookup_min": wanted.prompt_lookup_min,
         }
+    if wanted.method == "medusa":
+        return {"method": "medusa", "model": wanted.model, "num_speculative_tokens": wanted.num_speculative_tokens}
     return {"model": wanted.model, "num_speculative_tokens": wanted.num_speculative_tokens}
 
 
@@ -120,6 +122,9 @@ def _sglang(config: EngineConfig, kv_pool_bytes: int) -> Equivalent:
 
 
 def _sglang_speculation(made: Equivalent, wanted: SpeculativeConfig) -> None:
+    if wanted.method == "medusa":
+        made.remarks.append("Medusa heads have no equivalent: EAGLE's come nearest")
+        return
     made.flag("--speculative-algorithm", "NGRAM" if wanted.method == "ngram" else "STANDALONE")
     if wanted.model is not None:
         made.flag("--speculative-draft-model-path", wanted.model)
@@ -149,7 +154,9 @@ def _llama_cpp(config: EngineConfig, kv_pool_bytes: int) -> Equivalent:
         made.flag("--no-cache-prompt")
     made.remarks.append("prefixes are kept by slot and shared between none; blocks have no equivalent")
     wanted = config.speculative_config
-    if wanted is not None and wanted.model is not None:
+    if wanted is not None and wanted.method == "medusa":
+        made.remarks.append("Medusa heads have no equivalent")
+    elif wanted is not None and wanted.model is not None:
         made.flag("--model-draft", wanted.model)
         made.flag("--draft-max", wanted.num_speculative_tokens)
     elif wanted is not None:
@@ -174,7 +181,7 @@ def _tensorrt_llm(config: EngineConfig, kv_pool_bytes: int) -> Equivalent:
         made.remarks.append(f"no {config.kv_cache_dtype} cache with its PyTorch backend: fp8")
     wanted = config.speculative_config
     if wanted is not None:
-        kind = "NGram" if wanted.method == "ngram" else "DraftTarget"
+        kind = {"ngram": "NGram", "draft_model": "DraftTarget", "medusa": "Medusa"}[wanted.method]
         name = "max_draft_len"
         cache += ["speculative_config:", f"  decoding_type: {kind}", f"  {name}: {wanted.num_speculative_tokens}"]
         cache += [] if wanted.model is None else [f"  speculative_model_dir: {wanted.model}"]

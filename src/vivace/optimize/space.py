@@ -16,7 +16,8 @@ SEQS = (1, 4, 16, 32, 64, 128, 256)
 TOKENS_A_STEP = (64, 128, 256, 512, 1024, 2048)
 BLOCK_SIZES = (16, 32, 64)
 GUESSES = (2, 4, 8)
-UNFORESEEN = ("block_size", "enable_prefix_caching")  # a model of the machine knows nothing of them: only runs tell
+# A model of the machine knows nothing of the first, and of the others only what depends on the text: runs tell.
+UNFORESEEN = ("block_size", "enable_prefix_caching", "speculation")
 MAX_FLOAT32_BYTES = 8 << 30  # 32-bit weights of a larger model measure patience
 
 

@@ -6,8 +6,11 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vivace.bench.traffic.prompt_text import PromptText
+from vivace.bench.traffic.replay import replay
 from vivace.bench.traffic.request import Traffic, TrafficRequest
 from vivace.bench.traffic.scenario import SCENARIOS, make_traffic
+from vivace.bench.traffic.traces.trace import read_trace
 from vivace.core.errors import ConfigError
 from vivace.core.nearest_name import nearest_name
 from vivace.optimize.prompts import PromptReader, openings
@@ -105,7 +108,14 @@ def closed(traffic: Traffic) -> Traffic:
 
 def _traffic(name: str, reader: PromptReader, num_requests: int, seed: int) -> Traffic:
     if name.startswith(TRACE_PREFIX):
-        raise ConfigError("traces are not read yet")
+        return replay(
+            read_trace(name.removeprefix(TRACE_PREFIX)),
+            prompts=PromptText(reader.tokenizer),
+            num_requests=num_requests,
+            max_model_len=reader.max_model_len,
+            seed=seed,
+            name=name,
+        )
     return make_traffic(
         name,
         tokenizer=reader.tokenizer,
