@@ -28,18 +28,22 @@ def print_answer(answer: Answer, output: Path, report: Path | None) -> None:
 
 
 def _ladder(answer: Answer) -> Table:
-    table = Table(title="What each technique brings here (times the throughput; one user's answer)")
-    table.add_column("technique")
-    for name in ("alone", "on top", "one user, on top", "from naive", "KL"):
+    table = Table(
+        title="What each technique brings here, times the throughput: alone, on top of those before, in all"
+    )
+    table.add_column("technique", no_wrap=True)
+    for name in ("alone", "on top", "1 user", "total", "KL"):
         table.add_column(name, justify="right")
     table.add_column("")
     for rung in answer.ladder.rungs:
+        if rung.measured is None:
+            continue
         table.add_row(
             rung.technique.name,
-            _times(rung.alone_speed),
-            _times(rung.top_speed),
-            _times(rung.top_latency),
-            _times(rung.total_speed),
+            _brief(rung.alone_speed),
+            _brief(rung.top_speed),
+            _brief(rung.top_latency),
+            _brief(rung.total_speed),
             "" if rung.quality is None else f"{rung.quality.kl:.2g}",
             rung.why_not if not rung.kept else "",
         )
@@ -48,8 +52,8 @@ def _ladder(answer: Answer) -> Table:
 
 def _results(answer: Answer) -> Table:
     table = Table(title=f"Best of {len(answer.results)} measured ({answer.objective.words})")
-    table.add_column("configuration")
-    for name in ("tok/s", "x naive", "predicted", "TTFT ms", "one user ms", "MiB", "KL"):
+    table.add_column("weights, cache, at once, tokens a step/block", no_wrap=True)
+    for name in ("tok/s", "x naive", "forecast", "TTFT ms", "1 user ms", "MiB", "KL"):
         table.add_column(name, justify="right")
     chosen = [answer.pick, *([answer.runner_up] if answer.runner_up else [])]
     others = sorted((one for one in answer.front if one not in chosen), key=lambda one: -one.score)
@@ -57,7 +61,7 @@ def _results(answer: Answer) -> Table:
         measured = result.measured
         error = result.prediction_error
         table.add_row(
-            f"{mark}{result.candidate.words}",
+            f"{mark}{result.candidate.short}",
             f"{measured.tokens_per_s:,.0f}",
             f"{measured.tokens_per_s / answer.naive.measured.tokens_per_s:.1f}",
             "" if error is None else f"{100 * error:+.0f}%",
@@ -80,6 +84,9 @@ def _marked(answer: Answer, results: list[Result]) -> Iterator[tuple[str, Result
 
 
 def _conclusions(answer: Answer) -> Iterator[str]:
+    missing = [rung.technique.name for rung in answer.ladder.rungs if rung.measured is None]
+    if missing:
+        yield f"No time for {', '.join(missing)} on the ladder: a longer --time-budget has it."
     speed, quickness = _times(answer.speedup), _times(answer.quickening)
     yield f"From naive to the pick: {speed} the throughput, one user's answer {quickness} as fast."
     if answer.runner_up is not None:
@@ -96,3 +103,12 @@ def _conclusions(answer: Answer) -> Iterator[str]:
 
 def _times(interval: Interval | None) -> str:
     return "" if interval is None else f"{interval}x"
+
+
+def _brief(interval: Interval | None) -> str:
+    """The value, and half the width of its interval."""
+    if interval is None:
+        return ""
+    if interval.low is None or interval.high is None:
+        return f"{interval.value:.2f}"
+    return f"{interval.value:.2f} ±{(interval.high - interval.low) / 2:.2f}"

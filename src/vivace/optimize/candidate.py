@@ -11,6 +11,14 @@ from vivace.core.config import BatchingPolicy, EngineConfig, KVDtype, Quantizati
 from vivace.core.speculation import SpeculativeConfig
 
 DEFAULT_BLOCK_SIZE = 16
+CACHE_MARKS: dict[str, str] = {
+    "f32": "kv32",
+    "f16": "kv16",
+    "bf16": "kv16",
+    "int8_per_token_head": "kv8",
+    "int4_per_token_head": "kv4",
+    "int4_k_per_channel": "kv4c",
+}
 WEIGHT_WORDS: dict[str, str] = {
     "auto": "weights as stored",
     "f32": "32-bit weights",
@@ -66,6 +74,22 @@ class Candidate:
         if self.num_threads is not None:
             parts.append(f"{self.num_threads} thread{'s' * (self.num_threads != 1)}")
         return ", ".join(parts)
+
+    @property
+    def short(self) -> str:
+        """In as few characters as tell it from others."""
+        batching = "" if self.batching == "continuous" else " static"
+        parts = [self.quantization, CACHE_MARKS[self.kv_cache_dtype], f"{self.max_num_seqs}{batching}"]
+        parts.append(f"{self.max_num_batched_tokens}/{self.block_size}")
+        if not self.enable_prefix_caching:
+            parts.append("no prefix")
+        if self.speculation is not None:
+            parts.append(
+                f"{self.speculation.method.removesuffix('_model')} {self.speculation.num_speculative_tokens}"
+            )
+        if self.num_threads is not None:
+            parts.append(f"{self.num_threads}t")
+        return " ".join(parts)
 
     def differences(self, other: Candidate) -> tuple[str, ...]:
         """Names of the values in which the two differ."""

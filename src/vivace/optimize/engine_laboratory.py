@@ -29,7 +29,7 @@ PULSE_STREAMS, PULSE_PROMPT, PULSE_TOKENS = 4, 32, 16
 
 @dataclass(slots=True)
 class EngineLaboratory:
-    """`judge` is None for random weights. A run ends after `limit_s` seconds, whatever is done by then."""
+    """`judge` is None for random weights. A run ends after `limit_s` seconds and one answer."""
 
     shelf: EngineShelf
     workload: Workload

@@ -96,7 +96,7 @@ def naive(surroundings: Surroundings) -> Candidate:
     """Where everybody begins: 32-bit weights, one request at a time, nothing kept, nothing guessed."""
     wide = surroundings.is_float and 4 * surroundings.num_parameters <= MAX_FLOAT32_BYTES
     return Candidate(
-        quantization="f32" if wide else "auto",
+        quantization="f32" if wide else "bf16" if surroundings.is_float else "auto",
         kv_cache_dtype="f32" if wide else "bf16",
         max_num_seqs=1,
         max_num_batched_tokens=max(512, surroundings.longest_tokens),
