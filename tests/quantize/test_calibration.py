@@ -11,8 +11,9 @@ import pytest
 
 from vivace.core.errors import ConfigError
 from vivace.engine.tokenizer import Tokenizer, load_tokenizer
-from vivace.quantize.calibration import Calibration, built_in_text, load_calibration
+from vivace.quantize.calibration import Calibration, load_calibration
 from vivace.resources import embedded_model_path
+from vivace.resources.passages import passages
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def test_the_built_in_sample_is_read_without_a_file(tokenizer: Tokenizer) -> Non
     assert data.token_ids_SL.shape[1] == 64
     assert data.num_tokens > 15_000
     assert "built-in" in data.source
-    assert len(built_in_text().split("\n<|endoftext|>\n")) > 15
+    assert len(passages().split("\n<|endoftext|>\n")) > 15
 
 
 def test_windows_are_a_function_of_the_seed(tokenizer: Tokenizer) -> None:

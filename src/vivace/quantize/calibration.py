@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,9 @@ from numpy.typing import NDArray
 from vivace.core.errors import ConfigError, VivaceError
 from vivace.engine.chat_template import encode_chat
 from vivace.engine.tokenizer import Tokenizer
+from vivace.resources.passages import DOCUMENT_MARK, passages
 
 BUILT_IN = "built-in"
-SAMPLE_NAME = "calibration.txt"
-DOCUMENT_MARK = "<|endoftext|>"  # on a line of its own, between documents of a text file
 MAX_FILE_BYTES = 256 << 20
 PIECE_CHARACTERS = 4096  # of a text: pieces are drawn at random, so that a sample covers all of it
 CHAT_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "chatgpt": "assistant"}  # ShareGPT's words
@@ -72,14 +70,9 @@ def load_calibration(
     return Calibration(np.array(ids[: count * window], np.int32).reshape(count, window), source)
 
 
-def built_in_text() -> str:
-    """The sample: passages of public-domain books and Python enhancement proposals."""
-    return files(__package__).joinpath(SAMPLE_NAME).read_text(encoding="utf-8")
-
-
 def _records(dataset: str | None) -> tuple[list[Record], str]:
     if dataset is None or dataset == BUILT_IN:
-        return _pieces(built_in_text()), f"the {BUILT_IN} sample"
+        return _pieces(passages()), f"the {BUILT_IN} sample"
     path = Path(dataset).expanduser()
     text = _read(path)
     records = _json_records(text, path) if path.suffix.lower() in (".jsonl", ".ndjson", ".json") else _pieces(text)

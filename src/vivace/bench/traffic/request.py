@@ -13,7 +13,8 @@ class TrafficRequest:
 
     `arrival_s` counts from the start of the run; None in a closed loop, where a request goes out when a user is free.
     `after` is the index of an earlier request whose answer must have ended first: the next turn of a conversation or
-    of an agent's loop, sent `think_s` later; its last message but one, the assistant's, then gets that answer's text.
+    of an agent's loop, sent `think_s` later; its last message but one, the assistant's, then gets that answer's text
+    (`answered_messages`: in a third turn, the first turn's answer as well).
     """
 
     index: int
@@ -30,7 +31,10 @@ class TrafficRequest:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Requests in the order in which they are sent. `concurrency`: users of a closed loop, None in an open one."""
+    """Requests in the order in which they are sent. `concurrency`: users of a closed loop, None in an open one.
+
+    A user of a closed loop takes the next request that follows no other, then those that follow it, then the next.
+    """
 
     name: str
     requests: tuple[TrafficRequest, ...]
