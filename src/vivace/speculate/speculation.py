@@ -13,6 +13,7 @@ from vivace.runtime.runner import StepResult
 from vivace.schedule.drafts import shorten
 from vivace.speculate.proposer import Proposer
 from vivace.speculate.rule import Choice, Kind, LengthRule, StepReport
+from vivace.speculate.verdict import INTERVAL_S, Verdict
 from vivace.speculate.verification import Accepted, verify
 
 
@@ -26,6 +27,7 @@ class SpeculationStats:
     num_accepted_by_position: list[int] = field(default_factory=list)
     num_choices: Counter[str] = field(default_factory=Counter)  # steps by the rule's kind of choice
     gain: float = 1.0  # the rule's last expectation
+    verdict: str = ""  # what it chose of late, and why, in a sentence
 
 
 @dataclass(slots=True)
@@ -52,12 +54,16 @@ class Speculation:
         self._kind: Kind = "none"  # of the last choice
         self._was_guessing = False  # in the step before this one
         self._guessing: list[Sequence] = []  # who is to guess in the next step
+        self._verdict = Verdict()
+        self._verdict.due = self._cycle.began + INTERVAL_S
         self.stats = SpeculationStats(num_accepted_by_position=[0] * rule.most)
 
     def propose(self, plan: StepPlan) -> None:
         """Fill the plan's room for guesses, and give back what is not needed."""
         began = self._clock()
         self._report(began)
+        if began >= self._verdict.due:
+            self._look(began)
         self._cycle = cycle = _Cycle(began, kind=self._kind)
         self._proposer.begin_step(plan)
         items = plan.drafting
@@ -127,6 +133,11 @@ class Speculation:
     def _note(self, kind: Kind) -> None:
         self._kind = kind
         self.stats.num_choices[kind] += 1
+
+    def _look(self, now: float) -> None:
+        stats = self.stats
+        self._verdict.look(now, stats.num_choices, stats.gain, self._rule, self._cycle.num_sequences)
+        stats.verdict = self._verdict.text
 
     def _report(self, ended: float) -> None:
         """Tell the rule of the step that ends where the next one begins."""
