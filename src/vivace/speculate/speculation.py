@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from vivace.speculate.proposer import Proposer
 from vivace.speculate.rule import Choice, Kind, LengthRule, StepReport
 from vivace.speculate.verdict import INTERVAL_S, Verdict
 from vivace.speculate.verification import Accepted, verify
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -137,7 +140,9 @@ class Speculation:
     def _look(self, now: float) -> None:
         stats = self.stats
         self._verdict.look(now, stats.num_choices, stats.gain, self._rule, self._cycle.num_sequences)
-        stats.verdict = self._verdict.text
+        if self._verdict.text != stats.verdict:
+            stats.verdict = self._verdict.text
+            logger.info("%s", stats.verdict)
 
     def _report(self, ended: float) -> None:
         """Tell the rule of the step that ends where the next one begins."""
