@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from vivace.charts.numbers import compact, percent, tick_label
 
 _STEPS = (1, 2, 2.5, 5, 10)
-_DECADE_PARTS = {1: (1,), 2: (1, 3), 3: (1, 2, 5)}
+_MORE_TICKS = 0.72  # a step may be so much below what was asked: better a tick more than half a chart empty
+_DECADE_PARTS = {1: (1,), 2: (1, 3), 3: (1, 2, 5), 4: (1, 1.5, 2, 3, 5, 7)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +89,18 @@ def _linear_scale(axis: Axis, low: float, high: float, start: float, end: float,
 
 def _round_step(rough: float) -> float:
     power = 10.0 ** math.floor(math.log10(rough))
-    return next(part * power for part in _STEPS if part * power >= rough * (1 - 1e-9))
+    return next(part * power for part in _STEPS if part * power >= rough * _MORE_TICKS)
 
 
 def _log_scale(axis: Axis, low: float, high: float, start: float, end: float, num_ticks: int) -> Scale:
     """Ends at 1, 2 or 5 times a power of ten around the data; labels at as many of those as there is room for."""
-    if high <= low:
-        high = low * 2
     candidates = _decade_values(low / 10, high * 10, (1, 2, 5))
     low = low if axis.low is not None else max(value for value in candidates if value <= low * (1 + 1e-9))
     high = high if axis.high is not None else min(value for value in candidates if value >= high * (1 - 1e-9))
+    if high < 1.5 * low:
+        high = 2 * low
     decades = math.log10(high / low)
-    per_decade = max(1, min(3, round(num_ticks / max(decades, 0.3))))
+    per_decade = max(1, min(4, round(num_ticks / max(decades, 0.3))))
     shown = _decade_values(low, high, _DECADE_PARTS[per_decade])
     if decades > 1.5 * num_ticks:
         shown = shown[:: math.ceil(decades / num_ticks)]
@@ -115,7 +116,7 @@ def _log_scale(axis: Axis, low: float, high: float, start: float, end: float, nu
     )
 
 
-def _decade_values(low: float, high: float, parts: tuple[int, ...]) -> list[float]:
+def _decade_values(low: float, high: float, parts: tuple[float, ...]) -> list[float]:
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     values = (part * 10.0**power for power in range(first, last + 1) for part in parts)
     return [value for value in values if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]

@@ -46,7 +46,7 @@ def _draw(width: int, rows: Sequence[Bar], axis: Axis) -> Drawing:
     left = name_width([one.name for one in rows], width)
     above = left == 0
     words = [_label(axis, one) for one in rows]
-    right = width - max(map(text_width, words), default=0.0) - 16
+    right = width if above else width - max(map(text_width, words), default=0.0) - 16
     ends = [edge for one in rows for edge in (one.value, one.low, one.high) if edge is not None]
     scale = axis.scale([0.0, *ends], left, right)
     marks = list[str]()
@@ -54,21 +54,28 @@ def _draw(width: int, rows: Sequence[Bar], axis: Axis) -> Drawing:
     for index, (one, label) in enumerate(zip(rows, words, strict=True)):
         top = index * height + (height - _THICKNESS - 6)
         middle = top + _THICKNESS / 2
-        if above:
-            marks.append(text(0, top - 5, fitted(one.name, width)))
-        else:
-            marks.append(text(left - 10, middle + 4, fitted(one.name, left - 10), anchor="end"))
+        marks += row_words(one.name, label, left, top, width)
         zero, end = scale.at(0.0), scale.at(one.value)
         title = f"{one.name}: {label}"
         color = series_color(one.color)
         marks.append(bar(min(zero, end), top, abs(end - zero), _THICKNESS, color=color, title=title, rounding=2))
         if one.low is not None and one.high is not None:
             marks += whisker(scale.at(one.low), scale.at(one.high), middle)
-        marks.append(text(max(end, scale.at(one.high or 0), zero) + 8, middle + 4, label, color=INK))
+        if not above:
+            marks.append(text(max(end, scale.at(one.high or 0), zero) + 8, middle + 4, label))
     bottom = len(rows) * height
     marks.append(line(scale.at(0.0), 0, scale.at(0.0), bottom, color=RULE))
     marks.append(text(left, bottom + 16, axis.words, size=11, color=FAINT))
     return bottom + 22, marks
+
+
+def row_words(name: str, label: str, left: float, top: float, width: int) -> list[str]:
+    """The name of a lying bar: before it, or above it together with its figures where there is no room."""
+    if left:
+        return [text(left - 10, top + 12.5, fitted(name, left - 10), anchor="end")]
+    name = fitted(name, 0.6 * width)
+    label = fitted(label, width - text_width(name) - 12)
+    return [text(0, top - 5, name), text(width, top - 5, label, anchor="end", color=FAINT)]
 
 
 def whisker(start: float, end: float, y: float) -> list[str]:
@@ -81,7 +88,7 @@ def whisker(start: float, end: float, y: float) -> list[str]:
 
 
 def _label(axis: Axis, one: Bar) -> str:
-    return f"{axis.value(one.value)}  {one.note}".rstrip()
+    return f"{axis.value(one.value)}\u2002{one.note}".rstrip()
 
 
 def _value(axis: Axis, one: Bar) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from vivace.charts.axis import Axis
 from vivace.charts.figure import NARROW, Drawing, figure
-from vivace.charts.palette import FAINT, RULE, series_color
+from vivace.charts.palette import FAINT, series_color
 from vivace.charts.plot import LABEL_SIZE, Plot, apart, left_margin, legend
-from vivace.charts.svg import area, dot, line, path, text, text_width
+from vivace.charts.svg import Place, area, dot, line, path, text, text_width
 
 _DASHES = ("", "7 4", "2 4", "10 3 2 3")  # a second sign beside colour, for black ink and for colour-blind readers
 _MAX_DOTS = 24
@@ -54,20 +55,24 @@ def lines(
 def _draw(width: int, series: Sequence[Series], x: Axis, y: Axis, guides: Sequence[Guide]) -> Drawing:
     colors = [series_color(index) for index in range(len(series))]
     names = [one.name for one in series]
-    direct = width > NARROW and len(series) > 1
+    along = len(series) > 1 and all(one.steps for one in series)
+    direct = width > NARROW and len(series) > 1 and not along
     legend_height, marks = (0.0, list[str]())
-    if len(series) > 1 and not direct:
+    if len(series) > 1 and not direct and not along:
         legend_height, marks = legend(list(zip(names, colors, strict=True)), 0, 12, width)
     right = width - (max(map(text_width, names)) + 16 if direct else 14)
     plot = _plot(series, x, y, guides, right, legend_height)
     marks += plot.frame()
     for guide in guides:
         place = plot.y.at(guide.value)
-        marks.append(line(plot.left, place, plot.right, place, color=RULE, dash="2 3"))
-        marks.append(text(plot.left + 4, place - 4, guide.label, size=11, color=FAINT))
+        below = place < plot.top + 16
+        marks.append(line(plot.left, place, plot.right, place, color=FAINT, dash="2 3"))
+        marks.append(text(plot.left + 4, place + (13 if below else -5), guide.label, size=11, color=FAINT, halo=True))
     for one, color, dash in zip(series, colors, _DASHES * len(series), strict=False):
         marks += _line(plot, one, color, dash)
     marks += plot.columns([(one.name, one.points) for one in series])
+    if along:
+        marks += _names_along(plot, series, colors)
     if direct:
         ends = [plot.y.at(one.points[-1][1]) + 4 for one in series]
         for end, name, color in zip(apart(ends, 15, plot.top, plot.bottom), names, colors, strict=True):
@@ -94,6 +99,24 @@ def _line(plot: Plot, one: Series, color: str, dash: str) -> Iterator[str]:
     if not one.steps and len(one.points) <= _MAX_DOTS:
         for x, y in one.points:
             yield dot(*plot.place(x, y), color=color, title=one.name, radius=3.5)
+
+
+def _names_along(plot: Plot, series: Sequence[Series], colors: Sequence[str]) -> Iterator[str]:
+    """Each name beside its own rising line, at the height where it is farthest from other lines and names."""
+    taken = [plot.place(x, y) for one in series for x, y in one.corners()]
+    for one, color in zip(series, colors, strict=True):
+        width = text_width(one.name)
+        spots = [(x + 8, y + 4) for x, y in (plot.place(*point) for point in one.points[len(one.points) // 10 :])]
+        room = [(x, y) for x, y in spots if x + width <= plot.right + 12 and y > plot.top + 14] or spots
+
+        x, y = min(room[:: max(1, len(room) // 20)], key=partial(_crowd, taken, width))
+        taken += [(x + part * width / 8, y - 4) for part in range(9) for _ in range(20)]
+        yield text(x, y, one.name, size=LABEL_SIZE, color=color, bold=True, halo=True)
+
+
+def _crowd(taken: Sequence[Place], width: float, spot: Place) -> int:
+    """How many of the taken places words at a spot would cover."""
+    return sum(spot[0] - 4 <= x <= spot[0] + width and -14 <= y - spot[1] <= 6 for x, y in taken)
 
 
 def _words(series: Sequence[Series], x: Axis, y: Axis) -> str:

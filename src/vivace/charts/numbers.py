@@ -31,8 +31,11 @@ def tick_label(value: float, step: float) -> str:
 
 
 def _decimals(value: float, step: float) -> str:
-    places = max(0, -math.floor(math.log10(step) + 1e-9)) if step > 0 else 0
-    return f"{value:,.{min(places, 9)}f}"
+    if step <= 0:
+        return f"{value:,.0f}"
+    power = math.floor(math.log10(step) + 1e-9)
+    whole = math.isclose(step / 10.0**power, round(step / 10.0**power))  # a step of 2.5 needs a place more
+    return f"{value:,.{min(max(0, (0 if whole else 1) - power), 9)}f}"
 
 
 def _digits(value: float) -> str:

@@ -16,11 +16,11 @@ LIGHT = {
     "grid": "#e6e9ef",
     "wash": "#f5f6f9",
     "series-1": "#2a6fdb",
-    "series-2": "#c2650c",
-    "series-3": "#0b8f7f",
-    "series-4": "#a3277d",
-    "series-5": "#8a8f00",
-    "series-6": "#5b5f6b",
+    "series-2": "#d6440a",
+    "series-3": "#07a064",
+    "series-4": "#993581",
+    "series-5": "#6e9125",
+    "series-6": "#3f5b57",
 }
 DARK = {
     "ground": "#14171f",
@@ -30,11 +30,11 @@ DARK = {
     "grid": "#262c39",
     "wash": "#1b202b",
     "series-1": "#6aa5ff",
-    "series-2": "#f0924a",
-    "series-3": "#2fc4ae",
-    "series-4": "#e272bd",
-    "series-5": "#c9c93f",
-    "series-6": "#a3a9b8",
+    "series-2": "#f8b04e",
+    "series-3": "#31e4cd",
+    "series-4": "#f47d9c",
+    "series-5": "#dde927",
+    "series-6": "#9291ae",
 }
 
 GROUND, INK, FAINT, RULE, GRID, WASH = (

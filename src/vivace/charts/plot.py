@@ -98,7 +98,7 @@ def legend(names: Sequence[tuple[str, str]], left: float, top: float, width: flo
             x, y = left, y + 18
         marks += [bar(x, y - 9, 10, 10, color=color, title=name, rounding=2), text(x + 15, y, name, size=LABEL_SIZE)]
         x += room
-    return y - top + 18, marks
+    return y - top + 22, marks
 
 
 def _values_at(

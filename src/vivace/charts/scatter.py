@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from vivace.charts.axis import Axis
@@ -51,7 +52,7 @@ def scatter(
     data = table(["", x.words, y.words, "role", ""], rows)
 
     def draw(width: int) -> Drawing:
-        return _draw(width, points, best, x, y)
+        return _draw(width, points, best, x, y, x_better)
 
     return figure(title, words, draw, note=note, data=data)
 
@@ -66,7 +67,7 @@ def pareto_front(points: Sequence[Point], x_better: Better, y_better: Better) ->
     return sorted(front, key=lambda one: one.x)
 
 
-def _draw(width: int, points: Sequence[Point], front: Sequence[Point], x: Axis, y: Axis) -> Drawing:
+def _draw(width: int, points: Sequence[Point], front: Sequence[Point], x: Axis, y: Axis, x_better: Better) -> Drawing:
     top, bottom = _TOP, _HEIGHT - 48
     y_scale = y.scale([edge for one in points for edge in (one.y, *(one.y_range or ()))], bottom, top)
     xs = [edge for one in points for edge in (one.x, *(one.x_range or ()))]
@@ -74,11 +75,20 @@ def _draw(width: int, points: Sequence[Point], front: Sequence[Point], x: Axis, 
     plot = Plot(x.scale(xs, left, width - 14, num_ticks=7 if width > NARROW else 4), y_scale)
     marks = list(plot.frame())
     if len(front) > 1:
-        marks.append(path([plot.place(one.x, one.y) for one in front], color=_FRONT, width=1.5, dash="4 3"))
+        marks.append(path(_stairs(plot, front, x_better), color=_FRONT, width=1.5, dash="4 3"))
     for one in points:
         marks += _point(plot, one, one in front)
     marks += _names(plot, points, [one for one in points if one.chosen or one in front])
     return _HEIGHT, marks
+
+
+def _stairs(plot: Plot, front: Sequence[Point], x_better: Better) -> list[Place]:
+    """The edge of what can be had: between two points there is only what one of them gives."""
+    places = [plot.place(one.x, one.y) for one in front]
+    stairs = places[:1]
+    for (x, y), (next_x, next_y) in pairwise(places):
+        stairs += [(x, next_y) if x_better == "higher" else (next_x, y), (next_x, next_y)]
+    return stairs
 
 
 def _point(plot: Plot, one: Point, on_front: bool) -> Iterator[str]:
@@ -101,7 +111,7 @@ def _names(plot: Plot, points: Sequence[Point], named: Sequence[Point]) -> Itera
         for place, anchor, box in _sides(x, y, text_width(one.name, 11)):
             if _inside(plot, box) and not any(_cross(box, other) for other in taken):
                 taken.append(box)
-                yield text(*place, one.name, size=11, anchor=anchor, color=INK, bold=one.chosen)
+                yield text(*place, one.name, size=11, anchor=anchor, color=INK, bold=one.chosen, halo=True)
                 break
 
 

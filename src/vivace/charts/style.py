@@ -54,6 +54,8 @@ tbody th {{ font-weight: 500; }}
 pre, code {{ font: 13px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "Liberation Mono", monospace; }}
 pre {{ background: var(--wash); border-radius: 8px; padding: 12px 14px; margin: 12px 0 0; white-space: pre-wrap;
   overflow-wrap: anywhere; }}
+.notice {{ margin: 24px 0 0; padding: 8px 16px; border-left: 3px solid var(--series-2); background: var(--wash);
+  border-radius: 0 8px 8px 0; }}
 @media screen and (max-width: 640px) {{
   body {{ padding: 24px 16px 48px; }}
   h1 {{ font-size: 23px; }}
@@ -67,7 +69,7 @@ pre {{ background: var(--wash); border-radius: 8px; padding: 12px 14px; margin: 
   * {{ print-color-adjust: exact; -webkit-print-color-adjust: exact; }}
   body {{ padding: 0; max-width: none; font-size: 10.5pt; }}
   h2 {{ margin-top: 28px; break-after: avoid; }}
-  figure, tr, .tiles, .facts div, pre {{ break-inside: avoid; }}
+  figure, tr, .tiles, .notice, .facts div, pre {{ break-inside: avoid; }}
   summary, details {{ display: none; }}
   .table {{ overflow: visible; }}
 }}

@@ -14,11 +14,21 @@ CHARACTER_WIDTH = 0.56  # of the size, on average, in the sans-serif fonts that 
 
 
 def text(
-    x: float, y: float, words: str, *, size: int = 12, anchor: str = "start", color: str = INK, bold: bool = False
+    x: float,
+    y: float,
+    words: str,
+    *,
+    size: int = 12,
+    anchor: str = "start",
+    color: str = INK,
+    bold: bool = False,
+    halo: bool = False,
 ) -> str:
+    """Words at a place; `halo`: readable over lines."""
     place = f'x="{x:.1f}" y="{y:.1f}" font-size="{size}" text-anchor="{anchor}"'
     weight = ' font-weight="600"' if bold else ""
-    return f'<text {place} fill="{color}"{weight}>{escape(words)}</text>'
+    ground = f' paint-order="stroke" stroke="{GROUND}" stroke-width="4" stroke-linejoin="round"' if halo else ""
+    return f'<text {place} fill="{color}"{weight}{ground}>{escape(words)}</text>'
 
 
 def text_width(words: str, size: int = 12) -> float:

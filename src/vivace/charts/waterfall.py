@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from vivace.charts.axis import Axis, Scale
-from vivace.charts.bars import name_width, whisker
+from vivace.charts.bars import name_width, row_words, whisker
 from vivace.charts.figure import Drawing, figure
 from vivace.charts.palette import FAINT, INK, RULE, SERIES
-from vivace.charts.svg import bar, fitted, line, text, text_width
+from vivace.charts.svg import bar, line, text, text_width
 from vivace.charts.table import table
 
 _ROW, _THICKNESS = 32, 18
@@ -51,24 +51,26 @@ def _steps(stages: Sequence[Stage]) -> Iterator[tuple[float | None, Stage]]:
         yield level, one
         if one.kept or level is None:
             level = one.value
+    if level is not None and len(stages) > 1:
+        first = stages[0].value
+        yield None, Stage("In the end", level, note=f"×{level / first:.2f} in all" if first else "")
 
 
 def _draw(width: int, steps: Sequence[tuple[float | None, Stage]], axis: Axis, lower_is_better: bool) -> Drawing:
     left = name_width([one.name for _, one in steps], width)
     above = left == 0
     labels = [_label(axis, before, one) for before, one in steps]
-    right = width - max(map(text_width, labels), default=0.0) - 16
+    right = width if above else width - max(map(text_width, labels), default=0.0) - 16
     scale = axis.scale([0.0, *(one.high or one.value for _, one in steps)], left, right)
     height = _ROW + (14 if above else 0)
     marks = list[str]()
     for index, ((before, one), label) in enumerate(zip(steps, labels, strict=True)):
         top = index * height + height - _THICKNESS - 7
-        name = fitted(one.name, width if above else left - 10)
-        place = (0.0, top - 5) if above else (left - 10, top + 13)
-        marks.append(text(*place, name, anchor="start" if above else "end"))
+        marks += row_words(one.name, label, left, top, width)
         marks += _step(scale, before, one, top, lower_is_better)
         end = scale.at(max(one.high or one.value, one.value, before or 0.0))
-        marks.append(text(end + 8, top + 13, label, color=INK if one.kept else FAINT))
+        if not above:
+            marks.append(text(end + 8, top + 13, label, color=INK if one.kept else FAINT))
         if index + 1 < len(steps):
             level = one.value if one.kept or before is None else before
             marks.append(
@@ -97,8 +99,8 @@ def _change(before: float | None, one: Stage) -> str:
 
 def _label(axis: Axis, before: float | None, one: Stage) -> str:
     parts = (axis.value(one.value), _change(before, one), one.note, "" if one.kept else "(not kept)")
-    return "  ".join(part for part in parts if part)
+    return "\u2002".join(part for part in parts if part)
 
 
 def _words(axis: Axis, before: float | None, one: Stage) -> str:
-    return _label(axis, before, one).replace("  ", ", ")
+    return _label(axis, before, one).replace("\u2002", ", ")
