@@ -50,8 +50,8 @@ class Speculation:
     """Owned by the engine; called around every step. `clock` returns seconds."""
 
     def __init__(self, proposer: Proposer, rule: LengthRule, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._proposer = proposer
-        self._rule = rule
+        self.proposer = proposer
+        self.rule = rule
         self._clock = clock
         self._cycle = _Cycle(clock())
         self._kind: Kind = "none"  # of the last choice
@@ -68,10 +68,10 @@ class Speculation:
         if began >= self._verdict.due:
             self._look(began)
         self._cycle = cycle = _Cycle(began, kind=self._kind)
-        self._proposer.begin_step(plan)
+        self.proposer.begin_step(plan)
         items = plan.drafting
         if items:
-            guesses = self._proposer.propose(items)
+            guesses = self.proposer.propose(items)
             shorten(plan, [len(made) for made in guesses])
             for item, made in zip(items, guesses, strict=True):
                 item.draft[:] = made
@@ -88,12 +88,12 @@ class Speculation:
             cycle.num_sequences = cycle.num_tokens = len(plan.scheduled)
         items = plan.drafting
         if not items:
-            self._proposer.end_step(plan, result)
+            self.proposer.end_step(plan, result)
             return Accepted([], [], [])
         accepted, counts = verify(plan, result)
-        self._proposer.end_step(plan, result)
+        self.proposer.end_step(plan, result)
         cycle.num_tokens += sum(counts)
-        observe, kind_of = self._rule.acceptance.observe, self._proposer.kind
+        observe, kind_of = self.rule.acceptance.observe, self.proposer.kind
         for item, count in zip(items, counts, strict=True):
             observe(item.sequence, len(item.draft), count, kind_of(item.sequence))
             self._count(len(item.draft), count)
@@ -106,7 +106,7 @@ class Speculation:
         self._guessing = []
         if not any(item.sequence.state is SequenceState.RUNNING for item in plan.scheduled):
             self._cycle.num_sequences = 0  # what comes next may have to be waited for
-        if not self._rule.may_ask(len(plan.scheduled)):
+        if not self.rule.may_ask(len(plan.scheduled)):
             self._note("rest")
             return
         began = self._clock()
@@ -125,13 +125,13 @@ class Speculation:
 
     def forget(self, sequence: Sequence) -> None:
         """The sequence has ended."""
-        self._proposer.forget(sequence)
-        self._rule.acceptance.forget(sequence)
+        self.proposer.forget(sequence)
+        self.rule.acceptance.forget(sequence)
 
     def _asked(self, sequences: list[Sequence]) -> Choice:
-        most, proposer = self._rule.most, self._proposer
+        most, proposer = self.rule.most, self.proposer
         available = [proposer.available(sequence, most) for sequence in sequences]
-        return self._rule.choose(sequences, available, list(map(proposer.kind, sequences)))
+        return self.rule.choose(sequences, available, list(map(proposer.kind, sequences)))
 
     def _note(self, kind: Kind) -> None:
         self._kind = kind
@@ -139,7 +139,7 @@ class Speculation:
 
     def _look(self, now: float) -> None:
         stats = self.stats
-        self._verdict.look(now, stats.num_choices, stats.gain, self._rule, self._cycle.num_sequences)
+        self._verdict.look(now, stats.num_choices, stats.gain, self.rule, self._cycle.num_sequences)
         if self._verdict.text != stats.verdict:
             stats.verdict = self._verdict.text
             logger.info("%s", stats.verdict)
@@ -151,7 +151,7 @@ class Speculation:
         if not cycle.num_sequences:
             return
         target_s = ended - cycle.began - cycle.guessing_s - cycle.asking_s
-        self._rule.observe(
+        self.rule.observe(
             StepReport(
                 cycle.num_sequences,
                 cycle.lengths,
