@@ -71,15 +71,8 @@ def test_the_command(arguments: list[str], tmp_path: Path) -> None:
 
 
 def test_the_command_without_weights(arguments: list[str]) -> None:
-    dummy = [
-        "--load-format",
-        "dummy",
-        "--config",
-        str(embedded_model_path() / "config.json"),
-        "--num-speculative-tokens",
-        "2",
-    ]
-    result = CliRunner().invoke(app, [*arguments, *dummy, "--json"])
+    dummy = ["--load-format", "dummy", "--config", str(embedded_model_path() / "config.json")]
+    result = CliRunner().invoke(app, [*arguments, *dummy, "--num-speculative-tokens", "2", "--json"])
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)
     assert [one["method"] for one in record["results"]][1:] == ["synthetic 0.5", "synthetic 0.7", "synthetic 0.9"]
