@@ -53,7 +53,7 @@ def fit(samples: Sequence[StepSample], basis: str) -> Efficiency:
         rates=rates,
         attention_rates=attention_rates,
         attention_keys=extra_keys,
-        row_floats=_row_share(streamed, op_s),
+        row_bytes_per_s=_row_rate(streamed, op_s),
         step_s=step_s,
         op_s=op_s,
         product_op_s=product_op_s,
@@ -140,13 +140,13 @@ def _attention(samples: Sequence[StepSample], overlap: float) -> tuple[float, di
                 continue
             if one.num_new > 1:
                 points[one.num_new] = _attention_rate(one, extra_keys)
-            elif one.depth > 512:
+            elif one.depth > 512 and dtype == "bf16":
                 rest = one.attention.seconds**overlap - (_padded(one, extra_keys) / rate) ** overlap
                 memory_s = max(rest, (one.attention.seconds / 2) ** overlap) ** (1 / overlap)
                 shares.append(min(MAX_SHARE, one.attention.num_bytes / memory_s / one.read_bytes_per_s))
         rows = sorted(points)
         curves[dtype] = RateCurve(tuple(rows), tuple(points[count] for count in rows))
-    return extra, curves, statistics.median(shares)
+    return extra, curves, max(shares)
 
 
 def _alone(samples: Sequence[StepSample]) -> tuple[float, float]:
@@ -173,14 +173,14 @@ def _attention_rate(sample: StepSample, extra_keys: float) -> float:
     return _padded(sample, extra_keys) / sample.attention.seconds
 
 
-def _row_share(streamed: Sequence[StepSample], op_s: float) -> float:
-    """Bytes a second of the operations between products, at many rows, over a plain read."""
-    shares = []
+def _row_rate(streamed: Sequence[StepSample], op_s: float) -> float:
+    """Bytes a second of the operations between products, at many rows."""
+    rates = []
     for one in streamed:
         if _rows(one) >= STREAMED_ROWS:
             seconds = max(one.rows.seconds - op_s * one.rows.num_ops, one.rows.seconds / 2)
-            shares.append(one.rows.num_bytes / seconds / one.read_bytes_per_s)
-    return statistics.median(shares)
+            rates.append(one.rows.num_bytes / seconds)
+    return statistics.median(rates)
 
 
 def _engine(cached: Sequence[StepSample]) -> tuple[float, float, float]:

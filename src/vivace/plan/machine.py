@@ -50,7 +50,8 @@ class Efficiency:
     overlap: float = 4.0
     rates: Mapping[str, RateCurve] = field(default_factory=dict)
     attention_rates: Mapping[str, RateCurve] = field(default_factory=dict)
-    row_floats: float = 0.25  # share of the read rate at which rows between products are read and written
+    row_share: float = 0.8  # of the read rate, at which rows between products are read and written
+    row_bytes_per_s: float | None = None  # the same, measured: in caches it has little to do with memory
     step_s: float = 300e-6  # the engine's own work for a step
     op_s: float = 2e-6  # start and end of an operation
     product_op_s: float = 2e-6  # of a product

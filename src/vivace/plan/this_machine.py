@@ -22,7 +22,7 @@ from vivace.plan.calibration import fit
 from vivace.plan.machine import Efficiency, Machine
 from vivace.plan.measurement import READ_BYTES, READ_REPETITIONS, StepSample, measure_steps
 
-READ_PROBES = 5
+READ_PROBES = 3
 # Of our kernels on machines where they were measured (BENCHMARKS.md): the middle, for one that was not calibrated.
 UNCALIBRATED = Efficiency(
     basis="assumed shares of the ceilings that were measured just now; `--calibrate` measures them",
@@ -30,7 +30,7 @@ UNCALIBRATED = Efficiency(
     kv_bandwidth=0.7,
     arithmetic=0.62,
     attention_arithmetic=0.4,
-    row_floats=1.0,
+    row_share=1.0,
     step_s=60e-6,
     op_s=0.4e-6,
     product_op_s=1.5e-6,
@@ -125,7 +125,7 @@ def _is_sound(efficiency: Efficiency) -> bool:
     """Rates are above 0, as every file of ours has them."""
     curves = [*efficiency.rates.values(), *efficiency.attention_rates.values()]
     rates = [rate for curve in curves for rate in curve.operations_per_s]
-    shares = [*efficiency.bandwidth.values(), efficiency.kv_bandwidth, efficiency.row_floats, efficiency.overlap]
+    shares = [*efficiency.bandwidth.values(), efficiency.kv_bandwidth, efficiency.row_share, efficiency.overlap]
     whole = all(curve.rows and len(curve.rows) == len(curve.operations_per_s) for curve in curves)
     return whole and "" in efficiency.bandwidth and all(value > 0 for value in (*rates, *shares))
 

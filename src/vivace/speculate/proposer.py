@@ -10,8 +10,17 @@ from vivace.runtime.runner import StepResult
 
 
 class Proposer(Protocol):
+    @property
+    def is_sequential(self) -> bool:
+        """Whether each further guess of a sequence takes as long as the first."""
+        ...
+
     def available(self, sequence: Sequence, most: int) -> int:
         """How many tokens, `most` at most, could be guessed after the sequence's last one."""
+        ...
+
+    def kind(self, sequence: Sequence) -> int:
+        """Which kind of guess `available` found: acceptance is learnt for each kind apart."""
         ...
 
     def begin_step(self, plan: StepPlan) -> None:

@@ -100,7 +100,8 @@ def make_traffic(
             max_model_len=max_model_len,
             seed=seed,
         )
-    source: dict[str, object] = {"scenario": name, **load.record(), "max_model_len": max_model_len}
+    source: dict[str, object] = {"scenario": name, "num_requests": len(requests), **load.record()}
+    source["max_model_len"] = max_model_len
     source |= {"conversations": str(conversations)} if conversations is not None else {"text": words.source}
     source |= {} if think_s is None else {"think_s": think_s}
     traffic = Traffic(name, requests, seed, concurrency, source)
