@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vivace.bench.traffic.answers import answered_messages
+from vivace.bench.traffic.answers import with_answer
 from vivace.bench.traffic.request import Traffic
 from vivace.bench.traffic.scenario import CONVERSATIONS, SCENARIOS, make_sweep, make_traffic
 from vivace.core.errors import ConfigError
@@ -80,18 +80,17 @@ def test_chats_share_the_system_prompt_and_grow_by_turns(tokenizer: Tokenizer) -
 def test_answers_take_their_places_in_all_later_turns(tokenizer: Tokenizer) -> None:
     traffic = make_traffic("agent", tokenizer=tokenizer, num_requests=20, concurrency=1)
     third = next(
-        request
-        for request in traffic.requests
-        if request.after is not None and traffic.requests[request.after].after is not None
+        request for request in traffic.requests if request.after is not None and len(request.messages or ()) == 6
     )
     second = traffic.requests[third.after or 0]
-    answers = {second.index: "second answer", second.after or 0: "first answer"}
-    messages = answered_messages(traffic, third.index, answers)
-    assert messages is not None
-    said = [message["content"] for message in messages if message["role"] == "assistant"]
-    assert said[-2:] == ["first answer", "second answer"]
+    first = traffic.requests[second.after or 0]
+    sent = with_answer(second, first, "first answer")
+    messages = with_answer(third, sent, "second answer").messages or ()
+    assert [one["content"] for one in messages if one["role"] == "assistant"] == ["first answer", "second answer"]
     asked = [message for message in messages if message["role"] != "assistant"]
     assert asked == [message for message in third.messages or () if message["role"] != "assistant"]
+    alone = make_traffic("uniform", tokenizer=tokenizer, num_requests=2).requests
+    assert with_answer(alone[1], alone[0], "none") == alone[1]
 
 
 def test_popular_documents_come_again(tokenizer: Tokenizer) -> None:

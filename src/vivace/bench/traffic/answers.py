@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 
-from vivace.bench.traffic.request import Message, Traffic, TrafficRequest
+from vivace.bench.traffic.request import TrafficRequest
 
 
-def answered_messages(traffic: Traffic, index: int, answers: Mapping[int, str]) -> tuple[Message, ...] | None:
-    """The messages of request `index`, in which `answers` (texts by index of the request) stand for the text that was
-    there to fill their place; None for a request without messages. An answer that is missing leaves its place as it
-    was."""
-    messages = traffic.requests[index].messages
-    if messages is None:
-        return None
-    filled = list(messages)
-    request: TrafficRequest = traffic.requests[index]
-    while request.after is not None and request.messages is not None:
-        if request.after in answers:
-            place = len(request.messages) - 2
-            filled[place] = {**filled[place], "content": answers[request.after]}
-        request = traffic.requests[request.after]
-    return tuple(filled)
+def with_answer(request: TrafficRequest, before: TrafficRequest, answer: str) -> TrafficRequest:
+    """The turn that follows `before`, with `answer` in the place of its last message but one, the assistant's.
+
+    Give `before` as it was sent, with the answers of the turns before it: the conversation then goes on in the very
+    words that the server has in its prefix cache. A request without messages stays as it is.
+    """
+    if request.messages is None or before.messages is None or len(request.messages) != len(before.messages) + 2:
+        return request
+    answered, said = request.messages[-2:]
+    return replace(request, messages=(*before.messages, {**answered, "content": answer}, said))
