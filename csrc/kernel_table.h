@@ -31,6 +31,8 @@ struct RowKernels {
   void (*rope)(Rows x, Rows table, int64_t head_dim, Rows out, int64_t row_begin, int64_t row_end);
   void (*gated_activation)(Rows gate_up, Activation activation, Rows out, Range range);
   void (*add)(Rows x, Rows y, Rows out, Range range);
+  // out = x + silu(z), one row.
+  void (*silu_residual)(Rows x, Rows z, Rows out);
   void (*softcap)(Rows x, float cap, Rows out, Range range);
   void (*scale)(Rows x, float factor, Rows out, Range range);
 };

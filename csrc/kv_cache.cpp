@@ -93,10 +93,30 @@ void KVCache::copy_blocks(const std::vector<std::pair<int64_t, int64_t>>& pairs)
   }
 }
 
+void KVCache::move_tokens(const AttentionKernels& kernels, const std::vector<std::pair<int64_t, int64_t>>& pairs) {
+  std::vector<SlotMove> moves;
+  const int64_t num_slots = num_blocks_ * block_size_;
+  for (const auto& [source, destination] : pairs) {
+    if (source < 0 || source >= num_slots || destination < 0 || destination >= num_slots) {
+      throw std::invalid_argument("move_tokens: slot out of range");
+    }
+    for (const int64_t slot : {source, destination}) {
+      if (recent_ && recent_slots_[static_cast<size_t>(slot / block_size_)] < 0) {
+        throw std::invalid_argument("move_tokens: the originals of block " + std::to_string(slot / block_size_) +
+                                    " were dropped");
+      }
+    }
+    moves.push_back({source, destination});
+  }
+  for (const KVLayer& layer : layers_) kernels.move(layer, moves.data(), static_cast<int64_t>(moves.size()));
+}
+
 void KVCache::prepare(const Step& step) {
   if (!recent_) return;
   for (int64_t b = 0; b < step.num_sequences; ++b) {
     const int64_t new_tokens = step.query_starts[b + 1] - step.query_starts[b];
+    // What lies before a guess with a parent may be a guess too.
+    if (step.parents && new_tokens == 1 && step.parents[step.query_starts[b]] >= 0) continue;
     const int32_t* table = step.block_tables + b * step.table_width;
     for (int64_t index = (step.context_lens[b] - new_tokens) / block_size_ - 1; index >= 0; --index) {
       if (recent_slots_[static_cast<size_t>(table[index])] < 0) break;

@@ -25,6 +25,10 @@ class KVCache {
   // Copies whole blocks of every layer, in order: (source, destination). Throws std::invalid_argument.
   void copy_blocks(const std::vector<std::pair<int64_t, int64_t>>& pairs);
 
+  // Copies the keys and values of single tokens in every layer, in order: (source slot, destination slot), a slot being
+  // block x block_size + its number in the block. Throws std::invalid_argument.
+  void move_tokens(const AttentionKernels& kernels, const std::vector<std::pair<int64_t, int64_t>>& pairs);
+
   // Makes place for a step's keys in their original precision, where the dtype keeps those of blocks in which queries
   // may still lie, and takes it back from blocks before the first new position of a sequence: these are final.
   // Throws std::invalid_argument where a block's beginning was never written. Not for two threads at once.

@@ -36,6 +36,20 @@ void OpChecks::operator()(const EmbeddingOp& op) const {
   require(!op.out.sampled && op.table->packed.columns == op.out.width, "embedding: shapes do not fit");
 }
 
+void OpChecks::operator()(const StatesOp& op) const {
+  check_place(op.out);
+  require(!op.out.sampled, "states: shapes do not fit");
+}
+
+void OpChecks::operator()(const HeadResidualsOp& op) const {
+  check_place(op.x);
+  check_place(op.z);
+  check_place(op.out);
+  require(!op.x.sampled && !op.z.sampled && op.out.sampled && op.out.width == op.x.width &&
+              op.z.width % op.x.width == 0,
+          "head_residuals: shapes do not fit");
+}
+
 void OpChecks::operator()(const RmsNormOp& op) const {
   check_same(op.x, op.out);
   require(op.groups >= 1 && op.weight->size * op.groups == op.x.width, "rms_norm: shapes do not fit");
@@ -127,6 +141,23 @@ void check_sequence(const Step& step, const KVCache& cache, int64_t b) {
   }
 }
 
+// A row with a parent is a sequence of one row, one position behind its parent.
+void check_parents(const Step& step) {
+  for (int64_t b = 0; b < step.num_sequences; ++b) {
+    const int32_t begin = step.query_starts[b], end = step.query_starts[b + 1];
+    for (int32_t row = begin; row < end; ++row) {
+      const int32_t parent = step.parents[row];
+      if (parent < 0) continue;
+      require(parent < row && end - begin == 1, "a row with a parent follows it, in a sequence of its own");
+      require(step.positions[row] == step.positions[parent] + 1 && step.context_lens[b] - 1 == step.positions[row],
+              "a row with a parent stands one position behind it");
+      int64_t depth = 1;
+      for (int32_t above = parent; step.parents[above] >= 0; above = step.parents[above]) ++depth;
+      require(depth <= MAX_TREE_DEPTH, "a path of guesses is too long");
+    }
+  }
+}
+
 }  // namespace
 
 void check_step(const Step& step, const KVCache& cache, int64_t max_tokens, int64_t max_sampled, int64_t vocabulary) {
@@ -139,6 +170,7 @@ void check_step(const Step& step, const KVCache& cache, int64_t max_tokens, int6
   require(step.query_starts[0] == 0 && step.query_starts[step.num_sequences] == step.num_tokens,
           "query_starts do not cover the step");
   for (int64_t b = 0; b < step.num_sequences; ++b) check_sequence(step, cache, b);
+  if (step.parents) check_parents(step);
 }
 
 }  // namespace vivace

@@ -13,6 +13,8 @@ struct OpChecks {
   int64_t arena_floats;
 
   void operator()(const EmbeddingOp& op) const;
+  void operator()(const StatesOp& op) const;
+  void operator()(const HeadResidualsOp& op) const;
   void operator()(const RmsNormOp& op) const;
   void operator()(const LinearOp& op) const;
   void operator()(const RopeTableOp& op) const;

@@ -4,6 +4,8 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 
 #include "op_checks.h"
 #include "program.h"
@@ -72,6 +74,14 @@ struct OpRunner {
         kernels.linear.embedding_row(op.table->packed, step.token_ids[row], op.scale, out.data + row * out.stride);
       }
     });
+  }
+
+  void operator()(const StatesOp& op) const {
+    const Rows out = rows(op.out);
+    for (int64_t row = 0; row < step.num_tokens; ++row) {
+      std::memcpy(out.data + row * out.stride, step.states + row * step.states_width,
+                  static_cast<size_t>(out.width) * sizeof(float));
+    }
   }
 
   void operator()(const RmsNormOp& op) const {
@@ -198,6 +208,18 @@ struct OpRunner {
     for_ranges(op.out, MIN_CHEAP_CHUNKS, [&](Range range) { kernels.rows.scale(x, op.factor, out, range); });
   }
 
+  void operator()(const HeadResidualsOp& op) const {
+    const Rows x = rows(op.x), z = rows(op.z), out = rows(op.out);
+    const int64_t heads = z.width / x.width;
+    for (int64_t row = 0; row < step.num_tokens; ++row) {
+      for (int64_t head = 0; head < heads; ++head) {
+        kernels.rows.silu_residual({x.data + row * x.stride, x.stride, x.width},
+                                   {z.data + row * z.stride + head * x.width, z.stride, x.width},
+                                   {out.data + (row * heads + head) * out.stride, out.stride, x.width});
+      }
+    }
+  }
+
   void operator()(const GatherRowsOp& op) const {
     const Rows x = rows(op.x), out = rows(op.out);
     for (int64_t row = 0; row < step.num_sampled; ++row) {
@@ -210,6 +232,12 @@ struct OpRunner {
 void Program::run(const Step& step, double* op_seconds) {
   const auto started = op_seconds ? Clock::now() : Clock::time_point{};
   check_step(step, *cache_, max_tokens_, max_sampled_, vocabulary_);
+  if (states_width_ && (!step.states || step.states_width != states_width_)) {
+    throw std::invalid_argument("the program takes states of another width");
+  }
+  if (heads_ && step.num_sampled != heads_ * step.num_tokens) {
+    throw std::invalid_argument("the program samples " + std::to_string(heads_) + " rows of each token");
+  }
   const std::lock_guard turn(device_->pool.turn());
   cache_->prepare(step);
   OpRunner runner{*this, step};

@@ -43,14 +43,20 @@ void Program::append(Op op) {
     const int64_t needed = attention_scratch_floats(layer, rows);
     if (needed > attention_scratch_floats_) attention_scratch_floats_ = (needed + 15) / 16 * 16;
   }
+  if (auto* states = std::get_if<StatesOp>(&op)) states_width_ = states->out.width;
+  if (auto* residuals = std::get_if<HeadResidualsOp>(&op)) heads_ = residuals->z.width / residuals->x.width;
   if (auto* embedding = std::get_if<EmbeddingOp>(&op)) {
     vocabulary_ = std::min(vocabulary_, embedding->table->packed.rows);
   }
   ops_.push_back(std::move(op));
 }
 
+void Program::check_place(Place place) const {
+  OpChecks{*cache_, max_tokens_, max_sampled_, arena_floats_}.check_place(place);
+}
+
 void Program::set_output(Place output) {
-  OpChecks{*cache_, max_tokens_, max_sampled_, arena_floats_}.check_place(output);
+  check_place(output);
   output_ = output;
 }
 

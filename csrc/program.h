@@ -26,6 +26,10 @@ struct EmbeddingOp {
   Place out;
 };
 
+struct StatesOp {
+  Place out;
+};
+
 struct RmsNormOp {
   Place x;
   std::shared_ptr<Vector> weight;
@@ -104,13 +108,19 @@ struct ScaleOp {
   Place out;
 };
 
+struct HeadResidualsOp {
+  Place x;
+  Place z;
+  Place out;
+};
+
 struct GatherRowsOp {
   Place x;
   Place out;
 };
 
-using Op = std::variant<EmbeddingOp, RmsNormOp, LinearOp, RopeTableOp, RopeOp, KVWriteOp, AttentionOp,
-                        GatedActivationOp, AddOp, SoftcapOp, ScaleOp, GatherRowsOp>;
+using Op = std::variant<EmbeddingOp, StatesOp, RmsNormOp, LinearOp, RopeTableOp, RopeOp, KVWriteOp, AttentionOp,
+                        GatedActivationOp, AddOp, SoftcapOp, ScaleOp, HeadResidualsOp, GatherRowsOp>;
 
 class Program {
  public:
@@ -120,6 +130,7 @@ class Program {
   // Checks that the operation's shapes fit and its places lie in the arena; throws std::invalid_argument.
   void append(Op op);
   void set_output(Place output);
+  void check_place(Place place) const;
 
   // Checks the step's integers, then runs every operation. Throws std::invalid_argument before any work is done.
   // `op_seconds`, if given, takes the time of each operation (num_ops of them) and of everything else at its end.
@@ -128,7 +139,7 @@ class Program {
   size_t num_ops() const { return ops_.size(); }
 
   const Place& output() const { return output_; }
-  float* output_data() const { return arena() + output_.offset; }
+  float* data(const Place& place) const { return arena() + place.offset; }
   int64_t max_rows(const Place& place) const { return place.sampled ? max_sampled_ : max_tokens_; }
 
  private:
@@ -146,6 +157,8 @@ class Program {
   std::vector<Op> ops_;
   Place output_{};
   int64_t vocabulary_ = INT64_MAX;  // rows of the smallest embedding table
+  int64_t states_width_ = 0;        // of the rows that a step must bring; 0: none
+  int64_t heads_ = 0;               // sampled rows of each token, where that is fixed; 0: it is not
 
   WorkShares linear_shares_;
   Scratch linear_scratch_;

@@ -1,4 +1,4 @@
-"""OpenVINO GenAI as a contender, from the same GGUF file: openvino_worker.py FILE.gguf THREADS."""
+"""OpenVINO GenAI as a contender, on what openvino_export.py made: openvino_worker.py FOLDER THREADS VOCAB_SIZE."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@
 #include "kernels/attention_codes.h"
 #include "kernels/attention_dense.h"
 #include "kernels/attention_rows.h"
+#include "kernels/attention_tree.h"
 
 namespace vivace::VIVACE_ISA {
 
@@ -66,9 +67,10 @@ void attend_chunk(const ItemRows& rows, int64_t index, Chunk& chunk, float* scor
 
 template <class Chunk>
 void attend_item(const AttentionProblem& problem, const AttentionItem& item, float* scratch) {
-  const ItemRows rows(problem, item);
+  ItemRows rows(problem, item);
+  if (is_tree_item(problem, item)) build_tree_end(problem, item, reinterpret_cast<uint8_t*>(scratch), rows.end);
   const int64_t head_dim = problem.cache.head_dim, width = attention_state_width(head_dim);
-  float* scores = scratch;
+  float* scores = scratch + tree_end_floats(problem.cache);
   float* weights = scores + BLOCK_ROWS * ATTENTION_CHUNK;
   float* chunk_states = weights + BLOCK_ROWS * ATTENTION_CHUNK * weight_groups(problem.cache);
   float* states = chunk_states + rows.count * width;

@@ -62,9 +62,7 @@ class ChannelKeys {
   template <int NUM_ROWS>
   VIVACE_INLINE void score_recent(int64_t first, const ChunkUnits& units, int64_t unit, float* scores) const {
     const KVLayer& cache = rows_.problem.cache;
-    const int64_t block = rows_.block(units.blocks[unit]);
-    const auto* keys =
-        reinterpret_cast<const Float16*>(cache.recent_keys(block, rows_.item.kv_head)) + units.slots[unit];
+    const auto* keys = reinterpret_cast<const Float16*>(rows_.recent_keys(units.blocks[unit])) + units.slots[unit];
     V16 sums[NUM_ROWS];
     for (int r = 0; r < NUM_ROWS; ++r) sums[r] = zero();
     for (int64_t d = 0; d < cache.head_dim; ++d) {

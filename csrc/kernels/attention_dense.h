@@ -217,9 +217,9 @@ class DenseChunk {
       std::memset(keys, 0, static_cast<size_t>(2 * unit_elements) * sizeof(Element));
       for (int64_t key = KV_UNIT * unit; key < KV_UNIT * (unit + 1); ++key) {
         if (key < any.begin || key >= any.end) continue;
-        const int64_t block = rows_.block((start + key) / cache.block_size), slot = (start + key) % cache.block_size;
-        const auto* from_keys = reinterpret_cast<const Element*>(cache.key_block(block, rows_.item.kv_head));
-        const auto* from_values = reinterpret_cast<const Element*>(cache.value_block(block, rows_.item.kv_head));
+        const int64_t block = (start + key) / cache.block_size, slot = (start + key) % cache.block_size;
+        const auto* from_keys = reinterpret_cast<const Element*>(rows_.key_block(block));
+        const auto* from_values = reinterpret_cast<const Element*>(rows_.value_block(block));
         const int64_t lane = key % KV_UNIT;
         for (int64_t d = 0; d < head_dim; ++d) {
           keys[key_index<Element>(d, lane, KV_UNIT)] = from_keys[key_index<Element>(d, slot, cache.block_size)];

@@ -38,6 +38,12 @@ inline void reset_states(float* states, int64_t count, int64_t head_dim) {
   for (int64_t i = 0; i < count; ++i) *state_at(states, i, head_dim).maximum = MINUS_INFINITY;
 }
 
+// Blocks of one context and kv head that stand for the table's from `first_block` on.
+struct ContextEnd {
+  int64_t first_block = INT64_MAX;
+  KVLayer layer{};
+};
+
 // An item's rows in the order (token, query head of the group).
 struct ItemRows {
   const AttentionProblem& problem;
@@ -45,6 +51,7 @@ struct ItemRows {
   int64_t group;           // query heads of the kv head
   int64_t count;           // rows x group
   int64_t first_position;  // of row_begin
+  ContextEnd end;          // none but for a tree row
 
   ItemRows(const AttentionProblem& p, const AttentionItem& i)
       : problem(p), item(i), group(p.num_heads / p.cache.num_kv_heads), count((i.row_end - i.row_begin) * group),
@@ -62,14 +69,31 @@ struct ItemRows {
     return (item.row_begin + index / group) * stride + head * problem.cache.head_dim;
   }
 
+  // The sequence's block `index`.
+  VIVACE_INLINE uint8_t* key_block(int64_t index) const {
+    if (index >= end.first_block) return end.layer.key_block(index - end.first_block, 0);
+    return problem.cache.key_block(block(index), item.kv_head);
+  }
+
+  VIVACE_INLINE uint8_t* value_block(int64_t index) const {
+    if (index >= end.first_block) return end.layer.value_block(index - end.first_block, 0);
+    return problem.cache.value_block(block(index), item.kv_head);
+  }
+
+  VIVACE_INLINE uint16_t* recent_keys(int64_t index) const {
+    if (index >= end.first_block) return end.layer.recent_keys(index - end.first_block, 0);
+    return problem.cache.recent_keys(block(index), item.kv_head);
+  }
+
+  const float* query(int64_t index) const { return problem.q + offset(index, problem.q_stride); }
+  float* output(int64_t index) const { return problem.out + offset(index, problem.out_stride); }
+
+ private:
   // The cache's block that holds the sequence's block `index`.
   int64_t block(int64_t index) const {
     const Step& step = *problem.step;
     return step.block_tables[item.sequence * step.table_width + index];
   }
-
-  const float* query(int64_t index) const { return problem.q + offset(index, problem.q_stride); }
-  float* output(int64_t index) const { return problem.out + offset(index, problem.out_stride); }
 };
 
 // Numbers 0 to 15, one a lane.

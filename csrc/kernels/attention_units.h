@@ -27,9 +27,8 @@ class ChunkUnits {
     int64_t block = (start + KV_UNIT * first) / cache.block_size;
     int64_t slot = (start + KV_UNIT * first) % cache.block_size;
     for (int64_t unit = first; unit < last; ++unit) {
-      const int64_t id = rows.block(block);
-      keys[unit] = key_at(cache.key_block(id, rows.item.kv_head), slot);
-      values[unit] = value_at(cache.value_block(id, rows.item.kv_head), slot);
+      keys[unit] = key_at(rows.key_block(block), slot);
+      values[unit] = value_at(rows.value_block(block), slot);
       blocks[unit] = block;
       slots[unit] = slot;
       slot += KV_UNIT;
@@ -38,7 +37,7 @@ class ChunkUnits {
     for (int64_t unit = 0; unit < UNITS_AHEAD; ++unit) {
       const bool is_there = has_next && start + KV_UNIT * (last + unit) <= rows.position(rows.count - 1);
       next_keys_[unit] =
-          is_there ? key_at(cache.key_block(rows.block(block), rows.item.kv_head), slot) : values[last - 1];
+          is_there ? key_at(rows.key_block(block), slot) : values[last - 1];
       slot += KV_UNIT;
       if (slot == cache.block_size) ++block, slot = 0;
     }

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kernels/attention.h"
-#include "kernels/cache_codes.h"
+#include "kernels/cache_move.h"
 
 namespace vivace::VIVACE_ISA {
 
@@ -60,6 +60,7 @@ const AttentionKernels ATTENTION_KERNELS = {
     .attend = attend,
     .merge = merge_partials,
     .write = write_cache,
+    .move = move_tokens,
     .fill = fill_blocks,
 };
 

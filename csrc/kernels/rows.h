@@ -112,6 +112,10 @@ inline void add(Rows x, Rows y, Rows out, Range range) {
   elementwise(x, y, out, range, [](V16 a, V16 b) { return a + b; });
 }
 
+inline void silu_residual(Rows x, Rows z, Rows out) {
+  elementwise(x, z, out, {0, 1, 0, out.width}, [](V16 a, V16 b) { return a + silu(b); });
+}
+
 inline void softcap(Rows x, float cap, Rows out, Range range) {
   const V16 caps = splat(cap);
   elementwise(x, x, out, range, [=](V16 a, V16) { return hyperbolic_tangent(a / caps) * caps; });
@@ -127,6 +131,7 @@ inline constexpr RowKernels ROW_KERNELS = {
     .rope = rope,
     .gated_activation = gated_activation,
     .add = add,
+    .silu_residual = silu_residual,
     .softcap = softcap,
     .scale = scale,
 };

@@ -45,13 +45,16 @@ void add_gated_activation(Program& program, Place gate_up, int activation, Place
 using Seconds = ContiguousArray<double, 1>;
 
 void run(Program& program, Ints1 token_ids, Ints1 positions, Ints1 slots, Ints1 query_starts, Ints1 context_lens,
-         Ints2 block_tables, Ints1 sampled_rows, std::optional<Seconds> op_seconds) {
+         Ints2 block_tables, Ints1 sampled_rows, std::optional<Ints1> parents, std::optional<Floats2> states,
+         std::optional<Seconds> op_seconds) {
   if (length(positions) != length(token_ids) || length(slots) != length(token_ids)) {
     throw std::invalid_argument("token_ids, positions and slots differ in length");
   }
   if (length(query_starts) != length(context_lens) + 1 || length(block_tables) < length(context_lens)) {
     throw std::invalid_argument("query_starts, context_lens and block_tables disagree on the sequences");
   }
+  if (parents && length(*parents) != length(token_ids)) throw std::invalid_argument("parents has an entry for each token");
+  if (states && length(*states) != length(token_ids)) throw std::invalid_argument("states has a row for each token");
   if (op_seconds && length(*op_seconds) != static_cast<int64_t>(program.num_ops()) + 1) {
     throw std::invalid_argument("op_seconds has an element for each operation and one more");
   }
@@ -66,19 +69,25 @@ void run(Program& program, Ints1 token_ids, Ints1 positions, Ints1 slots, Ints1 
                   .context_lens = context_lens.data(),
                   .block_tables = block_tables.data(),
                   .table_width = length(block_tables, 1),
-                  .sampled_rows = sampled_rows.data()};
+                  .sampled_rows = sampled_rows.data(),
+                  .parents = parents ? parents->data() : nullptr,
+                  .states = states ? states->data() : nullptr,
+                  .states_width = states ? length(*states, 1) : 0};
   nb::gil_scoped_release release;
   program.run(step, seconds);
 }
 
 using FloatMatrix = nb::ndarray<nb::numpy, float, nb::ndim<2>>;
 
-FloatMatrix output_array(nb::handle_t<Program> handle) {
+FloatMatrix array_at(nb::handle_t<Program> handle, const Place& place) {
   const Program& program = nb::cast<const Program&>(handle);
-  const Place& output = program.output();
-  return FloatMatrix(program.output_data(),
-                     {static_cast<size_t>(program.max_rows(output)), static_cast<size_t>(output.width)}, handle,
-                     {output.stride, 1});
+  program.check_place(place);
+  return FloatMatrix(program.data(place), {static_cast<size_t>(program.max_rows(place)), static_cast<size_t>(place.width)},
+                     handle, {place.stride, 1});
+}
+
+FloatMatrix output_array(nb::handle_t<Program> handle) {
+  return array_at(handle, nb::cast<const Program&>(handle).output());
 }
 
 // The operations' argument order is that of ops/program.py.
@@ -86,6 +95,7 @@ void bind_operations(nb::class_<Program>& program) {
   program
       .def("embedding", [](Program& self, std::shared_ptr<Matrix> table, float scale,
                            Place out) { self.append(EmbeddingOp{std::move(table), scale, out}); })
+      .def("states", [](Program& self, Place out) { self.append(StatesOp{out}); })
       .def("rms_norm",
            [](Program& self, Place x, SharedVector weight, float eps, int64_t groups, Place out) {
              self.append(RmsNormOp{x, std::move(weight), eps, groups, out});
@@ -104,6 +114,8 @@ void bind_operations(nb::class_<Program>& program) {
       .def("add", [](Program& self, Place x, Place y, Place out) { self.append(AddOp{x, y, out}); })
       .def("softcap", [](Program& self, Place x, float cap, Place out) { self.append(SoftcapOp{x, cap, out}); })
       .def("scale", [](Program& self, Place x, float factor, Place out) { self.append(ScaleOp{x, factor, out}); })
+      .def("head_residuals",
+           [](Program& self, Place x, Place z, Place out) { self.append(HeadResidualsOp{x, z, out}); })
       .def("gather_rows", [](Program& self, Place x, Place out) { self.append(GatherRowsOp{x, out}); });
 }
 
@@ -115,6 +127,12 @@ void bind_program(nb::module_& module) {
            "num_blocks"_a)
       .def_prop_ro("num_bytes", &KVCache::num_bytes)
       .def("copy_blocks", &KVCache::copy_blocks, "pairs"_a)
+      .def(
+          "move_tokens",
+          [](KVCache& self, Device& device, const std::vector<std::pair<int64_t, int64_t>>& pairs) {
+            self.move_tokens(device.kernels.attention, pairs);
+          },
+          "device"_a, "pairs"_a)
       .def_prop_ro("num_recent", &KVCache::num_recent)
       .def("recent_blocks", &KVCache::recent_blocks)
       .def("drop_recent", &KVCache::drop_recent, "blocks"_a);
@@ -131,10 +149,12 @@ void bind_program(nb::module_& module) {
            "cache"_a, "max_tokens"_a, "max_sampled"_a, "arena_floats"_a)
       .def("set_output", &Program::set_output, "output"_a)
       .def("output", &output_array)
+      .def("array_at", &array_at, "place"_a)
       .def_prop_ro("num_ops", &Program::num_ops)
       .def("run", &run, "token_ids"_a.noconvert(), "positions"_a.noconvert(), "slots"_a.noconvert(),
            "query_starts"_a.noconvert(), "context_lens"_a.noconvert(), "block_tables"_a.noconvert(),
-           "sampled_rows"_a.noconvert(), "op_seconds"_a.noconvert() = nb::none());
+           "sampled_rows"_a.noconvert(), "parents"_a.noconvert() = nb::none(), "states"_a.noconvert() = nb::none(),
+           "op_seconds"_a.noconvert() = nb::none());
   bind_operations(program);
 }
 

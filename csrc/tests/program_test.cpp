@@ -69,7 +69,7 @@ struct Fixture {
                  .sampled_rows = nullptr});
   }
 
-  const float* out(int64_t row) const { return program.output_data() + row * program.output().stride; }
+  const float* out(int64_t row) const { return program.data(program.output()) + row * program.output().stride; }
 
   int64_t block_size;
   int64_t width;

@@ -134,7 +134,8 @@ def test_random_bytes_never_hurt(strict: ServedProcess) -> None:
 # --- who may ask ----------------------------------------------------------------------------------
 
 PATHS = ("/v1/models", "/v1/models/x", "/v1/completions", "/v1/chat/completions", "/v1/responses", "/tokenize")
-PATHS += ("/detokenize", "/metrics", "/openapi.json", "/docs", "/", "/healthz", "/health/", "/ready/x")
+PATHS += ("/detokenize", "/metrics", "/openapi.json", "/docs", "/dashboard/state", "/healthz", "/health/", "/ready/x")
+PATHS += ("/dashboard", "/dashboard/", "/dashboard/x", "/dashboard/main.js/x")
 
 
 @pytest.mark.parametrize("path", PATHS)

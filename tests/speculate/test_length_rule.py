@@ -9,9 +9,10 @@ import pytest
 
 from vivace.core.sampling import SamplingParams
 from vivace.core.sequence import Sequence
-from vivace.speculate.rule import LengthRule
+from vivace.speculate.rule import Choice, Kind, LengthRule, StepReport
 
 MOST = 6
+ASKING_S = 0.02
 
 
 def sequences(count: int) -> list[Sequence]:
@@ -27,9 +28,10 @@ class World:
         self.sequences = sequences(num_sequences)
         self.random = random.Random(seed)
         self.rule = LengthRule(MOST)
+        self.was_guessing = False
 
     def seconds(self, num_guesses: int) -> float:
-        return 1.0 + self.slope * (len(self.sequences) + num_guesses) + self.guess_s * num_guesses
+        return 1.0 + self.slope * (len(self.sequences) + num_guesses)
 
     def accepted(self, length: int) -> int:
         count = 0
@@ -37,25 +39,34 @@ class World:
             count += 1
         return count
 
-    def speed(self, num_steps: int, lengths: int | None = None) -> float:
-        """Tokens a second over `num_steps`; with `lengths` every guess has that length and the rule is not asked."""
-        tokens, seconds = 0, 0.0
+    def step(self, lengths: list[int], kind: Kind) -> tuple[int, float]:
+        """Tokens and seconds; the rule is told of it."""
+        noise = self.random.uniform(0.97, 1.03)
+        guess_s, target_s = self.guess_s * sum(lengths) * noise, self.seconds(sum(lengths)) * noise
+        tokens = len(lengths)
+        for sequence, length in zip(self.sequences, lengths, strict=True):
+            count = self.accepted(length)
+            self.rule.acceptance.observe(sequence, length, count)
+            tokens += count
+        made = [length for length in lengths if length]
+        asking_s = 0.0 if kind == "rest" else ASKING_S
+        self.rule.observe(
+            StepReport(len(lengths), made, tokens, target_s, guess_s, asking_s, self.was_guessing, kind == "trial")
+        )
+        self.was_guessing = bool(made)
+        return tokens, target_s + guess_s + asking_s
+
+    def speed(self, num_steps: int, length: int | None = None) -> float:
+        """Tokens a second over `num_steps`; with `length` every guess has that length and the rule is not asked."""
+        tokens, seconds, count = 0, 0.0, len(self.sequences)
         for _ in range(num_steps):
-            if lengths is None:
-                chosen = self.rule.choose(self.sequences, [MOST] * len(self.sequences)).lengths
-            else:
-                chosen = [lengths] * len(self.sequences)
-            num_guesses = sum(chosen)
-            noise = self.random.uniform(0.97, 1.03)
-            guess_s = self.guess_s * num_guesses * noise
-            target_s = self.seconds(num_guesses) * noise - guess_s
-            if lengths is None:
-                self.rule.observe(len(self.sequences) + num_guesses, num_guesses, target_s, guess_s)
-            for sequence, length in zip(self.sequences, chosen, strict=True):
-                count = self.accepted(length)
-                self.rule.acceptance.observe(sequence, length, count)
-                tokens += 1 + count
-            seconds += target_s + guess_s
+            choice = Choice([0] * count, "rest", 1.0)
+            if length is not None:
+                choice.lengths = [length] * count
+            elif self.rule.may_ask(count):
+                choice = self.rule.choose(self.sequences, [MOST] * count)
+            made, took = self.step(choice.lengths, choice.kind)
+            tokens, seconds = tokens + made, seconds + took
         return tokens / seconds
 
 
@@ -93,8 +104,8 @@ def test_says_why() -> None:
     (one,) = sequences(1)
     assert rule.choose([one], [0]).kind == "none"
     for _ in range(20):
-        rule.observe(1, 0, 1.0, 0.0)
-        rule.observe(4, 3, 3.9, 0.0)
+        rule.observe(StepReport(1, [], 1, 1.0, 0.0, 0.0, False))
+        rule.observe(StepReport(1, [3], 1, 3.9, 0.0, 0.0, False, is_trial=True))
         rule.acceptance.observe(one, 3, 0)
     choice = rule.choose([one], [MOST])
     assert choice.kind == "plain"

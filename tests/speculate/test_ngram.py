@@ -45,7 +45,7 @@ def test_equals_a_search(min_match: int) -> None:
     index = TokenIndex(min_match)
     for _ in range(300):
         index.extend(text)
-        assert index.continuation(text, 7) == searched(text.tokens.tolist(), min_match, 7)
+        assert index.continuation(text, 7)[0] == searched(text.tokens.tolist(), min_match, 7)
         text.tokens.extend(generator.randrange(3) for _ in range(generator.randrange(1, 4)))
 
 

@@ -10,6 +10,7 @@ VivaceError
 ├── OverloadedError        the request is right, but too many others wait; carries when to come again
 ├── UnavailableError       nothing is served now: the model is loading or the server is draining
 ├── DeadlineError          the request's time was over before its answer was
+├── TargetError            a server under measurement is not there, refuses us, or speaks no OpenAI
 └── EngineError            the engine broke a promise (a bug); never the user's fault
 """
 
@@ -86,6 +87,10 @@ class UnavailableError(VivaceError):
 
 class DeadlineError(VivaceError):
     """The time that the request or the server allows was over; what was running for it has been ended."""
+
+
+class TargetError(VivaceError):
+    """A server that is to be measured cannot be reached, refuses the key or the model, or does not answer as OpenAI's."""
 
 
 class EngineError(VivaceError):

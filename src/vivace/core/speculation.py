@@ -10,7 +10,8 @@ from typing import Any, Literal, get_args
 from vivace.core.errors import ConfigError
 from vivace.core.nearest_name import nearest_name
 
-SpeculationMethod = Literal["ngram", "draft_model"]
+SpeculationMethod = Literal["ngram", "draft_model", "medusa"]
+AcceptanceRule = Literal["exact", "typical"]
 
 MAX_SPECULATIVE_TOKENS = 32
 
@@ -20,9 +21,14 @@ class SpeculativeConfig:
     """Guess tokens cheaply, verify them in one step; the text stays what it is without.
 
     `method`: `ngram` continues an earlier occurrence of the last `prompt_lookup_min` or more tokens in prompt and
-    output; `draft_model` asks the small model `model`, which must have the same vocabulary. At most
+    output; `draft_model` asks the small model `model`, which must have the same vocabulary; `medusa` asks the heads
+    in the folder `model` (default: those of the embedded model), whose guesses form a tree. At most
     `num_speculative_tokens` are guessed for a sequence in a step; with `adaptive` a measured cost model chooses how
     many, none included.
+
+    `acceptance`: `exact` keeps the text what it is without; `typical` (Cai et al., 2024) also lets a guess stand
+    whose probability at the request's temperature is above min(posterior_threshold, posterior_alpha * exp(-entropy)).
+    That is faster and another distribution; requests at temperature 0 are exact either way.
     """
 
     method: SpeculationMethod
@@ -30,12 +36,15 @@ class SpeculativeConfig:
     num_speculative_tokens: int = 5
     prompt_lookup_min: int = 3
     adaptive: bool = True
+    acceptance: AcceptanceRule = "exact"
+    posterior_threshold: float = 0.09
+    posterior_alpha: float = 0.3
 
     def __post_init__(self) -> None:
         if self.method not in get_args(SpeculationMethod):
             known = ", ".join(get_args(SpeculationMethod))
             raise ConfigError(f"method of speculative_config must be one of {known}, not {self.method!r}")
-        if (self.model is not None) != (self.method == "draft_model"):
+        if self.method != "medusa" and (self.model is not None) != (self.method == "draft_model"):
             raise ConfigError(f"speculation by {self.method} {'needs a' if self.model is None else 'takes no'} model")
         for name, most in (("num_speculative_tokens", MAX_SPECULATIVE_TOKENS), ("prompt_lookup_min", 1024)):
             value = getattr(self, name)
@@ -43,6 +52,16 @@ class SpeculativeConfig:
                 raise ConfigError(f"{name} of speculative_config must be from 1 to {most}, not {value!r}")
         if not isinstance(self.adaptive, bool):
             raise ConfigError(f"adaptive of speculative_config must be true or false, not {self.adaptive!r}")
+        self._check_acceptance()
+
+    def _check_acceptance(self) -> None:
+        if self.acceptance not in get_args(AcceptanceRule):
+            known = ", ".join(get_args(AcceptanceRule))
+            raise ConfigError(f"acceptance of speculative_config must be one of {known}, not {self.acceptance!r}")
+        for name in ("posterior_threshold", "posterior_alpha"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+                raise ConfigError(f"{name} of speculative_config must be above 0, 1 at most, not {value!r}")
 
     @classmethod
     def parse(cls, value: object) -> SpeculativeConfig | None:

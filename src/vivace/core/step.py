@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from vivace.core.draft_tree import DraftTree
 from vivace.core.sequence import Sequence
 
 
@@ -14,6 +15,7 @@ class ScheduledSequence:
     `samples` is true when the step reaches the last known token, so that its logits give the next one.
     `forks` are further continuations of a computed prompt: each draws its own first token from the same row.
     The last `len(draft)` of the new tokens are guesses: they are no part of the sequence until they are verified.
+    They follow each other, or as `tree` says; each has a slot of its own either way.
     """
 
     sequence: Sequence
@@ -22,6 +24,7 @@ class ScheduledSequence:
     samples: bool
     forks: list[Sequence] = field(default_factory=list)
     draft: list[int] = field(default_factory=list)
+    tree: DraftTree | None = None
 
 
 @dataclass(slots=True)
@@ -33,6 +36,7 @@ class StepPlan:
     table_resets: list[Sequence] = field(default_factory=list)  # block tables to copy anew; others only grew
     preempted: list[Sequence] = field(default_factory=list)
     num_tokens: int = 0
+    num_chunks: int = 0  # of `scheduled`, those that compute tokens of a prompt; the engine counts them
 
     @property
     def drafting(self) -> list[ScheduledSequence]:

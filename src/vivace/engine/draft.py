@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from vivace.core.config import EngineConfig, KVDtype, ResolvedConfig
 from vivace.core.errors import ConfigError
+from vivace.core.speculation import SpeculativeConfig
 from vivace.engine.source import locate
 from vivace.engine.tokenizer import Tokenizer, load_tokenizer, tokenizer_from_gguf
 from vivace.formats.checkpoint import open_checkpoint
@@ -18,6 +19,7 @@ from vivace.ops.backend import Backend, KVCache, KVSpec, StepLimits
 from vivace.runtime.batch import BatchBuilder
 from vivace.speculate.draft_model import DraftModel
 from vivace.speculate.ngram import NgramProposer
+from vivace.speculate.proposer import Proposer
 from vivace.speculate.rule import LengthRule
 from vivace.speculate.speculation import Speculation
 
@@ -36,7 +38,7 @@ def load_draft(
 ) -> LoadedDraft | None:
     """The draft of `config`, None where none is asked for. Raises `ConfigError` if it does not go with the model."""
     wanted = config.speculative_config
-    if wanted is None or wanted.model is None:
+    if wanted is None or wanted.method != "draft_model" or wanted.model is None:
         return None
     source = locate(wanted.model)
     with open_checkpoint(source.path) as checkpoint:
@@ -58,9 +60,8 @@ def make_speculation(
     wanted = config.speculative_config
     if wanted is None:
         return None, None
-    rule = LengthRule(wanted.num_speculative_tokens, adaptive=wanted.adaptive)
     if draft is None:
-        return Speculation(NgramProposer(wanted.prompt_lookup_min), rule), None
+        return _speculation(wanted, NgramProposer(wanted.prompt_lookup_min)), None
     kv_cache = backend.kv_cache(draft.kv_spec, resolved.num_kv_blocks)
     max_model_len = min(resolved.max_model_len, draft.spec.max_position_embeddings)
     max_tokens = resolved.max_num_batched_tokens
@@ -75,7 +76,12 @@ def make_speculation(
         max_model_len=max_model_len,
         max_tokens=max_tokens,
     )
-    return Speculation(proposer, rule), kv_cache
+    return _speculation(wanted, proposer), kv_cache
+
+
+def _speculation(wanted: SpeculativeConfig, proposer: Proposer) -> Speculation:
+    most, sequential = wanted.num_speculative_tokens, proposer.is_sequential
+    return Speculation(proposer, LengthRule(most, adaptive=wanted.adaptive, sequential=sequential))
 
 
 def _check_vocabulary(

@@ -263,7 +263,10 @@ class Engine:
         ended = []
         for item in plan.scheduled:
             sequence = item.sequence
-            if item.start >= sequence.num_prompt or not item.samples:  # a decode row, or an inner chunk
+            if item.start >= sequence.num_prompt:  # a decode row
+                continue
+            plan.num_chunks += 1
+            if not item.samples:  # an inner chunk
                 continue
             if len(sequence.tokens) >= sequence.max_len:
                 item.samples = False

@@ -39,9 +39,19 @@ class LLM:
     def __init__(self, model: str | None = None, *, load_progress: Progress | None = None, **options: Any) -> None:
         """`load_progress(done, total)` counts parameters while they are packed."""
         config = EngineConfig.from_options({"model": model, **options})
-        self.loaded: LoadedEngine = load_engine(config, load_progress)
-        self.engine = self.loaded.engine
-        self._outputs = OutputProcessor(self.engine, self.loaded.tokenizer)
+        self._use(load_engine(config, load_progress))
+
+    @classmethod
+    def of(cls, loaded: LoadedEngine) -> LLM:
+        """Over an engine that is loaded already."""
+        llm = cls.__new__(cls)
+        llm._use(loaded)
+        return llm
+
+    def _use(self, loaded: LoadedEngine) -> None:
+        self.loaded = loaded
+        self.engine = loaded.engine
+        self._outputs = OutputProcessor(loaded.engine, loaded.tokenizer)
         self._ids = count()
 
     @property

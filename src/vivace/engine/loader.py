@@ -14,6 +14,7 @@ from vivace.engine.backend import make_backend
 from vivace.engine.constraint_room import ConstraintRoom
 from vivace.engine.draft import LoadedDraft, load_draft, make_speculation
 from vivace.engine.engine import Engine
+from vivace.engine.medusa import LoadedHeads, load_heads, medusa_speculation
 from vivace.engine.memory import available_memory_bytes
 from vivace.engine.model_limits import ModelLimits
 from vivace.engine.packed_cache import PackedCache, open_packed_cache
@@ -31,6 +32,8 @@ from vivace.ops.backend import Backend, KVSpec, StepLimits
 from vivace.runtime.batch import BatchBuilder
 from vivace.runtime.runner import Runner
 from vivace.schedule import BlockManager, ContinuousBatching, Scheduler, StaticBatching
+from vivace.speculate.speculation import Speculation
+from vivace.speculate.typical import make_judge
 
 
 @dataclass(slots=True)
@@ -44,6 +47,7 @@ class LoadedEngine:
     parameters: Parameters
     kv_spec: KVSpec
     choices: tuple[Choice, ...]
+    draft: LoadedDraft | None = None
 
     @property
     def weight_bytes(self) -> int:
@@ -80,16 +84,25 @@ def load_engine(config: EngineConfig, progress: Progress | None = None) -> Loade
                     waiting.result()  # an error in it should not take the minutes that packing may
                 parameters, packed = _load_parameters(config, spec, checkpoint, backend, cache, progress)
                 tokenizer = waiting.result()
-    draft = load_draft(config, spec, tokenizer, backend)
-    draft_bytes = draft.parameters.num_bytes if draft else 0
-    resolved = resolve(
+    available_bytes = max(0, available_bytes - parameters.num_bytes)
+    return _with_guessers(config, spec, tokenizer, backend, parameters, packed, available_bytes)
+
+
+def load_again(loaded: LoadedEngine, config: EngineConfig) -> LoadedEngine:
+    """Another engine over the same weights, with a cache and a scheduler of its own, empty.
+
+    `config` has the model, quantization, threads and instruction set that `loaded` was loaded with. Errors as
+    `load_engine`.
+    """
+    return _with_guessers(
         config,
-        spec,
-        weights_are_f32=parameters.layers[0].q.layout == "f32",
-        available_bytes=max(0, available_bytes - parameters.num_bytes - draft_bytes),
-        draft_block_bytes=draft.kv_spec.bytes_per_block if draft else 0,
+        loaded.spec,
+        loaded.tokenizer,
+        loaded.backend,
+        loaded.parameters,
+        loaded.choices[0],
+        available_memory_bytes(),
     )
-    return _assemble(config, resolved, spec, tokenizer, backend, parameters, draft, packed)
 
 
 def load_model_tokenizer(config: EngineConfig) -> Tokenizer:
@@ -117,6 +130,28 @@ def _load_parameters(
     return parameters, cache.finish()
 
 
+def _with_guessers(
+    config: EngineConfig,
+    spec: ModelSpec,
+    tokenizer: Tokenizer | None,
+    backend: Backend,
+    parameters: Parameters,
+    packed: Choice,
+    available_bytes: int,
+) -> LoadedEngine:
+    """Load the draft model or the heads that were asked for, and decide the sizes that they leave room for."""
+    draft, heads = load_draft(config, spec, tokenizer, backend), load_heads(config, spec, backend)
+    draft_bytes = (draft.parameters.num_bytes if draft else 0) + (heads.parameters.num_bytes if heads else 0)
+    resolved = resolve(
+        config,
+        spec,
+        weights_are_f32=parameters.layers[0].q.layout == "f32",
+        available_bytes=max(0, available_bytes - draft_bytes),
+        draft_block_bytes=draft.kv_spec.bytes_per_block if draft else 0,
+    )
+    return _assemble(config, resolved, spec, tokenizer, backend, parameters, draft, heads, packed)
+
+
 def _assemble(
     config: EngineConfig,
     resolved: ResolvedConfig,
@@ -125,6 +160,7 @@ def _assemble(
     backend: Backend,
     parameters: Parameters,
     draft: LoadedDraft | None,
+    heads: LoadedHeads | None,
     packed: Choice,
 ) -> LoadedEngine:
     kv_spec = KVSpec(spec.num_layers, spec.num_kv_heads, spec.head_dim, resolved.block_size, resolved.kv_cache_dtype)
@@ -133,7 +169,8 @@ def _assemble(
         max_tokens=resolved.max_num_batched_tokens,
         max_sampled=resolved.max_num_batched_tokens + resolved.max_num_seqs,
     )
-    executable = backend.compile(build_decoder(spec, parameters, resolved.max_model_len), kv_cache, limits)
+    program = build_decoder(spec, parameters, resolved.max_model_len, names_states=heads is not None)
+    executable = backend.compile(program, kv_cache, limits)
     hidden = backend.compile(
         build_decoder(spec, parameters, resolved.max_model_len, output="hidden"), kv_cache, limits
     )
@@ -141,18 +178,32 @@ def _assemble(
     eos_ids = frozenset(spec.eos_token_ids) | (tokenizer.eos_ids if tokenizer else frozenset())
     scheduler = make_scheduler(resolved)
     kv_cache.track(scheduler.block_manager.references)
-    speculation, draft_cache = make_speculation(config, resolved, draft, backend, batch)
-    if draft_cache is not None:
-        draft_cache.track(scheduler.block_manager.references)
+    wanted = config.speculative_config
+    if heads is not None and wanted is not None:
+        speculation: Speculation | None = medusa_speculation(
+            heads, wanted, resolved, spec, parameters, backend, kv_cache
+        )
+    else:
+        speculation, draft_cache = make_speculation(config, resolved, draft, backend, batch)
+        if draft_cache is not None:
+            draft_cache.track(scheduler.block_manager.references)
     engine = Engine(
-        Runner(backend, executable, kv_cache, batch, hidden),
+        Runner(
+            backend,
+            executable,
+            kv_cache,
+            batch,
+            hidden,
+            names_states=heads is not None,
+            judge=make_judge(wanted),
+        ),
         scheduler,
         resolved,
         ModelLimits(spec.vocab_size, eos_ids),
         constraints=ConstraintRoom(tokenizer, eos_ids),
         speculation=speculation,
     )
-    return LoadedEngine(engine, tokenizer, spec, backend, parameters, kv_spec, (packed, *resolved.choices))
+    return LoadedEngine(engine, tokenizer, spec, backend, parameters, kv_spec, (packed, *resolved.choices), draft)
 
 
 def make_scheduler(config: ResolvedConfig, clock: Callable[[], float] = time.monotonic) -> Scheduler:

@@ -9,11 +9,13 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
-from vivace.charts.svg import FAINT, INK, MODEL_COLOR, REFERENCE_COLOR, Panel, bar, dot, line, picture, text
+from vivace.charts.palette import FAINT, INK, SERIES
+from vivace.charts.svg import Panel, bar, dot, line, picture, text
 from vivace.evaluate.evaluation import Evaluation
 from vivace.evaluate.quality import Quality, TokenDivergences
 from vivace.evaluate.tasks import Metric, TaskResult
 
+MODEL_COLOR, REFERENCE_COLOR = SERIES[:2]
 WIDTH, LEFT, PLOT_WIDTH, PLOT_HEIGHT, PANEL_HEIGHT, HEADER_HEIGHT = 920, 80, 800, 180, 280, 110
 LOWEST_DECADE = -8  # divergences below 1e-8 nats share the first bar
 BARS_A_DECADE = 4

@@ -14,11 +14,17 @@ Output = Literal["logits", "hidden"]
 
 
 def build_decoder(
-    spec: ModelSpec, parameters: Parameters, max_model_len: int, *, output: Output = "logits"
+    spec: ModelSpec,
+    parameters: Parameters,
+    max_model_len: int,
+    *,
+    output: Output = "logits",
+    names_states: bool = False,
 ) -> Program:
     """Records the step: token ids to the logits [S, V] of the sampled rows.
 
     With `output="hidden"` it ends with the final norm, before the lm_head: hidden states [S, D] of the sampled rows.
+    With `names_states` they are the program's states, beside the logits.
     `max_model_len` is the longest context that the engine will run, in tokens; it decides between LongRoPE's two
     sets of factors, once. Raises ConfigError if the model was not made for so long a context.
     """
@@ -28,6 +34,7 @@ def build_decoder(
     recorder = _Recorder(spec, parameters, max_model_len)
     hidden = recorder.hidden()
     recorder.program.output = hidden if output == "hidden" else recorder.logits(hidden)
+    recorder.program.states = hidden if names_states else None
     return recorder.program
 
 

@@ -90,6 +90,10 @@ class KVCache(Protocol):
         """Copy whole blocks of every layer, in order: (source, destination)."""
         ...
 
+    def move_tokens(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy single tokens in every layer, in order: (source slot, destination slot), numbered as in StepInputs."""
+        ...
+
     def track(self, references: Sequence[int]) -> None:
         """Watch how many sequences use each block: a list that its owner keeps current. What is kept beside the pool
         for blocks that nobody uses any more is dropped when it grows; without this call it is kept."""
@@ -111,6 +115,11 @@ class StepInputs:
     Sequence b owns rows query_starts[b] : query_starts[b + 1]; its last row has position context_lens[b] - 1.
     The key of context position p of sequence b lives in block block_tables[b, p // block_size], slot
     p % block_size; slots[t] is block * block_size + slot of this step's token t.
+
+    Guesses to verify may form a tree. Those that lie where they belong if they stand, one behind the other, are rows
+    like others. Any other one is a sequence of one row, with its own sequence's block table and a slot behind all of
+    them; parents_T names the row of the guess, or of the last token, that it follows, and is -1 for rows of the first
+    kind. What it attends to is in `vivace.ops.program.Attention`. None: no row has a parent.
     """
 
     token_ids_T: Int32Array
@@ -120,6 +129,8 @@ class StepInputs:
     context_lens_B: Int32Array
     block_tables_BX: Int32Array  # [B, any width]: only the entries that context_lens reaches are read
     sampled_rows_S: Int32Array
+    parents_T: Int32Array | None = None
+    states_TD: Float32Array | None = None  # of programs that begin with States
 
 
 class Executable(Protocol):
@@ -128,6 +139,10 @@ class Executable(Protocol):
     def run(self, inputs: StepInputs) -> Any:
         """Run one step and return logits [S, V] in the backend's own array type (float32, valid until the
         next run)."""
+        ...
+
+    def states(self) -> Any:
+        """Of the last run, [S, D]: a view, valid until the next one. For programs that name some."""
         ...
 
     def run_timed(self, inputs: StepInputs) -> Float64Array:

@@ -69,6 +69,13 @@ class Embedding:
 
 
 @dataclass(frozen=True, slots=True)
+class States:
+    """out_TD = the rows that the step brings with it (`StepInputs.states_TD`): hidden states of another program."""
+
+    out: Value
+
+
+@dataclass(frozen=True, slots=True)
 class RmsNorm:
     """Root-mean-square norm (Zhang and Sennrich, 2019) of each of `groups` equal column groups:
     out = x / sqrt(mean(x^2) + eps) * weight. weight has width / groups elements. groups > 1 is q/k norm by head.
@@ -134,6 +141,10 @@ class Attention:
     softcap(s) = cap * tanh(s / cap) if softcap is set. A token at position p sees positions
     max(0, p - window + 1) .. p, or all up to p when window is None. Online softmax over blocks in the order of
     positions (FlashAttention; Dao et al., 2022), so that the sum's order depends on p alone.
+
+    A row with a parent (`StepInputs.parents_T`) sees its own path: at its position and those of its ancestors that
+    have parents too, their keys and values; before them its sequence's. Its sum has the order that it would have if
+    the path were the sequence's own tokens: once they are, the numbers are the same to the bit.
     """
 
     q: Value
@@ -184,6 +195,16 @@ class Scale:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadResiduals:
+    """out_SD[t * K + k] = x_TD[t] + silu(z[t, k * D : (k + 1) * D]), S = T * K: the residual blocks of K Medusa heads
+    (Cai et al., 2024) side by side, one row a head. A program with it samples K rows of every token."""
+
+    x: Value
+    z: Value
+    out: Value
+
+
+@dataclass(frozen=True, slots=True)
 class GatherRows:
     """out_SD = x_TD[sampled_rows_S]: keeps only the rows whose logits are wanted."""
 
@@ -193,6 +214,7 @@ class GatherRows:
 
 Op = (
     Embedding
+    | States
     | RmsNorm
     | Linear
     | RopeTable
@@ -203,16 +225,21 @@ Op = (
     | Add
     | Softcap
     | Scale
+    | HeadResiduals
     | GatherRows
 )
 
 
 @dataclass(slots=True)
 class Program:
-    """Operations in order. Each recording method appends one operation and returns the value it defines."""
+    """Operations in order. Each recording method appends one operation and returns the value it defines.
+
+    `states`, where set, can be read after a run like the output: [S, D], what the output was made of.
+    """
 
     ops: list[Op] = field(default_factory=list)
     output: Value | None = None
+    states: Value | None = None
     num_buffers: int = 0
 
     def _value(self, rows: Rows, width: int) -> Value:
@@ -223,6 +250,11 @@ class Program:
     def embedding(self, table: Weight, scale: float = 1.0) -> Value:
         out = self._value(Rows.TOKENS, table.shape[1])
         self.ops.append(Embedding(table, scale, out))
+        return out
+
+    def given_states(self, width: int) -> Value:
+        out = self._value(Rows.TOKENS, width)
+        self.ops.append(States(out))
         return out
 
     def rms_norm(self, x: Value, weight: Weight, eps: float, groups: int = 1) -> Value:
@@ -289,6 +321,13 @@ class Program:
     def scale(self, x: Value, factor: float) -> Value:
         out = self._value(x.rows, x.width)
         self.ops.append(Scale(x, factor, out))
+        return out
+
+    def head_residuals(self, x: Value, z: Value) -> Value:
+        if z.width % x.width:
+            raise EngineError(f"head_residuals: {z.width} columns are not heads of {x.width}")
+        out = self._value(Rows.SAMPLED, x.width)
+        self.ops.append(HeadResiduals(x, z, out))
         return out
 
     def gather_rows(self, x: Value) -> Value:

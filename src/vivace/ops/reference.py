@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from vivace.ops.program import Activation
@@ -100,12 +100,13 @@ def paged_attention(
     window: int | None,
     softcap: float | None,
     recent_keys: Array | None = None,
+    paths: TreePaths | None = None,
 ) -> Array:
     """[T, H*K]: attention of each token over positions max(0, p - window + 1) .. p of its own sequence.
 
     keys, values: one layer's cache [num_blocks, G, block_size, K]. `recent_keys`, of the same shape: where a query
-    reads the keys of its own block. See `vivace.ops.program.Attention` and `vivace.ops.backend.StepInputs` for the
-    other arguments.
+    reads the keys of its own block. `paths`: of rows with parents. See `vivace.ops.program.Attention` and
+    `vivace.ops.backend.StepInputs` for the other arguments.
     """
     xp = array_namespace(q_TD)
     block_size = keys.shape[2]
@@ -121,10 +122,61 @@ def paged_attention(
             position = context_len - stop + row
             first = 0 if window is None else max(0, position - window + 1)
             own = max(first, position - position % block_size)
-            seen_GCK = xp.concat([keys_GCK[:, first:own, :], recent_GCK[:, own : position + 1, :]], axis=1)
-            out_D = _attend(q_TD[row, :], seen_GCK, values_GCK[:, first : position + 1, :], scale, softcap)
+            row_keys, row_recent, row_values = keys_GCK, recent_GCK, values_GCK
+            if paths is not None and (slots := paths.slots(row)):
+                row_recent = _replaced_end(recent_GCK, recent, slots, position)
+                row_values = _replaced_end(values_GCK, values, slots, position)
+                row_keys = paths.coded(_replaced_end(keys_GCK, keys, slots, position), row_recent, position, slots)
+            seen_GCK = xp.concat([row_keys[:, first:own, :], row_recent[:, own : position + 1, :]], axis=1)
+            out_D = _attend(q_TD[row, :], seen_GCK, row_values[:, first : position + 1, :], scale, softcap)
             rows.append(out_D[None, :])
     return xp.concat(rows, axis=0)
+
+
+class TreePaths:
+    """The paths of a step's rows with parents. `round_block(keys_GSK)` gives what the keys of a full block
+    [G, block_size, K] read back as for queries behind it, where that is not what was written."""
+
+    def __init__(
+        self,
+        parents_T: Array,
+        slots_T: Array,
+        block_size: int,
+        round_block: Callable[[Array], Array] | None = None,
+    ) -> None:
+        self._parents_T = parents_T
+        self._slots_T = slots_T
+        self._block_size = block_size
+        self._round_block = round_block
+
+    def slots(self, row: int) -> list[int]:
+        """Slots of the row's ancestors with parents, the first one first, and its own; empty for a row without."""
+        path = []
+        while int(self._parents_T[row]) >= 0:
+            path.append(int(self._slots_T[row]))
+            row = int(self._parents_T[row])
+        return path[::-1]
+
+    def coded(self, keys_GCK: Array, recent_GCK: Array, position: int, slots: list[int]) -> Array:
+        """`keys_GCK` with the blocks coded that the path fills before its last position's own."""
+        if self._round_block is None:
+            return keys_GCK
+        size = self._block_size
+        xp = array_namespace(keys_GCK)
+        first = (position - len(slots) + 1) // size * size
+        parts = [keys_GCK[:, :first, :]]
+        for start in range(first, position // size * size, size):
+            parts.append(self._round_block(recent_GCK[:, start : start + size, :]))
+        parts.append(keys_GCK[:, position // size * size :, :])
+        return xp.concat(parts, axis=1)
+
+
+def _replaced_end(context_GCK: Array, cache: Array, slots: list[int], position: int) -> Array:
+    """A context up to `position` whose last rows are those of `slots`."""
+    xp = array_namespace(cache)
+    block_size = cache.shape[2]
+    rows = [cache[slot // block_size, :, slot % block_size, :][:, None, :] for slot in slots]
+    return xp.concat([context_GCK[:, : position - len(slots) + 1, :], *rows], axis=1)
 
 
 def _context(cache: Array, block_table_X: Array, context_len: int) -> Array:
@@ -193,6 +245,14 @@ def softcap(x: Array, cap: float) -> Array:
 
 def scale(x: Array, factor: float) -> Array:
     return x * factor
+
+
+def head_residuals(x_TD: Array, z_TD: Array) -> Array:
+    """[T * K, D]: x + silu(z) of each of the K heads whose z lie side by side."""
+    xp = array_namespace(x_TD)
+    num_heads = z_TD.shape[1] // x_TD.shape[1]
+    z_TKD = xp.reshape(z_TD, (x_TD.shape[0], num_heads, x_TD.shape[1]))
+    return xp.reshape(x_TD[:, None, :] + silu(z_TKD), (x_TD.shape[0] * num_heads, x_TD.shape[1]))
 
 
 def gather_rows(x_TD: Array, sampled_rows_S: Array) -> Array:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from vivace.core.events import TokenLogprobs
 from vivace.core.sequence import Sequence
 from vivace.core.step import ScheduledSequence, StepPlan
-from vivace.ops.backend import Backend, Executable, Float32Array, KVCache, TopLogprobs
+from vivace.ops.backend import Backend, Executable, Float32Array, Int32Array, KVCache, TopLogprobs
 from vivace.runtime.batch import BatchBuilder
 from vivace.runtime.pooling import HiddenRows, PoolingRunner, split_pooling
 from vivace.runtime.sampler import SamplerInputs
@@ -43,6 +43,9 @@ class StepResult:
     with guesses one after its known tokens and one after each guess.
 
     Parallel lists: an object a token would cost 0.1 ms a step at 256 sequences. `logprobs` is None when nobody asked.
+    `states` are the hidden states [S, D] of the sampled rows where the program names some (a view, valid until the
+    next step), `rows` those rows of it that belong to `sequences`: all of them until guesses are verified. `paths`:
+    the guesses that stand, of each item of the plan that has guesses, once they are verified.
     """
 
     sequences: list[Sequence]
@@ -51,6 +54,17 @@ class StepResult:
     prompt_logprobs: list[PromptLogprobs]
     hidden: list[HiddenRows] = field(default_factory=list)
     logits: list[LogitsRows] = field(default_factory=list)
+    states: Any = None
+    rows: list[int] = field(default_factory=list)
+    paths: list[list[int]] = field(default_factory=list)
+
+
+class Judge(Protocol):
+    """Decides where another token than the sampled one comes out, so that a guess stands."""
+
+    def __call__(self, plan: StepPlan, logits: Any, token_S: Int32Array) -> None:
+        """Change `token_S`, the sampled token of each row of `logits`, in place."""
+        ...
 
 
 class _SampledRows:
@@ -92,8 +106,18 @@ class Runner:
     """Runs plans through a compiled program; what pools goes through another, `hidden`, over the same cache."""
 
     def __init__(
-        self, backend: Backend, executable: Executable, kv_cache: KVCache, batch: BatchBuilder, hidden: Executable
+        self,
+        backend: Backend,
+        executable: Executable,
+        kv_cache: KVCache,
+        batch: BatchBuilder,
+        hidden: Executable,
+        *,
+        names_states: bool = False,
+        judge: Judge | None = None,
     ) -> None:
+        self._names_states = names_states
+        self._judge = judge
         self._backend = backend
         self._executable = executable
         self._kv_cache = kv_cache
@@ -114,15 +138,23 @@ class Runner:
         rows = _SampledRows(plan)
         logits = self._executable.run(self._batch.build(plan, rows.rows))
         split = len(rows.sequences)
-        tokens, logprobs = self._sample(logits[:split], rows) if split else ([], None)
+        tokens, logprobs = self._sample(plan, logits[:split], rows) if split else ([], None)
         raw_from = split + len(rows.targets)
         scores = self._score(logits[split:raw_from], rows.scored, rows.targets) if rows.targets else []
         raw = _raw_rows(logits[raw_from:], rows.raw) if rows.raw else []
-        return StepResult(rows.sequences, tokens, logprobs, scores, logits=raw)
+        result = StepResult(rows.sequences, tokens, logprobs, scores, logits=raw)
+        if self._names_states:
+            result.states = self._executable.states()
+            result.rows = list(range(split))
+        return result
 
-    def _sample(self, logits: Any, rows: _SampledRows) -> tuple[list[int], list[TokenLogprobs | None] | None]:
+    def _sample(
+        self, plan: StepPlan, logits: Any, rows: _SampledRows
+    ) -> tuple[list[int], list[TokenLogprobs | None] | None]:
         inputs = self._sampler_inputs.build(rows.sequences, logits.shape[-1], rows.ahead)
         token_S = self._backend.sample(logits, inputs)
+        if self._judge is not None and rows.ahead is not None:
+            self._judge(plan, logits, token_S)
         tokens: list[int] = token_S.tolist()
         wanted = self._sampler_inputs.max_logprobs
         if wanted is None:
@@ -150,12 +182,18 @@ def _tokens_ahead(plan: StepPlan) -> list[list[int]] | None:
     """Before which guesses each row that samples stands; None where nobody guesses."""
     if not plan.drafting:
         return None
-    return [
-        item.draft[:count]
-        for item in plan.scheduled
-        if item.samples
-        for count in (*range(len(item.draft) + 1), *([0] * len(item.forks)))
-    ]
+    ahead: list[list[int]] = []
+    for item in plan.scheduled:
+        if not item.samples:
+            continue
+        draft = item.draft
+        if item.tree is None:
+            ahead.extend([draft[:count] for count in range(len(draft) + 1)])
+        else:
+            ahead.append([])
+            ahead.extend([[draft[guess] for guess in path] for path in item.tree.paths])
+        ahead.extend([] for _ in item.forks)
+    return ahead
 
 
 def _raw_rows(logits: Any, wanted: list[tuple[Sequence, int, int]]) -> list[LogitsRows]:

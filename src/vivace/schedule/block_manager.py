@@ -97,6 +97,10 @@ class BlockManager:
     def num_blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
 
+    def census(self, first: int, end: int) -> tuple[int, int, int, int]:
+        """How many of the blocks [first, end) are free, cached, used by one sequence, and used by several."""
+        return self._pool.census(first, end)
+
     def match(self, sequence: Sequence) -> PrefixMatch:
         """Look the sequence up in the prefix index. Nothing is reserved.
 

@@ -84,6 +84,17 @@ class BlockPool:
         """Whether the content is registered as shareable, be the block used or not."""
         return bool(self._is_cached[block])
 
+    def census(self, first: int, end: int) -> tuple[int, int, int, int]:
+        """How many of the blocks [first, end) are free, cached, used by one sequence, and used by several."""
+        references = self.references[first:end]
+        num_idle, num_single = references.count(0), references.count(1)
+        is_cached = self._is_cached[first:end]
+        if num_idle == len(references):
+            num_cached = is_cached.count(1)
+        else:
+            num_cached = sum(kept for kept, users in zip(is_cached, references, strict=True) if not users)
+        return num_idle - num_cached, num_cached, num_single, len(references) - num_idle - num_single
+
     def check_integrity(self) -> None:
         """Walk the free list and compare it with the counts. Raises `EngineError`."""
         seen: list[int] = []

@@ -20,7 +20,18 @@ from vivace.serve.errors import HttpError, error_response
 from vivace.serve.lifecycle import Lifecycle, LifecycleGate
 from vivace.serve.metrics import MetricsMiddleware, ServerMetrics
 from vivace.serve.request_scope import RequestScope
-from vivace.serve.routes import chat, completions, embeddings, health, metrics, models, openapi, responses, tokenize
+from vivace.serve.routes import (
+    chat,
+    completions,
+    dashboard,
+    embeddings,
+    health,
+    metrics,
+    models,
+    openapi,
+    responses,
+    tokenize,
+)
 
 ROUTES: tuple[BaseRoute, ...] = (
     *health.ROUTES,
@@ -32,6 +43,7 @@ ROUTES: tuple[BaseRoute, ...] = (
     *responses.ROUTES,
     *embeddings.ROUTES,
     *openapi.ROUTES,
+    *dashboard.ROUTES,
 )
 
 

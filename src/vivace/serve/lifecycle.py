@@ -7,10 +7,11 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vivace.core.errors import UnavailableError
+from vivace.serve.dashboard.assets import ASSET_PATHS
 from vivace.serve.errors import error_response
 
-OPEN_PATHS = frozenset({"/health", "/ready"})  # answered in every state, without a key
-METRICS_PATH = "/metrics"
+OPEN_PATHS = frozenset({"/health", "/ready"}) | ASSET_PATHS  # answered in every state, without a key
+WATCHING_PATHS = frozenset({"/metrics", "/dashboard/state"})
 LOADING_RETRY_S = 5.0
 
 
@@ -43,7 +44,7 @@ class Lifecycle:
         obstacle = self.obstacle()
         if obstacle in (None, "restarting") or path in OPEN_PATHS:
             return None
-        if obstacle == "draining" and path == METRICS_PATH and self._engine_state is not None:
+        if obstacle == "draining" and path in WATCHING_PATHS and self._engine_state is not None:
             return None  # the last minute of a server is worth seeing
         if obstacle == "draining":
             return UnavailableError("the server is shutting down: ask another one", retry_after_s=1.0)

@@ -18,7 +18,7 @@ Json = dict[str, Any]
 FAILURES = {
     400: "The request is wrong: `param` names what is, `message` says what to do.",
     401: "No valid key was sent.",
-    404: "There is no such model.",
+    404: "There is no such thing.",
     408: "The request did not arrive in time.",
     413: "The body is too long.",
     415: "The body is not plain JSON in UTF-8.",
@@ -59,9 +59,10 @@ def build_document(operations: Sequence[Operation], model: ServedModel, *, secur
     for operation in operations:
         path = paths.setdefault(operation.path, {})
         path[operation.method.lower()] = _operation(operation, schemas, secured)
-        if "{model}" in operation.path:
+        segments = {"model": {"enum": [*model.names]}} if "{model}" in operation.path else operation.segments
+        if segments:
             path["parameters"] = [
-                {"name": "model", "in": "path", "required": True, "schema": {"enum": [*model.names]}}
+                {"name": name, "in": "path", "required": True, "schema": schema} for name, schema in segments.items()
             ]
     document: Json = {
         "openapi": "3.1.0",
@@ -141,8 +142,8 @@ def _success(operation: Operation, schemas: _Schemas) -> Json:
     content: Json = {}
     if operation.response is not None:
         content["application/json"] = schemas[operation.response]
-    if operation.text_type is not None:
-        content[operation.text_type] = {"type": "string"}
+    for text_type in operation.text_types:
+        content[text_type] = {"type": "string"}
     if operation.events:
         content["text/event-stream"] = _event([schemas[kind] for kind in (*operation.events, ErrorResponse)])
     return _answer("The answer.", content, 200)

@@ -8,8 +8,10 @@ from typing import Annotated, Any, Literal, get_args
 
 from msgspec import Meta
 
+from vivace.serve.dashboard.assets import ASSET_PATHS, FOLDER
 from vivace.serve.wire.chat import ChatChunk, ChatCompletion, ChatRequest
 from vivace.serve.wire.completions import Completion, CompletionRequest
+from vivace.serve.wire.dashboard import DashboardState
 from vivace.serve.wire.embeddings import EmbeddingRequest, EmbeddingResponse
 from vivace.serve.wire.models import Model, ModelList
 from vivace.serve.wire.responses import Event, ResponseObject, ResponsesRequest
@@ -30,8 +32,9 @@ EITHER_PROMPT_OR_MESSAGES = Meta(
 class Operation:
     """One method of one path. `request` and `response` are types that msgspec knows.
 
-    `events` are what an event of a stream may hold, for routes that can stream. `text_type` is the media type of an
-    answer that is no JSON. `failures` are answers of other statuses that are not our usual error.
+    `events` are what an event of a stream may hold, for routes that can stream. `text_types` are media types of an
+    answer that is no JSON. `failures` are answers of other statuses that are not our usual error. `segments` are the
+    schemas of what stands in braces in the path; the model's names are known to who makes the document.
     """
 
     method: Literal["GET", "POST"]
@@ -41,9 +44,10 @@ class Operation:
     request: Any = None
     response: Any = None
     events: tuple[Any, ...] = ()
-    text_type: str | None = None
+    text_types: tuple[str, ...] = ()
     is_open: bool = False  # answered without a key
     failures: Mapping[int, Any] = field(default_factory=dict)
+    segments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 OPERATIONS = (
@@ -93,7 +97,7 @@ OPERATIONS = (
         response=Tokenized,
     ),
     Operation("POST", "/detokenize", "detokenize", "Text of token ids.", DetokenizeRequest, Detokenized),
-    Operation("GET", "/metrics", "metrics", "Numbers for Prometheus.", text_type="text/plain"),
+    Operation("GET", "/metrics", "metrics", "Numbers for Prometheus.", text_types=("text/plain",)),
     Operation("GET", "/health", "health", "Whether the process lives.", response=Health, is_open=True),
     Operation(
         "GET",
@@ -105,4 +109,15 @@ OPERATIONS = (
         failures={503: Readiness},
     ),
     Operation("GET", "/openapi.json", "openapi", "This document.", response=dict[str, Any]),
+    Operation("GET", "/", "dashboard_page", "The dashboard.", text_types=("text/html",), is_open=True),
+    Operation(
+        "GET",
+        "/dashboard/{asset}",
+        "dashboard_asset",
+        "A file of the dashboard.",
+        text_types=("text/css", "text/javascript", "image/svg+xml"),
+        is_open=True,
+        segments={"asset": {"enum": [path.removeprefix(FOLDER) for path in sorted(ASSET_PATHS) if path != "/"]}},
+    ),
+    Operation("GET", "/dashboard/state", "dashboard_state", "What the dashboard draws.", response=DashboardState),
 )

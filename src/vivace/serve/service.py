@@ -12,6 +12,7 @@ from vivace.engine.tokenizer import Tokenizer
 from vivace.serve.admission import Admission
 from vivace.serve.batch import Batch
 from vivace.serve.caller import Caller
+from vivace.serve.dashboard.feed import DashboardFeed
 from vivace.serve.errors import HttpError
 from vivace.serve.generation import Generation, Order
 from vivace.serve.logprob_shapes import LogprobShapes
@@ -44,6 +45,7 @@ class Service:
         self.request_timeout_s = request_timeout_s
         self.encoder = PromptEncoder(tokenizer, engine.info.max_model_len)
         self.logprobs = LogprobShapes(tokenizer)
+        self.dashboard = DashboardFeed(self.model_name, engine, admission, metrics)
         self.created = self.now()
 
     @property

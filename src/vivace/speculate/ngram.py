@@ -11,6 +11,7 @@ from array import array
 
 from vivace.core.sequence import Sequence
 from vivace.core.step import ScheduledSequence, StepPlan
+from vivace.runtime.runner import StepResult
 
 MAX_CANDIDATES = 16
 LONGEST_MATCH = 32  # tokens: a longer common past says nothing more about what follows
@@ -28,20 +29,19 @@ class TokenIndex:
     def extend(self, sequence: Sequence) -> None:
         """Take in the tokens that are new. A text that got shorter (it never does) would be indexed wrongly."""
         tokens, size = sequence.tokens, self.min_match
-        view = memoryview(tokens).cast("B")
-        item = tokens.itemsize
-        for end in range(self._num_indexed + 1, len(tokens) + 1):
-            previous = -1
-            if end >= size:
-                run = bytes(view[(end - size) * item : end * item])
-                previous = self._newest.get(run, -1)
-                self._newest[run] = end
-            self._older.append(previous)
+        first = max(self._num_indexed + 1, size)  # the first run's end
+        newest, older, item = self._newest, self._older, tokens.itemsize
+        older.extend([-1] * (min(first - 1, len(tokens)) - self._num_indexed))
+        data, width = tokens[first - size :].tobytes(), size * item
+        for end, begin in enumerate(range(0, len(data) - width + 1, item), first):
+            run = data[begin : begin + width]
+            older.append(newest.get(run, -1))
+            newest[run] = end
         self._num_indexed = len(tokens)
-        view.release()
 
-    def continuation(self, sequence: Sequence, most: int) -> list[int]:
-        """What followed the earlier occurrence with the longest common past, the newest among equals, if any."""
+    def continuation(self, sequence: Sequence, most: int) -> tuple[list[int], int]:
+        """What followed the earlier occurrence with the longest common past, the newest among equals, if any; and
+        the length of that past."""
         tokens = sequence.tokens
         end = self._older[-1] if self._older else -1
         best, best_match = -1, 0
@@ -54,7 +54,7 @@ class TokenIndex:
             if match >= LONGEST_MATCH:
                 break
             end = self._older[end - 1]
-        return [] if best < 0 else self._following(tokens, best, most)
+        return ([], 0) if best < 0 else (self._following(tokens, best, most), best_match)
 
     def _match(self, tokens: array[int], end: int) -> int:
         """How many tokens before `end` equal those at the text's end."""
@@ -71,20 +71,31 @@ class TokenIndex:
 
 
 class NgramProposer:
-    """Guesses from the sequence's own prompt and output. No model, no memory beside the index."""
+    """Guesses from the sequence's own prompt and output. No model, no memory beside the index.
+
+    The longer the common past, the likelier the guess: kinds double its length (2 to 3 tokens, 4 to 7, ...).
+    """
+
+    is_sequential = False
 
     def __init__(self, min_match: int) -> None:
         self.min_match = min_match
         self._indexes: dict[Sequence, TokenIndex] = {}
         self._guesses: dict[Sequence, list[int]] = {}
+        self._kinds: dict[Sequence, int] = {}
 
     def available(self, sequence: Sequence, most: int) -> int:
         index = self._indexes.get(sequence)
         if index is None:
             index = self._indexes[sequence] = TokenIndex(self.min_match)
         index.extend(sequence)
-        self._guesses[sequence] = guesses = index.continuation(sequence, most)
+        guesses, match = index.continuation(sequence, most)
+        self._guesses[sequence] = guesses
+        self._kinds[sequence] = match.bit_length()
         return len(guesses)
+
+    def kind(self, sequence: Sequence) -> int:
+        return self._kinds.get(sequence, 0)
 
     def begin_step(self, plan: StepPlan) -> None:
         """Nothing: the index knows texts, not blocks."""
@@ -92,6 +103,10 @@ class NgramProposer:
     def propose(self, items: list[ScheduledSequence]) -> list[list[int]]:
         return [self._guesses.get(item.sequence, [])[: len(item.draft)] for item in items]
 
+    def end_step(self, plan: StepPlan, result: StepResult) -> None:
+        """Nothing: the index follows texts alone."""
+
     def forget(self, sequence: Sequence) -> None:
         self._indexes.pop(sequence, None)
         self._guesses.pop(sequence, None)
+        self._kinds.pop(sequence, None)

@@ -6,11 +6,21 @@ from typing import Protocol
 
 from vivace.core.sequence import Sequence
 from vivace.core.step import ScheduledSequence, StepPlan
+from vivace.runtime.runner import StepResult
 
 
 class Proposer(Protocol):
+    @property
+    def is_sequential(self) -> bool:
+        """Whether each further guess of a sequence takes as long as the first."""
+        ...
+
     def available(self, sequence: Sequence, most: int) -> int:
         """How many tokens, `most` at most, could be guessed after the sequence's last one."""
+        ...
+
+    def kind(self, sequence: Sequence) -> int:
+        """Which kind of guess `available` found: acceptance is learnt for each kind apart."""
         ...
 
     def begin_step(self, plan: StepPlan) -> None:
@@ -19,6 +29,10 @@ class Proposer(Protocol):
 
     def propose(self, items: list[ScheduledSequence]) -> list[list[int]]:
         """Guesses for each item, `len(item.draft)` at most: what follows its sequence's tokens."""
+        ...
+
+    def end_step(self, plan: StepPlan, result: StepResult) -> None:
+        """Called after every step, its guesses verified and its plan not yet committed."""
         ...
 
     def forget(self, sequence: Sequence) -> None:

@@ -8,14 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from vivace.core.sequence import Sequence, SequenceState
-from vivace.core.step import StepPlan
+from vivace.core.step import ScheduledSequence, StepPlan
 from vivace.runtime.runner import StepResult
 from vivace.schedule.drafts import shorten
 from vivace.speculate.proposer import Proposer
-from vivace.speculate.rule import LengthRule
+from vivace.speculate.rule import Choice, Kind, LengthRule, StepReport
 from vivace.speculate.verification import Accepted, verify
-
-RESTING_STEPS = 24  # plain ones before the rule is asked again: asking takes 0.1 ms, most of a tiny model's step
 
 
 @dataclass(slots=True)
@@ -30,6 +28,19 @@ class SpeculationStats:
     gain: float = 1.0  # the rule's last expectation
 
 
+@dataclass(slots=True)
+class _Cycle:
+    """One step from its proposal to the next one's, as far as it is known. Seconds."""
+
+    began: float
+    guessing_s: float = 0.0
+    asking_s: float = 0.0
+    num_sequences: int = 0  # 0: not of decode rows alone, or nothing goes on after it
+    num_tokens: int = 0
+    lengths: list[int] = field(default_factory=list)
+    kind: Kind = "none"
+
+
 class Speculation:
     """Owned by the engine; called around every step. `clock` returns seconds."""
 
@@ -37,15 +48,17 @@ class Speculation:
         self._proposer = proposer
         self._rule = rule
         self._clock = clock
-        self._began = self._guessed = 0.0
-        self._choosing_s = 0.0  # of the last choice: part of what guessing costs
-        self._num_resting = 0
-        self._num_steps = 1  # since the rule was asked
+        self._cycle = _Cycle(clock())
+        self._kind: Kind = "none"  # of the last choice
+        self._was_guessing = False  # in the step before this one
+        self._guessing: list[Sequence] = []  # who is to guess in the next step
         self.stats = SpeculationStats(num_accepted_by_position=[0] * rule.most)
 
     def propose(self, plan: StepPlan) -> None:
         """Fill the plan's room for guesses, and give back what is not needed."""
-        self._began = self._clock()
+        began = self._clock()
+        self._report(began)
+        self._cycle = cycle = _Cycle(began, kind=self._kind)
         self._proposer.begin_step(plan)
         items = plan.drafting
         if items:
@@ -53,59 +66,99 @@ class Speculation:
             shorten(plan, [len(made) for made in guesses])
             for item, made in zip(items, guesses, strict=True):
                 item.draft[:] = made
-        self._guessed = self._clock()
+            cycle.lengths = [len(made) for made in guesses if made]
+            cycle.guessing_s = self._clock() - began
 
     def verify(self, plan: StepPlan, result: StepResult) -> Accepted:
         """Judge the guesses of the step that has just run; only what stands stays in plan and result.
 
         What it returns comes out before the plan is committed, for its blocks are named by their tokens.
         """
-        ended = self._clock()
+        cycle = self._cycle
+        if plan.num_tokens == len(plan.scheduled) + sum(cycle.lengths) and all(map(_decodes, plan.scheduled)):
+            cycle.num_sequences = cycle.num_tokens = len(plan.scheduled)
         items = plan.drafting
-        num_guesses = sum(len(item.draft) for item in items)
-        if all(item.samples and item.num_new == 1 + len(item.draft) for item in plan.scheduled):
-            guessing_s = self._guessed - self._began + self._choosing_s
-            self._rule.observe(plan.num_tokens, num_guesses, ended - self._guessed, guessing_s)
         if not items:
+            self._proposer.end_step(plan, result)
             return Accepted([], [], [])
         accepted, counts = verify(plan, result)
+        self._proposer.end_step(plan, result)
+        cycle.num_tokens += sum(counts)
+        observe, kind_of = self._rule.acceptance.observe, self._proposer.kind
         for item, count in zip(items, counts, strict=True):
-            self._rule.acceptance.observe(item.sequence, len(item.draft), count)
+            observe(item.sequence, len(item.draft), count, kind_of(item.sequence))
             self._count(len(item.draft), count)
         return accepted
 
     def choose(self, plan: StepPlan) -> None:
         """After the step's tokens are appended: how many to guess for each sequence in the next one."""
-        if self._num_resting > 0:
-            self._num_resting -= 1
+        for sequence in self._guessing:
+            sequence.num_speculative = 0
+        self._guessing = []
+        if not any(item.sequence.state is SequenceState.RUNNING for item in plan.scheduled):
+            self._cycle.num_sequences = 0  # what comes next may have to be waited for
+        if not self._rule.may_ask(len(plan.scheduled)):
+            self._note("rest")
             return
         began = self._clock()
         going_on = [item.sequence for item in plan.scheduled if item.samples and _speculates(item.sequence)]
         if not going_on:
+            self._note("none")
             return
-        available = [self._proposer.available(sequence, self._rule.most) for sequence in going_on]
-        choice = self._rule.choose(going_on, available, self._num_steps)
-        self._num_steps = 1
-        if choice.kind == "plain":
-            self._num_resting, self._num_steps = RESTING_STEPS, RESTING_STEPS + 1
+        choice = self._asked(going_on)
         for sequence, length in zip(going_on, choice.lengths, strict=True):
-            sequence.num_speculative = length
-        self.stats.num_choices[choice.kind] += 1
+            if length:
+                sequence.num_speculative = length
+                self._guessing.append(sequence)
+        self._note(choice.kind)
         self.stats.gain = choice.gain
-        if choice.kind == "guess":
-            self._choosing_s = self._clock() - began
+        self._cycle.asking_s = self._clock() - began
 
     def forget(self, sequence: Sequence) -> None:
         """The sequence has ended."""
         self._proposer.forget(sequence)
         self._rule.acceptance.forget(sequence)
 
+    def _asked(self, sequences: list[Sequence]) -> Choice:
+        most, proposer = self._rule.most, self._proposer
+        available = [proposer.available(sequence, most) for sequence in sequences]
+        return self._rule.choose(sequences, available, list(map(proposer.kind, sequences)))
+
+    def _note(self, kind: Kind) -> None:
+        self._kind = kind
+        self.stats.num_choices[kind] += 1
+
+    def _report(self, ended: float) -> None:
+        """Tell the rule of the step that ends where the next one begins."""
+        cycle = self._cycle
+        is_steady, self._was_guessing = self._was_guessing, bool(cycle.lengths)
+        if not cycle.num_sequences:
+            return
+        target_s = ended - cycle.began - cycle.guessing_s - cycle.asking_s
+        self._rule.observe(
+            StepReport(
+                cycle.num_sequences,
+                cycle.lengths,
+                cycle.num_tokens,
+                target_s,
+                cycle.guessing_s,
+                cycle.asking_s,
+                is_steady,
+                cycle.kind == "trial",
+            )
+        )
+
     def _count(self, num_guessed: int, num_accepted: int) -> None:
-        self.stats.num_drafts += 1
-        self.stats.num_draft_tokens += num_guessed
-        self.stats.num_accepted_tokens += num_accepted
+        stats = self.stats
+        stats.num_drafts += 1
+        stats.num_draft_tokens += num_guessed
+        stats.num_accepted_tokens += num_accepted
         for position in range(num_accepted):
-            self.stats.num_accepted_by_position[position] += 1
+            stats.num_accepted_by_position[position] += 1
+
+
+def _decodes(item: ScheduledSequence) -> bool:
+    return item.samples and item.num_new == 1 + len(item.draft)
 
 
 def _speculates(sequence: Sequence) -> bool:

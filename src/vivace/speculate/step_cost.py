@@ -2,45 +2,61 @@
 
 from __future__ import annotations
 
-import statistics
+from bisect import insort
 from collections import deque
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
 REMEMBERED = 15  # steps of one size: their median stands a preempted thread and follows a growing context
-SLOPE_UNSEEN = 0.01  # of a step for each row beyond those measured: hopeful, so that it is tried
+TOLERANCE = 0.02  # of a median: smaller moves are noise, for which the table is not made again
+SLOPE_UNSEEN = 0.01  # of a step for each further row, where one size was measured: hopeful, so that it is tried
 
 
 class StepCost:
-    """Medians of measured seconds, linear between measured sizes, never falling with the rows."""
+    """Medians of measured seconds, linear between measured sizes and beyond them, never falling with the rows.
+
+    Reading is an index into a list: the rule reads some hundred entries a step.
+    """
 
     def __init__(self) -> None:
-        self._seconds: dict[int, deque[float]] = {}
-        self._curve: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+        self._recent: dict[int, deque[float]] = {}
+        self._medians: dict[int, float] = {}  # as in the table
+        self._sizes: list[int] = []
+        self._table: list[float] = []
 
     def observe(self, num_rows: int, seconds: float) -> None:
-        self._seconds.setdefault(num_rows, deque(maxlen=REMEMBERED)).append(seconds)
-        self._curve = None
+        recent = self._recent.get(num_rows)
+        if recent is None:
+            recent = self._recent[num_rows] = deque(maxlen=REMEMBERED)
+            insort(self._sizes, num_rows)
+        recent.append(seconds)
+        median = sorted(recent)[len(recent) // 2]
+        known = self._medians.get(num_rows)
+        if known is None or abs(median - known) > TOLERANCE * known:
+            self._medians[num_rows] = median
+            self._table = []
 
-    @property
-    def is_known(self) -> bool:
-        """Whether anything was measured."""
-        return bool(self._seconds)
+    def knows(self, num_rows: int) -> bool:
+        """Whether a step of so few rows, or fewer, was measured."""
+        return bool(self._sizes) and self._sizes[0] <= num_rows
 
-    def seconds(self, num_rows: ArrayLike) -> NDArray[np.float64]:
-        """Of steps of so many rows; 1 for all of them as long as nothing was measured."""
-        rows = np.asarray(num_rows, np.float64)
-        if not self._seconds:
-            return np.ones_like(rows)
-        sizes, medians = self._measured()
-        beyond = np.maximum(rows - sizes[-1], 0.0)
-        seconds: NDArray[np.float64] = np.interp(rows, sizes, medians) + medians[-1] * SLOPE_UNSEEN * beyond
-        return seconds
+    def seconds(self, num_rows: int) -> float:
+        """Of a step of so many rows; 0 of none, and of all as long as nothing was measured."""
+        return self.table(num_rows)[num_rows]
 
-    def _measured(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        if self._curve is None:
-            sizes = sorted(self._seconds)
-            medians = [statistics.median(self._seconds[size]) for size in sizes]
-            self._curve = np.array(sizes, np.float64), np.maximum.accumulate(medians)
-        return self._curve
+    def table(self, num_rows: int) -> list[float]:
+        """Seconds by rows, from 0 to `num_rows` at least. Not to be changed."""
+        if num_rows >= len(self._table):
+            self._table = self._interpolated(max(num_rows, 2 * len(self._table)))
+        return self._table
+
+    def _interpolated(self, num_rows: int) -> list[float]:
+        if not self._sizes:
+            return [0.0] * (num_rows + 1)
+        size, seconds = self._sizes[0], self._medians[self._sizes[0]]
+        table, slope = [0.0, *[seconds] * size], seconds * SLOPE_UNSEEN
+        for larger in self._sizes[1:]:
+            higher = max(seconds, self._medians[larger])
+            slope = (higher - seconds) / (larger - size)
+            table.extend([seconds + slope * step for step in range(1, larger - size + 1)])
+            size, seconds = larger, higher
+        table.extend([seconds + slope * step for step in range(1, num_rows - size + 1)])
+        return table

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from vivace.core.errors import RequestError
 from vivace.core.events import TokenEvent
 from vivace.engine.engine import Engine, RequestRecord
+from vivace.schedule.block_map import block_map
 from vivace.speculate.speculation import SpeculationStats
 from vivace.worker.info import EngineGauges
 from vivace.worker.messages import (
@@ -22,6 +23,8 @@ from vivace.worker.messages import (
     Step,
     Stop,
     Submit,
+    Survey,
+    Surveyed,
 )
 from vivace.worker.probation import Probation
 from vivace.worker.refusal import error_as_data
@@ -71,6 +74,8 @@ class EngineLoop:
             case Stop(request_id, index, reason):
                 if not self._probation.stop(request_id, index):
                     self._engine.stop(request_id, index, reason)
+            case Survey():
+                self._channel.send(Surveyed(block_map(self._engine.scheduler.block_manager)))
 
     def _begin(self, submission: Submit) -> None:
         job = submission.job
@@ -142,6 +147,7 @@ class EngineLoop:
             blocks.num_prefix_queries,
             blocks.num_prefix_hits,
             step_s,
+            num_decode_rows=stats.num_decode_rows,
         )
         return (
             gauges if self._engine.speculation is None else with_speculation(gauges, self._engine.speculation.stats)

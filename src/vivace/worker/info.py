@@ -50,6 +50,7 @@ class EngineGauges(msgspec.Struct, frozen=True, array_like=True):
     num_accepted_by_position: tuple[int, ...] = ()
     speculation_choices: dict[str, int] = {}  # steps by what the rule chose: guess, plain, trial, none
     speculation_gain: float = 1.0  # tokens a second that guessing promises over those of a plain step
+    num_decode_rows: int = 0  # of the computed tokens, one for each sequence past its prompt
 
 
 _TOTALS = (
@@ -63,6 +64,7 @@ _TOTALS = (
     "num_drafts",
     "num_draft_tokens",
     "num_accepted_tokens",
+    "num_decode_rows",
 )
 
 

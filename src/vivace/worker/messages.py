@@ -6,6 +6,7 @@ import msgspec
 
 from vivace.core.config import EngineConfig
 from vivace.core.events import TokenEvent, TokenLogprobs
+from vivace.schedule.block_map import BlockMap
 from vivace.worker.info import EngineGauges, EngineInfo
 from vivace.worker.job import Job
 
@@ -48,6 +49,10 @@ class Stop(msgspec.Struct, array_like=True, tag=4):
     request_id: str
     index: int
     reason: str
+
+
+class Survey(msgspec.Struct, array_like=True, tag=5):
+    """How do the KV blocks stand? Answered with `Surveyed`."""
 
 
 class Loading(msgspec.Struct, array_like=True, tag=16):
@@ -115,5 +120,9 @@ class Step(msgspec.Struct, array_like=True, tag=22):
     gauges: EngineGauges
 
 
-Command = Configure | Submit | Abort | Stop
-Report = Loading | Ready | Failed | Refused | PromptScores | Pooled | Step
+class Surveyed(msgspec.Struct, array_like=True, tag=23):
+    blocks: BlockMap
+
+
+Command = Configure | Submit | Abort | Stop | Survey
+Report = Loading | Ready | Failed | Refused | PromptScores | Pooled | Step | Surveyed

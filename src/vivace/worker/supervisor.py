@@ -16,11 +16,13 @@ import msgspec
 from vivace.core.config import EngineConfig
 from vivace.core.errors import ConfigError, EngineError, ModelFileError, RequestError, VivaceError
 from vivace.core.events import TokenEvent
+from vivace.schedule.block_map import BlockMap
+from vivace.worker.block_survey import BlockSurvey
 from vivace.worker.engine_child import EngineChild, worker_command
 from vivace.worker.info import EngineGauges, EngineInfo, added, carried_over
 from vivace.worker.job import Job
 from vivace.worker.journal import Entry, Journal
-from vivace.worker.messages import Abort, Command, Pooled, PromptScores, Refused, Report, Step, Stop
+from vivace.worker.messages import Abort, Command, Pooled, PromptScores, Refused, Report, Step, Stop, Survey, Surveyed
 from vivace.worker.refusal import error_from_data
 from vivace.worker.stream import TokenStream
 
@@ -71,6 +73,7 @@ class EngineClient:
         self._stop_error = EngineError("the engine was closed")
         self._base = EngineGauges()  # totals of the engines that died
         self._current = EngineGauges()
+        self._survey = BlockSurvey()
         self._num_crashes = 0  # in a row, without a token and without a guilty one
         self._has_worked = False  # this engine brought an event
         self._ready_at: float | None = None  # None while it loads
@@ -87,6 +90,12 @@ class EngineClient:
         """As of the engine's last step; totals go on over restarts. Requests held here count as waiting."""
         gauges = added(self._base, self._current)
         return msgspec.structs.replace(gauges, num_waiting=gauges.num_waiting + self._journal.num_held)
+
+    def block_map(self) -> BlockMap | None:
+        """The last picture of the KV blocks, None until there is one. Asks for the next, once a second at most."""
+        if self.state == "ready" and self._child is not None and self._survey.is_due():
+            self._child.send(Survey())
+        return self._survey.latest
 
     @property
     def engine_pid(self) -> int | None:
@@ -193,6 +202,9 @@ class EngineClient:
     def _take(self, report: Report) -> None:
         if isinstance(report, Step):
             self._take_step(report)
+            return
+        if isinstance(report, Surveyed):
+            self._survey.take(report.blocks)
             return
         assert isinstance(report, Refused | PromptScores | Pooled)
         entry = self._journal.find(report.request_id)
@@ -310,6 +322,7 @@ class EngineClient:
 
     def _bury(self, error: VivaceError) -> None:
         """Blame, count, and keep the totals."""
+        self._survey.forget()
         guilty = self._journal.crash()
         uptime_s = 0.0 if self._ready_at is None else time.monotonic() - self._ready_at
         had_calm = self._has_worked or uptime_s > self._policy.crash_window_s

@@ -13,7 +13,7 @@ import numpy as np
 from vivace.backends.cpu import _native
 from vivace.backends.cpu.detect import available_cores
 from vivace.backends.cpu.encoding import encode
-from vivace.backends.cpu.lowering import lower
+from vivace.backends.cpu.lowering import Lowered, lower
 from vivace.backends.cpu.packed_storage import CpuPackedStorage
 from vivace.backends.cpu.tuning import LinearTuner
 from vivace.core.config import KVDtype
@@ -45,7 +45,8 @@ MAX_THREADS = 1024
 class CpuKVCache:
     """The paged cache of all layers, in huge pages. Memory is taken when a block is first written."""
 
-    def __init__(self, spec: KVSpec, num_blocks: int) -> None:
+    def __init__(self, device: _native.Device, spec: KVSpec, num_blocks: int) -> None:
+        self._device = device
         self.spec = spec
         self.num_blocks = num_blocks
         self._references: Sequence[int] | None = None
@@ -73,6 +74,13 @@ class CpuKVCache:
         except ValueError as error:
             raise EngineError(str(error)) from error
 
+    def move_tokens(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy single tokens in every layer, in order: (source slot, destination slot)."""
+        try:
+            self.native.move_tokens(self._device, pairs)
+        except ValueError as error:
+            raise EngineError(str(error)) from error
+
     def track(self, references: Sequence[int]) -> None:
         """Watch the blocks' counts of users, to drop the 16-bit keys of blocks that nobody uses any more."""
         self._references = references
@@ -91,18 +99,28 @@ class CpuKVCache:
 class CpuExecutable:
     """A native program. One `run` is one call with the GIL released."""
 
-    def __init__(self, native: _native.Program, kv_cache: CpuKVCache, output_rows: Rows) -> None:
+    def __init__(self, lowered: Lowered, kv_cache: CpuKVCache, output_rows: Rows) -> None:
+        native = lowered.program
         self._kv_cache = kv_cache
         self._run = native.run
         self._output = native.output()
+        self._states = lowered.states
         self._num_ops = native.num_ops
         self._output_rows = output_rows
+        self._num_sampled = 0
 
     def run(self, inputs: StepInputs) -> Float32Array:
         """Logits [S, V]: a view of the program's memory, valid until the next run."""
         self._replay(inputs, None)
+        self._num_sampled = len(inputs.sampled_rows_S)
         rows = inputs.sampled_rows_S if self._output_rows is Rows.SAMPLED else inputs.token_ids_T
         return self._output[: len(rows)]
+
+    def states(self) -> Float32Array:
+        """Of the last run, [S, D]: a view, valid until the next one."""
+        if self._states is None:
+            raise EngineError("the program names no states")
+        return self._states[: self._num_sampled]
 
     def run_timed(self, inputs: StepInputs) -> Float64Array:
         """Seconds of each operation, and at the end of the checks before them."""
@@ -122,6 +140,8 @@ class CpuExecutable:
                 inputs.context_lens_B,
                 inputs.block_tables_BX,
                 inputs.sampled_rows_S,
+                inputs.parents_T,
+                inputs.states_TD,
                 op_seconds,
             )
         except (ValueError, TypeError) as error:
@@ -194,15 +214,15 @@ class CpuBackend:
         return Weight(name, flat.shape, "f32", flat.nbytes, self._device.vector(flat))
 
     def kv_cache(self, spec: KVSpec, num_blocks: int) -> CpuKVCache:
-        return CpuKVCache(spec, num_blocks)
+        return CpuKVCache(self._device, spec, num_blocks)
 
     def compile(self, program: Program, kv_cache: KVCache, limits: StepLimits) -> CpuExecutable:
         if not isinstance(kv_cache, CpuKVCache):
             raise EngineError(f"the KV cache belongs to another backend: {type(kv_cache).__name__}")
-        native = lower(program, self._device, kv_cache.native, limits)
+        lowered = lower(program, self._device, kv_cache.native, limits)
         self._tuner.tune(weight for op in program.ops if isinstance(op, Linear) for weight in op.weights)
         assert program.output is not None  # checked by lower
-        return CpuExecutable(native, kv_cache, program.output.rows)
+        return CpuExecutable(lowered, kv_cache, program.output.rows)
 
     def sample(self, logits: Any, inputs: SampleInputs) -> Int32Array:
         """Token ids [S]. A row with a NaN or +inf, or without any finite logit, gives -1."""

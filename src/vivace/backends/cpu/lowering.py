@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import cast
 
 from vivace.backends.cpu import _native
 from vivace.backends.cpu.placement import Placement, place_buffers, row_stride
 from vivace.core.errors import EngineError
 from vivace.ops import program as ir
-from vivace.ops.backend import StepLimits
+from vivace.ops.backend import Float32Array, StepLimits
 from vivace.ops.program import Program, Rows, Value, Weight
 
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh")  # csrc/kernel_table.h counts them in this order
 
 
-def lower(program: Program, device: _native.Device, cache: _native.KVCache, limits: StepLimits) -> _native.Program:
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """A native program, and the array in which its states lie after a run, where it names some."""
+
+    program: _native.Program
+    states: Float32Array | None
+
+
+def lower(program: Program, device: _native.Device, cache: _native.KVCache, limits: StepLimits) -> Lowered:
     """Raises `EngineError` if shapes do not fit each other or the cache."""
     placement = place_buffers(program, limits)
     try:
@@ -24,9 +33,10 @@ def lower(program: Program, device: _native.Device, cache: _native.KVCache, limi
             lowering.append(op)
         assert program.output is not None  # checked by place_buffers
         native.set_output(lowering.place(program.output))
+        states = None if program.states is None else native.array_at(lowering.place(program.states))
     except ValueError as error:
         raise EngineError(f"the program does not fit its backend: {error}") from error
-    return native
+    return Lowered(native, states)
 
 
 class _Lowering:
@@ -43,6 +53,8 @@ class _Lowering:
         match op:
             case ir.Embedding(table, scale, out):
                 native.embedding(_matrix(table), scale, place(out))
+            case ir.States(out):
+                native.states(place(out))
             case ir.RmsNorm(x, weight, eps, groups, out):
                 native.rms_norm(place(x), _vector(weight), eps, groups, place(out))
             case ir.Linear(x, weights, biases, out):
@@ -67,6 +79,8 @@ class _Lowering:
                 native.softcap(place(x), cap, place(out))
             case ir.Scale(x, factor, out):
                 native.scale(place(x), factor, place(out))
+            case ir.HeadResiduals(x, z, out):
+                native.head_residuals(place(x), place(z), place(out))
             case ir.GatherRows(x, out):
                 native.gather_rows(place(x), place(out))
 

@@ -111,7 +111,9 @@ def _last_uses(program: Program) -> dict[int, int]:
     for index, op in enumerate(program.ops):
         for value in operands(op):
             last_use[value.buffer] = index
-    last_use[program.output.buffer] = len(program.ops)
+    for kept in (program.output, program.states):
+        if kept is not None:
+            last_use[kept.buffer] = len(program.ops)
     return last_use
 
 

@@ -52,6 +52,15 @@ class ReferenceKVCache:
             for held in (self.keys, self.values, self.recent_keys):
                 held[:, destination] = held[:, source]
 
+    def move_tokens(self, pairs: Sequence[tuple[int, int]]) -> None:
+        size = self.spec.block_size
+        for source, destination in pairs:
+            for held in (self.values, self.recent_keys):
+                held[:, destination // size, :, destination % size] = held[:, source // size, :, source % size]
+            if self.recent_keys is not self.keys and destination % size == size - 1:
+                block = destination // size
+                self.keys[:, block] = reference_kv.round_channels(self.recent_keys[:, block])
+
     def track(self, references: Sequence[int]) -> None:
         """Nothing is kept beside the pool."""
 
@@ -118,12 +127,21 @@ class ReferenceExecutable:
         self.program = program
         self.kv_cache = kv_cache
         self.limits = limits
+        self._states: FloatArray | None = None
+
+    def states(self) -> FloatArray:
+        """Of the last run, [S, D]."""
+        if self._states is None:
+            raise EngineError("the program names no states, or has not run")
+        return self._states
 
     def run(self, inputs: StepInputs) -> FloatArray:
         """Logits [S, V], float32."""
         step = self._step(inputs)
         for op in self.program.ops:
             step.execute(op)
+        if self.program.states is not None:
+            self._states = step.read(self.program.states).astype(np.float32)
         assert self.program.output is not None  # checked by compile
         return step.read(self.program.output).astype(np.float32)
 
@@ -163,6 +181,10 @@ class _Step:
         match op:
             case ir.Embedding(table, scale):
                 result = reference.embedding(_array(table), self.inputs.token_ids_T, scale)
+            case ir.States():
+                if self.inputs.states_TD is None:
+                    raise EngineError("the step brings no states")
+                result = self.inputs.states_TD.astype(self.kv_cache.values.dtype)
             case ir.RmsNorm(x, weight, eps, groups):
                 result = reference.rms_norm(self.read(x), _array(weight), eps, groups)
             case ir.Linear():
@@ -181,6 +203,8 @@ class _Step:
                 result = reference.softcap(self.read(x), cap)
             case ir.Scale(x, factor):
                 result = reference.scale(self.read(x), factor)
+            case ir.HeadResiduals(x, z):
+                result = reference.head_residuals(self.read(x), self.read(z))
             case ir.GatherRows(x):
                 result = reference.gather_rows(self.read(x), self.inputs.sampled_rows_S)
             case _:
@@ -199,6 +223,14 @@ class _Step:
             parts.append(reference.linear(read_TD, [_array(weight)], [None if bias is None else _array(bias)]))
         return np.concatenate(parts, axis=1)
 
+    def _paths(self) -> reference.TreePaths | None:
+        if self.inputs.parents_T is None:
+            return None
+        spec = self.kv_cache.spec
+        by_channel = self.kv_cache.recent_keys is not self.kv_cache.keys
+        round_block = reference_kv.round_channels if by_channel else None
+        return reference.TreePaths(self.inputs.parents_T, self.inputs.slots_T, spec.block_size, round_block)
+
     def _attention(self, op: ir.Attention) -> FloatArray:
         result = reference.paged_attention(
             self.read(op.q),
@@ -211,6 +243,7 @@ class _Step:
             window=op.window,
             softcap=op.softcap,
             recent_keys=self.kv_cache.recent_keys[op.layer],
+            paths=self._paths(),
         )
         return cast(FloatArray, result)
 

@@ -1,0 +1,75 @@
+"""Everything that a figure needs to be believed: the server, the traffic, the machine, the command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vivace.bench.stored_result import StoredResult, flat
+from vivace.charts.notice import code
+from vivace.charts.numbers import compact, percent
+from vivace.charts.page import Section
+from vivace.charts.table import facts
+
+_MAX_FACTS, _MAX_CHARACTERS = 60, 300
+
+
+def facts_sections(result: StoredResult) -> Iterator[Section]:
+    server = list(server_facts(result.summary.get("server") or {}))
+    if server:
+        yield Section("Server", facts(server))
+    if result.run.options:
+        yield Section("Traffic and settings", facts(_shown(result.run.options)))
+    if result.run.machine:
+        yield Section("Machine", facts(_shown(result.run.machine)))
+    yield Section("Command", code(result.run.command) + facts([("Vivace", result.run.version)]))
+
+
+def server_facts(server: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What the server told of itself, in words; nothing where it told nothing."""
+    for name, label in (("running", "Requests running"), ("waiting", "Requests waiting")):
+        if server.get(f"{name}_mean") is not None:
+            yield label, f"{compact(server[f'{name}_mean'])} on average, {compact(server[f'{name}_max'])} at most"
+    if server.get("kv_usage_mean") is not None:
+        yield (
+            "KV cache in use",
+            f"{percent(server['kv_usage_mean'])} on average, {percent(server['kv_usage_max'])} at most",
+        )
+    for name, label in (
+        ("prefix_hit_rate", "Prompt tokens from the prefix cache"),
+        ("acceptance", "Guessed tokens that stood"),
+    ):
+        if server.get(name) is not None:
+            yield label, percent(server[name])
+    if server.get("num_preemptions") is not None:
+        yield "Preemptions", compact(server["num_preemptions"])
+    yield from _memory(server)
+    if server.get("energy_joules") is not None:
+        each = server.get("joules_per_output_token")
+        yield "Energy", f"{compact(server['energy_joules'])} J" + (f", {compact(each)} J a token" if each else "")
+
+
+def _memory(server: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    parts = [
+        f"{_bytes(server[name])} {label}"
+        for name, label in (("weights_bytes", "weights"), ("kv_bytes", "KV cache"), ("other_bytes", "other"))
+        if server.get(name) is not None
+    ]
+    if server.get("peak_resident_bytes") is not None:
+        yield "Memory at most", _bytes(server["peak_resident_bytes"]) + (f" ({', '.join(parts)})" if parts else "")
+
+
+def _bytes(number: float) -> str:
+    for factor, unit in ((1 << 30, "GiB"), (1 << 20, "MiB")):
+        if number >= factor:
+            return f"{number / factor:.1f} {unit}"
+    return f"{number / 1024:.0f} KiB"
+
+
+def _shown(settings: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [(name.replace("_", " "), _short(str(value))) for name, value in flat(settings)]
+    return rows[:_MAX_FACTS]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MAX_CHARACTERS else text[:_MAX_CHARACTERS] + "…"

@@ -1,0 +1,1 @@
+"""Results that stay: every run, its requests and samples, in one SQLite file that survives a killed process."""

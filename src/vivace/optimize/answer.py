@@ -1,0 +1,253 @@
+"""What the search found: the pick, who came second and why not, the front, what binds, and how good forecasts were."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from vivace.core.errors import ConfigError
+from vivace.models.spec import ModelSpec
+from vivace.optimize.candidate import Candidate
+from vivace.optimize.claims import Claim, claims
+from vivace.optimize.gate import Gate
+from vivace.optimize.interval import Interval
+from vivace.optimize.ladder import Ladder, Rung, quickness, throughput
+from vivace.optimize.measurement import Forecast, Measurement, Quality
+from vivace.optimize.objective import Objective
+from vivace.optimize.pareto import front
+from vivace.optimize.search import Dropped, Search
+from vivace.optimize.space import Space
+from vivace.optimize.trials import Trials
+
+TIE = 0.98  # of the best score: noise decides above it, so quality and memory may
+NEXT = {
+    "bandwidth": "reading weights and cache takes most of a step: memory that reads faster, fewer bits (the bar on "
+    "quality decides), or guesses that stand more often",
+    "arithmetic": "computing takes most of a step: more cores or wider vector units, 8-bit activations, fewer tokens "
+    "to compute (a longer shared prefix)",
+    "overhead": "the engine's own work for a step takes most of it: larger steps (more users at once), or a larger "
+    "model, for which it is nothing",
+    "memory": "the KV pool bounds how many run at once: more memory, a narrower cache, a shorter context",
+    "queueing": "requests wait for a place: a larger max_num_seqs, or more machines",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A candidate with all that is known of it. `prediction_error` is forecast / measured throughput - 1."""
+
+    candidate: Candidate
+    measured: Measurement
+    repetitions: int
+    quality: Quality | None
+    forecast: Forecast | None
+    refusal: str
+    score: float
+    is_on_front: bool = False
+    drift: float = 0.0
+
+    @property
+    def prediction_error(self) -> float | None:
+        if self.forecast is None or not self.forecast.tokens_per_s:
+            return None
+        return self.forecast.tokens_per_s / self.measured.tokens_per_s - 1
+
+    @property
+    def latency_error(self) -> float | None:
+        if self.forecast is None or not self.forecast.single_latency_ms:
+            return None
+        return self.forecast.single_latency_ms / self.measured.single_latency_ms - 1
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "candidate": asdict(self.candidate),
+            "measured": self.measured.record(),
+            "repetitions": self.repetitions,
+            "quality": None if self.quality is None else self.quality.record(),
+            "forecast": None if self.forecast is None else asdict(self.forecast),
+            "prediction_error": self.prediction_error,
+            "refusal": self.refusal,
+            "is_on_front": self.is_on_front,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Everything that the configuration file, the table and the report say."""
+
+    objective: Objective
+    pick: Result
+    runner_up: Result | None
+    why_not: str
+    naive: Result
+    results: tuple[Result, ...]  # of whole runs, in the order of their measurement
+    ladder: Ladder
+    claims: tuple[Claim, ...]
+    speedup: Interval  # throughput, naive to pick
+    quickening: Interval  # one user's answer
+    binds: str
+    next_step: str
+    dropped: tuple[Dropped, ...]
+    exclusions: tuple[tuple[str, str, str], ...]
+    num_forecast: int
+    num_partial: int
+    num_discarded: int
+    seconds: float
+    extra: dict[str, Any] = field(default_factory=dict)  # how it was run: model, machine, workload
+
+    @property
+    def front(self) -> list[Result]:
+        return [one for one in self.results if one.is_on_front]
+
+    @property
+    def median_prediction_error(self) -> float | None:
+        errors = [abs(error) for one in self.results if (error := one.prediction_error) is not None]
+        return statistics.median(errors) if errors else None
+
+    def record(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            **self.extra,
+            "objective": self.objective.name,
+            "pick": self.pick.record(),
+            "runner_up": None if self.runner_up is None else self.runner_up.record(),
+            "why_not": self.why_not,
+            "naive": self.naive.record(),
+            "speedup": asdict(self.speedup),
+            "latency_speedup": asdict(self.quickening),
+            "binds": self.binds,
+            "next_step": self.next_step,
+            "ladder": [_rung_record(rung) for rung in self.ladder.rungs],
+            "claims": [{**asdict(one), "verdict": one.verdict} for one in self.claims],
+            "results": [one.record() for one in self.results],
+            "dropped": [[one.candidate.key, one.stage, one.reason] for one in self.dropped],
+            "exclusions": [list(one) for one in self.exclusions],
+            "median_prediction_error": self.median_prediction_error,
+            "num_forecast": self.num_forecast,
+            "num_partial_runs": self.num_partial,
+            "num_discarded": self.num_discarded,
+            "seconds": self.seconds,
+        }
+
+
+def make_answer(
+    trials: Trials,
+    space: Space,
+    gate: Gate,
+    objective: Objective,
+    ladder: Ladder | None,
+    search: Search | None,
+    spec: ModelSpec | None,
+) -> Answer:
+    """Raises `ConfigError` where nothing that was measured passes the bars, saying what stood in the way."""
+    known = trials.measurement(ladder.naive) if ladder is not None else None
+    if ladder is None or search is None or known is None:
+        raise ConfigError("nothing is measured yet: give it more time")
+    accepted = search.accepted()
+    if not accepted:
+        reasons = sorted({reason for reason in gate.refused.values()})
+        raise ConfigError(f"no configuration passes: {reasons[0] if reasons else 'the time was over'}")
+    on_front = set(front(accepted, lambda one: _merits(trials, one)))
+    results = [_result(trials, search, one, one in on_front) for one in trials.runs if trials.measurement(one)]
+    by_candidate = {one.candidate: one for one in results}
+    ranked = _ranked([by_candidate[one] for one in accepted])
+    pick, runner_up = ranked[0], _runner_up(ranked)
+    binds = _binding(pick)
+    return Answer(
+        objective=objective,
+        pick=pick,
+        runner_up=runner_up,
+        why_not="" if runner_up is None else _why_not(objective, pick, runner_up),
+        naive=by_candidate[ladder.naive],
+        results=tuple(results),
+        ladder=ladder,
+        claims=tuple(claims(trials, ladder, spec, pick.candidate)),
+        speedup=_speedup(trials, pick, ladder.naive),
+        quickening=trials.ratio(pick.candidate, ladder.naive, quickness),
+        binds=binds,
+        next_step=NEXT.get(binds, ""),
+        dropped=tuple(search.dropped),
+        exclusions=tuple((one.axis, one.value, one.reason) for one in space.exclusions),
+        num_forecast=search.num_forecast,
+        num_partial=len(trials.partial),
+        num_discarded=trials.num_discarded,
+        seconds=trials.budget.elapsed_s,
+    )
+
+
+def _merits(trials: Trials, candidate: Candidate) -> tuple[float, ...]:
+    """Throughput, quickness, memory and quality: larger is better."""
+    measured, quality = trials.measurement(candidate), trials.quality(candidate)
+    assert measured is not None
+    loss = 0.0 if quality is None else quality.kl
+    return throughput(measured), quickness(measured), -measured.memory_bytes, -loss
+
+
+def _result(trials: Trials, search: Search, candidate: Candidate, is_on_front: bool) -> Result:
+    measured = trials.measurement(candidate)
+    assert measured is not None
+    is_known = candidate.batching == "continuous" or candidate in search.forecasts
+    return Result(
+        candidate=candidate,
+        measured=measured,
+        repetitions=len(trials.runs[candidate]),
+        quality=trials.known_quality(candidate),
+        forecast=search.forecast(candidate) if is_known else None,
+        refusal=search.gate.refused.get(candidate, ""),
+        score=search.score(candidate),
+        is_on_front=is_on_front,
+        drift=max(one.drift for one in trials.runs[candidate]),
+    )
+
+
+def _ranked(accepted: list[Result]) -> list[Result]:
+    """The pick first: of those whose scores are as good as equal, the one with the best text and the least memory."""
+    best = max(one.score for one in accepted)
+    equal = [one for one in accepted if one.score >= TIE * best]
+    equal.sort(key=lambda one: (_loss(one), one.measured.memory_bytes, -one.score))
+    rest = sorted((one for one in accepted if one.score < TIE * best), key=lambda one: -one.score)
+    return [*equal, *rest]
+
+
+def _runner_up(ranked: list[Result]) -> Result | None:
+    """The best of another kind: with other weights, cache or speculation; else simply the second."""
+    pick = ranked[0].candidate
+    kinds = (one for one in ranked[1:] if {"quantization", "kv_cache_dtype", "speculation"} & {*one.candidate.differences(pick)})
+    return next(kinds, ranked[1] if len(ranked) > 1 else None)
+
+
+def _why_not(objective: Objective, pick: Result, other: Result) -> str:
+    shown = f"{objective.shown(other.score)} against {objective.shown(pick.score)}"
+    if other.score < TIE * pick.score:
+        return f"{100 * (1 - other.score / pick.score):.1f}% behind: {shown}"
+    if _loss(other) > _loss(pick):
+        return f"as fast within noise ({shown}), but KL divergence {_loss(other):.2g} against {_loss(pick):.2g} nats"
+    own, its = pick.measured.memory_bytes / 2**20, other.measured.memory_bytes / 2**20
+    return f"as fast within noise ({shown}), but {its:,.0f} MiB against {own:,.0f}"
+
+
+def _loss(result: Result) -> float:
+    return 0.0 if result.quality is None else result.quality.kl
+
+
+def _binding(pick: Result) -> str:
+    return pick.forecast.binds if pick.forecast is not None else ""
+
+
+def _speedup(trials: Trials, pick: Result, naive: Candidate) -> Interval:
+    return trials.ratio(pick.candidate, naive, throughput)
+
+
+def _rung_record(rung: Rung) -> dict[str, Any]:
+    intervals = ("alone_speed", "alone_latency", "top_speed", "top_latency", "total_speed")
+    found = {name: getattr(rung, name) for name in intervals}
+    return {
+        "technique": rung.technique.name,
+        "kept": rung.kept,
+        "why_not": rung.why_not,
+        "on_top": asdict(rung.on_top),
+        **{name: None if one is None else asdict(one) for name, one in found.items()},
+        "measured": None if rung.measured is None else rung.measured.record(),
+        "quality": None if rung.quality is None else rung.quality.record(),
+    }

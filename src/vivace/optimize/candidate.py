@@ -1,0 +1,98 @@
+"""One configuration that may be measured: the values that the search varies, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from vivace.core.config import BatchingPolicy, EngineConfig, KVDtype, Quantization
+from vivace.core.speculation import SpeculativeConfig
+
+WEIGHT_WORDS: dict[str, str] = {
+    "auto": "weights as stored",
+    "f32": "32-bit weights",
+    "bf16": "16-bit weights",
+    "int8": "8-bit weights",
+    "w8a8": "8-bit weights and activations",
+    "llm_int8": "8-bit weights, outliers in 16",
+    "int4": "4-bit weights",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Hashable, and equal to another one that runs the same. `num_threads=None` leaves threads to the engine."""
+
+    quantization: Quantization = "auto"
+    kv_cache_dtype: KVDtype = "bf16"
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 512
+    block_size: int = 16
+    enable_prefix_caching: bool = True
+    speculation: SpeculativeConfig | None = None
+    num_threads: int | None = None
+    batching: BatchingPolicy = "continuous"
+
+    @property
+    def key(self) -> str:
+        """Its identity as text: canonical JSON of its values."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Candidate:
+        """The inverse of `asdict`, and of `json.loads(key)`."""
+        return cls(**{**record, "speculation": SpeculativeConfig.parse(record["speculation"])})
+
+    @property
+    def logits_key(self) -> tuple[str, str]:
+        """What the quality of its text depends on: everything else gives equal logits, to the bit."""
+        return self.quantization, self.kv_cache_dtype
+
+    @property
+    def words(self) -> str:
+        """A short name for tables."""
+        parts = [WEIGHT_WORDS[self.quantization].replace(" weights", "w"), f"{self.kv_cache_dtype} cache"]
+        parts.append(f"{self.max_num_seqs} at once" if self.batching == "continuous" else "one batch after another")
+        parts.append(f"{self.max_num_batched_tokens} tokens a step")
+        if self.block_size != Candidate.block_size:
+            parts.append(f"blocks of {self.block_size}")
+        if not self.enable_prefix_caching:
+            parts.append("no prefix cache")
+        if self.speculation is not None:
+            parts.append(f"{speculation_words(self.speculation)}")
+        if self.num_threads is not None:
+            parts.append(f"{self.num_threads} thread{'s' * (self.num_threads != 1)}")
+        return ", ".join(parts)
+
+    def differences(self, other: Candidate) -> tuple[str, ...]:
+        """Names of the values in which the two differ."""
+        return tuple(one.name for one in fields(self) if getattr(self, one.name) != getattr(other, one.name))
+
+    def engine_config(self, base: EngineConfig, num_kv_blocks: int) -> EngineConfig:
+        """The whole configuration: the model and what is not varied come from `base`."""
+        return replace(
+            base,
+            quantization=self.quantization,
+            kv_cache_dtype=self.kv_cache_dtype,
+            max_num_seqs=self.max_num_seqs,
+            max_num_batched_tokens=self.max_num_batched_tokens,
+            block_size=self.block_size,
+            enable_prefix_caching=self.enable_prefix_caching,
+            speculative_config=self.speculation,
+            num_threads=self.num_threads,
+            batching=self.batching,
+            static_batch_size=self.max_num_seqs,
+            static_batch_timeout_ms=0.0,  # everything that waits is there at once: a batch never waits to fill up
+            num_kv_blocks=num_kv_blocks,
+            kv_cache_memory_bytes=None,
+        )
+
+
+def speculation_words(speculation: SpeculativeConfig | None) -> str:
+    """`no speculation`, or who guesses how many tokens."""
+    if speculation is None:
+        return "no speculation"
+    guesser = {"ngram": "n-grams", "draft_model": "a draft model"}.get(speculation.method, speculation.method)
+    return f"{speculation.num_speculative_tokens} tokens guessed by {guesser}"

@@ -1,0 +1,185 @@
+"""What each technique is worth here: from the naive baseline upwards, each alone and on top of those before it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+from vivace.core.speculation import SpeculativeConfig
+from vivace.optimize.candidate import Candidate, speculation_words
+from vivace.optimize.gate import Gate
+from vivace.optimize.interval import Interval
+from vivace.optimize.measurement import Measurement, Quality
+from vivace.optimize.space import Space, Surroundings
+from vivace.optimize.trials import Trials
+
+LADDER_UNTIL = 0.38  # of the time budget
+MOST_ROUNDS = 3
+WORTH = 0.98  # a technique that takes more than this much off the speed is not kept
+
+
+@dataclass(frozen=True, slots=True)
+class Technique:
+    """A change of a configuration. `serves` says what it is for, where that is not speed."""
+
+    name: str
+    apply: Callable[[Candidate], Candidate]
+    serves: str = "speed"
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """A technique measured. Ratios are to the naive baseline alone, and to the rung below on top; None: not measured."""
+
+    technique: Technique
+    alone: Candidate
+    on_top: Candidate
+    below: Candidate
+    kept: bool
+    why_not: str
+    quality: Quality | None
+    alone_speed: Interval | None
+    alone_latency: Interval | None  # how many times faster one user's answer is
+    top_speed: Interval | None
+    top_latency: Interval | None
+    total_speed: Interval | None  # from the naive baseline to here
+    measured: Measurement | None
+
+
+@dataclass(slots=True)
+class Ladder:
+    """The naive baseline and the rungs above it."""
+
+    naive: Candidate
+    rungs: list[Rung] = field(default_factory=list)
+    num_rounds: int = 0
+
+    @property
+    def top(self) -> Candidate:
+        """With every technique that was kept."""
+        kept = [rung.on_top for rung in self.rungs if rung.kept]
+        return kept[-1] if kept else self.naive
+
+
+def techniques(space: Space, surroundings: Surroundings, naive: Candidate) -> list[Technique]:
+    """In order of impact over effort; those that this model allows."""
+    weights = space.axes["quantization"]
+    found = []
+    if naive.quantization == "f32" and "bf16" in weights:
+        found.append(
+            Technique("16-bit weights", lambda one: replace(one, quantization="bf16", kv_cache_dtype="bf16"))
+        )
+    if "int8" in weights:
+        found.append(Technique("8-bit weights", lambda one: _quantized(one, "int8")))
+    enough = space.axes["max_num_seqs"][-1]
+    if enough > 1:
+        found.append(Technique("continuous batching", lambda one: _batched(one, enough)))
+    found.append(Technique("prefix cache", lambda one: replace(one, enable_prefix_caching=True)))
+    if "int8_per_token_head" in space.axes["kv_cache_dtype"]:
+        found.append(
+            Technique("8-bit KV cache", lambda one: replace(one, kv_cache_dtype="int8_per_token_head"), "memory")
+        )
+    for method in surroundings.drafts if surroundings.has_quality else ():
+        found.append(_speculation(replace(method, num_speculative_tokens=4)))
+    if "int4" in weights:
+        found.append(Technique("4-bit weights", lambda one: _quantized(one, "int4")))
+    return found
+
+
+def climb(
+    trials: Trials, gate: Gate, naive: Candidate, steps: Iterable[Technique]
+) -> Ladder:
+    """Measure every technique alone and on top, in rounds, as far as the time goes. The first round decides what is
+    kept; the others tell how sure that is."""
+    ladder = Ladder(naive)
+    trials.run(naive)
+    chain: list[tuple[Technique, Candidate, Candidate, str]] = []
+    at = naive
+    for step in steps:
+        on_top = step.apply(at)
+        for candidate in dict.fromkeys((step.apply(naive), on_top)):
+            if trials.affords(candidate, LADDER_UNTIL):
+                trials.run(candidate)
+        why_not = _objection(trials, gate, step, at, on_top)
+        chain.append((step, at, on_top, why_not))
+        at = at if why_not else on_top
+    ladder.num_rounds = 1 + _repeat(trials, naive, chain)
+    ladder.rungs = [_rung(trials, naive, *link) for link in chain]
+    return ladder
+
+
+def _repeat(trials: Trials, naive: Candidate, chain: list[tuple[Technique, Candidate, Candidate, str]]) -> int:
+    """Whole rounds of everything again, in the same order, while there is time for one; how many."""
+    everything = list(dict.fromkeys([naive, *(one for step, _, top, _ in chain for one in (step.apply(naive), top))]))
+    everything = [one for one in everything if trials.measurement(one) is not None]
+    for repetition in range(1, MOST_ROUNDS):
+        missing = [one for one in everything if not trials.is_known(one, 1.0, repetition)]
+        if not trials.budget.allows(sum(trials.cost_s(one) for one in missing), LADDER_UNTIL):
+            return repetition - 1
+        for candidate in everything:
+            trials.run(candidate, repetition=repetition)
+    return MOST_ROUNDS - 1
+
+
+def _objection(trials: Trials, gate: Gate, step: Technique, below: Candidate, on_top: Candidate) -> str:
+    """Why a technique does not stay on the ladder; empty where it does."""
+    measured, before = trials.measurement(on_top), trials.measurement(below)
+    if measured is None or before is None:
+        runs = trials.runs.get(on_top, [])
+        return runs[0].failure if runs else "the time budget was over"
+    if not gate.allows_quality(on_top, trials.quality(on_top)) or not gate.allows_memory(on_top, measured.memory_bytes):
+        return gate.refused[on_top]
+    ratio = measured.tokens_per_s / before.tokens_per_s
+    if step.serves == "memory":
+        saved = 1 - measured.kv_bytes_per_token / before.kv_bytes_per_token
+        return "" if ratio > 1 - saved / 2 else f"{100 * (1 - ratio):.0f}% slower, which {100 * saved:.0f}% less cache is not worth"
+    return "" if ratio >= WORTH else f"{100 * (1 - ratio):.0f}% slower here"
+
+
+def _rung(trials: Trials, naive: Candidate, step: Technique, below: Candidate, on_top: Candidate, why_not: str) -> Rung:
+    alone = step.apply(naive)
+
+    def gain(candidate: Candidate, baseline: Candidate, figure: Callable[[Measurement], float]) -> Interval | None:
+        found = trials.ratio(candidate, baseline, figure)
+        return None if math.isnan(found.value) else found
+
+    measured = trials.measurement(on_top)
+    return Rung(
+        technique=step,
+        alone=alone,
+        on_top=on_top,
+        below=below,
+        kept=not why_not,
+        why_not=why_not,
+        quality=None if measured is None else trials.quality(on_top),
+        alone_speed=gain(alone, naive, throughput),
+        alone_latency=gain(alone, naive, quickness),
+        top_speed=gain(on_top, below, throughput),
+        top_latency=gain(on_top, below, quickness),
+        total_speed=gain(on_top, naive, throughput),
+        measured=measured,
+    )
+
+
+def throughput(measured: Measurement) -> float:
+    return measured.tokens_per_s
+
+
+def quickness(measured: Measurement) -> float:
+    """Answers a second of one user alone."""
+    return 1e3 / measured.single_latency_ms
+
+
+def _quantized(candidate: Candidate, quantization: str) -> Candidate:
+    narrow = "bf16" if candidate.kv_cache_dtype == "f32" else candidate.kv_cache_dtype
+    return replace(candidate, quantization=quantization, kv_cache_dtype=narrow)  # type: ignore[arg-type]
+
+
+def _batched(candidate: Candidate, max_num_seqs: int) -> Candidate:
+    budget = max(candidate.max_num_batched_tokens, max_num_seqs)
+    return replace(candidate, batching="continuous", max_num_seqs=max_num_seqs, max_num_batched_tokens=budget)
+
+
+def _speculation(method: SpeculativeConfig) -> Technique:
+    return Technique(speculation_words(method), lambda one: replace(one, speculation=method))

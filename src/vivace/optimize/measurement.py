@@ -1,0 +1,118 @@
+"""What is known of a candidate: how fast, how good, how true. Plain values that go to JSON and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One run of the workload by all its users at once, and of its first requests by a single one.
+
+    Rates are output tokens and requests a second; latencies milliseconds, medians unless the name says more. `single_*`
+    are those of one user alone, the latency a mean; a TPOT of 0: no answer had two tokens. `goodput_per_s` counts requests that keep the SLO; None without one. Memory is that of
+    weights and KV pool, a draft's included. `seconds` is what the measurement took altogether.
+    """
+
+    tokens_per_s: float
+    requests_per_s: float
+    ttft_ms: float
+    ttft_p95_ms: float
+    tpot_ms: float
+    itl_p95_ms: float
+    single_ttft_ms: float
+    single_tpot_ms: float
+    single_latency_ms: float
+    weight_bytes: int
+    kv_pool_bytes: int
+    kv_bytes_per_token: int
+    goodput_per_s: float | None = None
+    good_share: float | None = None
+    prefix_hit_rate: float = 0.0
+    acceptance: float | None = None  # share of guessed tokens that stood
+    num_preemptions: int = 0
+    num_failed: int = 0
+    seconds: float = 0.0
+
+    @property
+    def memory_bytes(self) -> int:
+        return self.weight_bytes + self.kv_pool_bytes
+
+    def scaled(self, factor: float) -> Measurement:
+        """As it would be on a machine `factor` times as fast."""
+        rates = ("tokens_per_s", "requests_per_s", "goodput_per_s")
+        times = ("ttft_ms", "ttft_p95_ms", "tpot_ms", "itl_p95_ms")
+        times += ("single_ttft_ms", "single_tpot_ms", "single_latency_ms")
+        changed: dict[str, Any] = {
+            name: value * factor for name in rates if (value := getattr(self, name)) is not None
+        }
+        return replace(self, **changed, **{name: getattr(self, name) / factor for name in times})
+
+    def record(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Measurement:
+        return cls(**record)
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """How far a candidate's text is from the reference's: weights as stored, a 16-bit or wider cache.
+
+    `kl` is KL(reference || candidate) of a token in nats, mean; `perplexity_change` a share (0.01: 1% worse); both with
+    their standard error where known. `tasks` holds losses of accuracy by task, in points (1.0: one point lost).
+    """
+
+    kl: float
+    perplexity: float
+    perplexity_change: float
+    perplexity_change_stderr: float = 0.0
+    top1_agreement: float = 1.0
+    tasks: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def record(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Quality:
+        return cls(**record)
+
+
+@dataclass(frozen=True, slots=True)
+class Interaction:
+    """The greedy text of the probe set beside that of the same weights without the serving tricks.
+
+    `num_equal` of `num_probes` texts were equal to the bit with the same cache, which they all have to be; `agreement`
+    is the share of tokens that the candidate's cache prefers where the 16-bit cache's own text went.
+    """
+
+    num_probes: int
+    num_equal: int
+    agreement: float = 1.0
+    seconds: float = 0.0
+
+    def record(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Interaction:
+        return cls(**record)
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a model of the machine expects of a candidate, before anything is measured."""
+
+    tokens_per_s: float
+    single_latency_ms: float
+    memory_bytes: int
+    binds: str = ""  # bandwidth, arithmetic, memory or queueing
+
+    def scaled(self, factor: float) -> Forecast:
+        return replace(
+            self, tokens_per_s=self.tokens_per_s * factor, single_latency_ms=self.single_latency_ms / factor
+        )

@@ -1,0 +1,79 @@
+"""The closed loop from beginning to end: ladder, search, finals, checks, answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vivace.models.spec import ModelSpec
+from vivace.optimize.answer import Answer, make_answer
+from vivace.optimize.candidate import Candidate
+from vivace.optimize.claims import batch_of_eight
+from vivace.optimize.gate import Gate
+from vivace.optimize.ladder import LADDER_UNTIL, Ladder, climb, techniques
+from vivace.optimize.objective import Objective
+from vivace.optimize.search import Search
+from vivace.optimize.space import Space, Surroundings, usual
+from vivace.optimize.trials import Trials
+
+FINALISTS = 4
+FINAL_ROUNDS = 3
+MOST_ENTRANTS = 24
+
+
+@dataclass(slots=True)
+class Optimization:
+    """One run of the loop. `spec` is the model's, where there is one: for claims about its shape."""
+
+    trials: Trials
+    space: Space
+    surroundings: Surroundings
+    naive: Candidate
+    gate: Gate
+    objective: Objective
+    spec: ModelSpec | None = None
+    max_entrants: int = MOST_ENTRANTS
+    ladder: Ladder | None = None
+    search: Search | None = None
+
+    def run(self) -> Answer:
+        """Raises `ConfigError` where no candidate passes; `answer` tells what is known at any moment."""
+        self.search = Search(self.space, self.trials, self.objective, self.gate, self.max_entrants)
+        self.ladder = Ladder(self.naive)
+        for first in (self.naive, usual(self.space)):  # whatever the time: there is something to say and to serve
+            self.trials.run(first)
+        steps = techniques(self.space, self.surroundings, self.naive)
+        self.ladder = climb(self.trials, self.gate, self.naive, steps)
+        eight = batch_of_eight(self.naive)
+        if self.trials.affords(eight, LADDER_UNTIL):
+            self.trials.run(eight)
+        self.search.run()
+        self._finals()
+        return self.answer()
+
+    def answer(self) -> Answer:
+        """By what has been measured so far. Raises `ConfigError` where that is not enough."""
+        return make_answer(self.trials, self.space, self.gate, self.objective, self.ladder, self.search, self.spec)
+
+    def _finals(self) -> None:
+        """The best few and the naive baseline in turn, then the checks of their texts, until nothing changes."""
+        assert self.search is not None
+        checked: set[Candidate] = set()
+        while True:
+            finalists = self._finalists(self.search)
+            for repetition in range(1, FINAL_ROUNDS):
+                for candidate in (self.naive, *finalists):
+                    if self.trials.affords(candidate, 1.0, repetition=repetition):
+                        self.trials.run(candidate, repetition=repetition)
+            unchecked = [one for one in finalists if one not in checked]
+            if not unchecked:
+                return
+            for candidate in unchecked:
+                checked.add(candidate)
+                if self.surroundings.has_quality:
+                    self.gate.allows_interaction(candidate, self.trials.interaction(candidate))
+
+    @staticmethod
+    def _finalists(search: Search) -> list[Candidate]:
+        return sorted(search.accepted(), key=lambda one: -search.score(one))[:FINALISTS]

@@ -1,0 +1,182 @@
+"""From a space too large to measure to the few that matter.
+
+Every candidate is forecast. The best forecast of each pair of weights and cache, and all neighbours of the best one,
+run a part of the workload; a third goes on to a larger part, until few run it all (successive halving; Jamieson and
+Talwalkar, 2016). Then single values are changed around the best until none helps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from vivace.optimize.candidate import Candidate
+from vivace.optimize.gate import Gate
+from vivace.optimize.measurement import Forecast, Measurement
+from vivace.optimize.objective import Objective
+from vivace.optimize.space import Space
+from vivace.optimize.trials import Trial, Trials
+
+KEPT = 1 / 3  # of the candidates of a rung
+HOPELESS = 0.5  # of the best forecast: a family below is not measured
+GAIN = 1.01  # a change must bring so much to be followed
+HALVING_UNTIL, CLIMBING_UNTIL = 0.70, 0.86  # shares of the time budget
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """Why a candidate went no further."""
+
+    candidate: Candidate
+    stage: str
+    reason: str
+
+
+@dataclass(slots=True)
+class Search:
+    """The path from all candidates to the best ones. `forecasts` are as the model of the machine made them."""
+
+    space: Space
+    trials: Trials
+    objective: Objective
+    gate: Gate
+    max_entrants: int
+    shares: tuple[float, ...] = (0.3, 1.0)
+    forecasts: dict[Candidate, Forecast] = field(default_factory=dict)
+    dropped: list[Dropped] = field(default_factory=list)
+    num_forecast: int = 0
+
+    def run(self) -> Candidate | None:
+        """The best candidate that the bars allow; None where none was measured."""
+        entrants = self.entrants()
+        self._halve(entrants)
+        self._climb()
+        return self.best()
+
+    def entrants(self) -> list[Candidate]:
+        """The promising, best first: one of every pair of weights and cache, and what is near the very best."""
+        expected = [(one, self.forecast(one)) for one in self.space.candidates(foreseeable=True)]
+        self.num_forecast = len(expected)
+        allowed = [(one, cast) for one, cast in expected if self._fits(one, cast)]
+        ranked = sorted(allowed, key=lambda pair: -self.objective.promise(*pair))
+        if not ranked:
+            return []
+        best = ranked[0][0]
+        families: dict[tuple[str, str], Candidate] = {}
+        for candidate, _ in ranked:
+            families.setdefault(candidate.logits_key, candidate)
+        hopeful = [one for one in families.values() if not self._is_hopeless(one, best)]
+        near = [one for one in self.space.neighbours(best) if self._fits(one, self.forecast(one))]
+        near.sort(key=lambda one: -self._promise(one))
+        return list(dict.fromkeys([*hopeful, *near]))[: self.max_entrants]
+
+    def forecast(self, candidate: Candidate) -> Forecast:
+        if candidate not in self.forecasts:
+            self.forecasts[candidate] = self.trials.laboratory.forecast(candidate)
+        return self.forecasts[candidate]
+
+    def best(self) -> Candidate | None:
+        return max(self.accepted(), key=self.score, default=None)
+
+    def accepted(self) -> list[Candidate]:
+        """Whole runs of candidates that nothing speaks against, in the order in which they were measured."""
+        return [
+            one
+            for one in self.trials.runs
+            if one not in self.gate.refused
+            and one.batching == "continuous"
+            and (measured := self.trials.measurement(one)) is not None
+            and measured.num_failed == 0
+            and self._is_good(one)
+        ]
+
+    def score(self, candidate: Candidate) -> float:
+        measured = self.trials.measurement(candidate)
+        return -math.inf if measured is None else self.objective.score(candidate, measured)
+
+    def _fits(self, candidate: Candidate, expected: Forecast) -> bool:
+        limit = self.gate.max_memory_bytes
+        return limit is None or expected.memory_bytes <= limit
+
+    def _promise(self, candidate: Candidate) -> float:
+        return self.objective.promise(candidate, self.forecast(candidate))
+
+    def _is_hopeless(self, candidate: Candidate, best: Candidate) -> bool:
+        share = self._promise(candidate) / self._promise(best)
+        if share >= HOPELESS:
+            return False
+        self.dropped.append(Dropped(candidate, "forecast", f"expected to reach {100 * share:.0f}% of the best"))
+        return True
+
+    def _halve(self, candidates: list[Candidate]) -> None:
+        """Each rung runs a larger part of the workload with a third of the candidates."""
+        for rung, share in enumerate(self.shares):
+            runs = []
+            for candidate in candidates:
+                if not self.trials.affords(candidate, HALVING_UNTIL, share):
+                    self.dropped.append(Dropped(candidate, "time", "the time budget was over"))
+                    continue
+                trial = self.trials.run(candidate, share)
+                if trial.measurement is None:
+                    self.dropped.append(Dropped(candidate, "failed", trial.failure))
+                else:
+                    runs.append(trial)
+            if rung + 1 < len(self.shares):
+                candidates = self._survivors(runs, share)
+            else:
+                for trial in runs:
+                    self._is_good(trial.candidate)
+
+    def _survivors(self, runs: list[Trial], share: float) -> list[Candidate]:
+        """The best by score that the gate lets through, and those with the least latency and memory."""
+        good = [one for one in runs if self._is_good(one.candidate)]
+        count = math.ceil(KEPT * len(runs))
+        ranked = sorted(good, key=lambda one: -self._score_of(one))
+        extremes = [
+            *sorted(good, key=_figure(lambda one: one.single_latency_ms))[:1],
+            *sorted(good, key=_figure(lambda one: one.memory_bytes))[:1],
+        ]
+        kept = list(dict.fromkeys(one.candidate for one in [*ranked[:count], *extremes]))
+        best = self._score_of(ranked[0]) if ranked else 1.0
+        for one in ranked:
+            if one.candidate not in kept:
+                reason = f"{100 * self._score_of(one) / best:.0f}% of the best in {100 * share:.0f}% of the workload"
+                self.dropped.append(Dropped(one.candidate, "halving", reason))
+        return kept
+
+    def _score_of(self, trial: Trial) -> float:
+        assert trial.measurement is not None
+        return self.objective.score(trial.candidate, trial.measurement)
+
+    def _is_good(self, candidate: Candidate) -> bool:
+        """Whether bars of quality and memory let it through, by what is measured."""
+        if candidate in self.gate.refused:
+            return False
+        found = [one for one in (*self.trials.runs.get(candidate, ()), *self.trials.partial) if one.candidate == candidate]
+        memory = max((one.measurement.memory_bytes for one in found if one.measurement is not None), default=0)
+        return self.gate.allows_memory(candidate, memory) and self.gate.allows_quality(
+            candidate, self.trials.quality(candidate)
+        )
+
+    def _climb(self) -> None:
+        """Change one value at a time; follow the best change while it brings more than noise."""
+        at = self.best()
+        tried: set[Candidate] = set()
+        while at is not None and at not in tried:
+            tried.add(at)
+            for neighbour in sorted(self.space.neighbours(at), key=lambda one: -self._promise(one)):
+                if self._fits(neighbour, self.forecast(neighbour)) and self.trials.affords(neighbour, CLIMBING_UNTIL):
+                    self.trials.run(neighbour)
+            better = self.best()
+            if better is None or self.score(better) < GAIN * self.score(at):
+                return
+            at = better
+
+
+def _figure(figure: Callable[[Measurement], float]) -> Callable[[Trial], float]:
+    def key(trial: Trial) -> float:
+        assert trial.measurement is not None
+        return figure(trial.measurement)
+
+    return key

@@ -1,0 +1,199 @@
+"""Efficiencies of this machine, fitted to measured steps, and where they are kept.
+
+Each parameter is read off the steps in which it rules: the share of the read rate from one row over weights that
+stream, rates of arithmetic from many rows, overheads from the smallest operations. Nothing is fitted by weights that
+trade one against the other, so that a figure of the result means what its name says.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+
+from vivace.core.errors import ConfigError
+from vivace.plan.machine import Efficiency, RateCurve
+from vivace.plan.measurement import CACHED_STREAMS, SHALLOW, StepSample
+from vivace.plan.step_time import CACHED_SUFFIX
+
+STREAMED_ROWS = 24  # from here on weights that stream cost nothing beside the arithmetic
+OVERLAPS = (1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 10.0)
+ATTENTION_LAYOUT = "q8_0"  # of the weights beside which attention was measured
+MAX_SHARE = 2.0  # of a plain read: more is a disturbed measurement
+
+
+def fit(samples: Sequence[StepSample], basis: str) -> Efficiency:
+    """From the samples of `measure_steps`. Raises `ConfigError` where they lack a kind."""
+    cached = [one for one in samples if one.is_cached]
+    streamed = [one for one in samples if not one.is_cached]
+    if not cached or not streamed:
+        raise ConfigError("a calibration needs steps over weights in the caches and over weights in memory")
+    op_s = min(one.rows.seconds / one.rows.num_ops for one in cached)
+    product_op_s = _product_overhead(cached)
+    rates: dict[str, RateCurve] = {}
+    shares: dict[str, float] = {}
+    for layout in dict.fromkeys(one.layout for one in samples):
+        in_cache = _rates(_of(cached, layout), product_op_s)
+        in_memory = _rates(_of(streamed, layout), product_op_s)
+        rates[layout + CACHED_SUFFIX] = _curve(in_cache)
+        merged = {rows: max(rate, in_memory.get(rows, 0.0)) for rows, rate in in_cache.items()}
+        merged |= {rows: rate for rows, rate in in_memory.items() if rows >= STREAMED_ROWS}
+        rates[layout] = _curve(merged)
+    overlap = min(OVERLAPS, key=lambda power: _overlap_error(streamed, rates, power))
+    for layout in dict.fromkeys(one.layout for one in streamed):
+        shares[layout] = _bandwidth_share(_of(streamed, layout), rates[layout], overlap)
+    shares[""] = statistics.median(shares.values())
+    extra_keys, attention_rates, kv_share = _attention(samples, overlap)
+    step_s, sequence_s, logit_s = _engine(cached)
+    return Efficiency(
+        basis=basis,
+        is_measured=True,
+        bandwidth=shares,
+        kv_bandwidth=kv_share,
+        overlap=overlap,
+        rates=rates,
+        attention_rates=attention_rates,
+        attention_keys=extra_keys,
+        row_bytes_per_s=_row_rate(streamed, op_s),
+        step_s=step_s,
+        op_s=op_s,
+        product_op_s=product_op_s,
+        sequence_s=sequence_s,
+        logit_s=logit_s,
+    )
+
+
+def _of(samples: Iterable[StepSample], layout: str) -> list[StepSample]:
+    """Those that measured products of a layout: shallow ones, with a bf16 cache."""
+    return [one for one in samples if one.layout == layout and one.kv_dtype == "bf16" and one.depth <= SHALLOW]
+
+
+def _rows(sample: StepSample) -> int:
+    return sample.num_streams * sample.num_new
+
+
+def _product_overhead(cached: Sequence[StepSample]) -> float:
+    """What a product costs however small it is: where the line through a small and a large one meets no work."""
+    overheads = []
+    for one in cached:
+        if _rows(one) == 1:
+            small_s, large_s = one.small.seconds / one.small.num_ops, one.products.seconds / one.products.num_ops
+            small, large = one.small.operations / one.small.num_ops, one.products.operations / one.products.num_ops
+            overheads.append(max(0.0, small_s - (large_s - small_s) / (large - small) * small))
+    return statistics.median(overheads)
+
+
+def _rates(samples: Sequence[StepSample], op_s: float) -> dict[int, float]:
+    """Operations a second by rows, without the operations' overhead."""
+    rates: dict[int, float] = {}
+    for one in samples:
+        work = one.products + one.small
+        rate = work.operations / max(work.seconds - op_s * work.num_ops, work.seconds / 2)
+        rates[_rows(one)] = max(rate, rates.get(_rows(one), 0.0))
+    return rates
+
+
+def _curve(rates: Mapping[int, float]) -> RateCurve:
+    """Never falling with the rows until the best is reached: a dip is a disturbed measurement."""
+    rows = sorted(rates)
+    values = [rates[count] for count in rows]
+    for index in range(1, len(values) - 1):
+        values[index] = max(values[index], min(values[index - 1], values[index + 1]))
+    return RateCurve(tuple(rows), tuple(values))
+
+
+def _overlap_error(streamed: Sequence[StepSample], rates: Mapping[str, RateCurve], power: float) -> float:
+    """Mean error of products of few rows, as a share."""
+    errors: list[float] = []
+    for layout in dict.fromkeys(one.layout for one in streamed):
+        samples = _of(streamed, layout)
+        share = _bandwidth_share(samples, rates[layout], power)
+        for one in samples:
+            work = one.products + one.small
+            memory_s = work.num_bytes / (one.read_bytes_per_s * share)
+            predicted = (memory_s**power + (work.operations / rates[layout].at(_rows(one))) ** power) ** (1 / power)
+            errors.append(abs(predicted / work.seconds - 1))
+    return statistics.mean(errors)
+
+
+def _bandwidth_share(samples: Sequence[StepSample], curve: RateCurve, power: float) -> float:
+    """Of a plain read just before and after, at one and two rows."""
+    shares: list[float] = []
+    for one in samples:
+        if _rows(one) <= 2:
+            work = one.products + one.small
+            rest = work.seconds**power - (work.operations / curve.at(_rows(one))) ** power
+            memory_s = max(rest, (work.seconds / 2) ** power) ** (1 / power)
+            shares.append(min(MAX_SHARE, work.num_bytes / memory_s / one.read_bytes_per_s))
+    return max(shares)
+
+
+def _attention(samples: Sequence[StepSample], overlap: float) -> tuple[float, dict[str, RateCurve], float]:
+    """Keys that are computed beside those that count (blocks are padded), rates by cache type, share of the read."""
+    extra, shares, curves = 0.0, [], {}
+    for dtype in dict.fromkeys(one.kv_dtype for one in samples):
+        of_dtype = [one for one in samples if one.kv_dtype == dtype and one.layout == ATTENTION_LAYOUT]
+        rate, extra_keys = _alone(of_dtype)
+        extra = max(extra, extra_keys) if dtype != "bf16" else extra_keys
+        points = {1: rate}
+        for one in of_dtype:
+            if one.is_cached or one.depth <= SHALLOW:
+                continue
+            if one.num_new > 1:
+                points[one.num_new] = _attention_rate(one, extra_keys)
+            elif one.depth > 512 and dtype == "bf16":
+                rest = one.attention.seconds**overlap - (_padded(one, extra_keys) / rate) ** overlap
+                memory_s = max(rest, (one.attention.seconds / 2) ** overlap) ** (1 / overlap)
+                shares.append(min(MAX_SHARE, one.attention.num_bytes / memory_s / one.read_bytes_per_s))
+        rows = sorted(points)
+        curves[dtype] = RateCurve(tuple(rows), tuple(points[count] for count in rows))
+    return extra, curves, max(shares)
+
+
+def _alone(samples: Sequence[StepSample]) -> tuple[float, float]:
+    """Of decoding with the cache near the core: operations a second, and the keys beside those that count, from the
+    line through a shallow step and a deeper one."""
+    near = [one for one in samples if one.is_cached and one.num_new == 1 and one.num_streams == CACHED_STREAMS]
+    shallow = min(near, key=lambda one: (one.depth, one.attention.seconds))
+    deep = max(near, key=lambda one: one.depth)
+    if deep.depth == shallow.depth:
+        raise ConfigError("a calibration needs attention at two depths")
+    operations = deep.attention.operations - shallow.attention.operations
+    seconds = max(deep.attention.seconds - shallow.attention.seconds, deep.attention.seconds / 4)
+    rate = operations / seconds
+    padding = shallow.attention.seconds * rate - shallow.attention.operations
+    return rate, max(0.0, padding * (shallow.depth + 1) / shallow.attention.operations)
+
+
+def _padded(sample: StepSample, extra_keys: float) -> float:
+    mean_keys = sample.depth + (sample.num_new + 1) / 2
+    return sample.attention.operations * (1 + extra_keys / mean_keys)
+
+
+def _attention_rate(sample: StepSample, extra_keys: float) -> float:
+    return _padded(sample, extra_keys) / sample.attention.seconds
+
+
+def _row_rate(streamed: Sequence[StepSample], op_s: float) -> float:
+    """Bytes a second of the operations between products, at many rows."""
+    rates = []
+    for one in streamed:
+        if _rows(one) >= STREAMED_ROWS:
+            seconds = max(one.rows.seconds - op_s * one.rows.num_ops, one.rows.seconds / 2)
+            rates.append(one.rows.num_bytes / seconds)
+    return statistics.median(rates)
+
+
+def _engine(cached: Sequence[StepSample]) -> tuple[float, float, float]:
+    """Seconds a step, a sequence and a logit that is sampled from: a line through the samples that have them."""
+    timed = sorted((one for one in cached if one.python_s is not None), key=_rows)
+    if len(timed) < 2:
+        raise ConfigError("a calibration needs the engine's overhead at two numbers of sequences")
+    few, many = timed[0], timed[-1]
+    difference = many.num_streams - few.num_streams
+    assert few.python_s is not None
+    assert many.python_s is not None
+    sequence_s = max(0.0, (many.python_s - few.python_s) / difference)
+    sampling = [(one.sampling_s or 0.0, one.num_streams * one.vocab_size) for one in (few, many)]
+    logit_s = max(0.0, (sampling[1][0] - sampling[0][0]) / (sampling[1][1] - sampling[0][1]))
+    step_s = few.python_s - sequence_s * few.num_streams + sampling[0][0] - logit_s * sampling[0][1]
+    return max(0.0, step_s), sequence_s, logit_s

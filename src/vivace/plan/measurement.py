@@ -1,0 +1,237 @@
+"""Times of steps on this machine, from which efficiencies are fitted: small models of random weights, some tens of
+steps of each shape.
+
+One model streams its weights from memory, the other's stay in the caches: between them lies what reading costs.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from vivace.backends.cpu.backend import CpuBackend
+from vivace.bench.engine_step import engine_overhead
+from vivace.bench.op_cost import op_cost
+from vivace.bench.profile_step import Phase, ProfileProgram, profile_program, step_inputs
+from vivace.core.config import EngineConfig, KVDtype
+from vivace.engine.loader import LoadedEngine, load_engine
+from vivace.models.parameters import dummy_parameters
+from vivace.ops.backend import Float64Array, KVSpec
+
+LAYOUTS = ("q4_0", "q8_0", "bf16", "int8_channel", "int4_g128", "q4_k", "q6_k", "f32")
+KV_DTYPES: tuple[KVDtype, ...] = ("bf16", "int8_per_token_head", "int4_per_token_head", "int4_k_per_channel")
+# Shapes that no published model has: what is predicted is never what was measured.
+STREAMED = {
+    "model_type": "llama",
+    "vocab_size": 32_768,
+    "hidden_size": 1_536,
+    "intermediate_size": 6_144,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 24,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 4_096,
+    "tie_word_embeddings": True,
+}
+CACHED = STREAMED | {
+    "vocab_size": 2_048,
+    "hidden_size": 512,
+    "intermediate_size": 1_024,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+}
+DECODE_STREAMS = (1, 2, 3, 6, 12, 24, 48)
+PREFILL_TOKENS = (96, 448)
+ATTENTION_PHASES = (Phase("alone", 1, 1, 96), Phase("deep", 1, 1, 3_000), Phase("wide", 12, 1, 1_000))
+CHUNK_PHASES = (Phase("chunk", 1, 96, 1_024), Phase("long chunk", 1, 384, 1_024))
+OVERHEAD_STREAMS = (1, 8, 32)
+SHALLOW = 32  # tokens of context where products are measured
+CACHED_STREAMS = 4
+CACHED_ATTENTION_PHASES = (
+    Phase("shallow", CACHED_STREAMS, 1, SHALLOW),
+    Phase("cached", CACHED_STREAMS, 1, 512),
+)
+REPEATS, FEW_REPEATS = 15, 3
+READ_BYTES, READ_REPETITIONS = 1 << 28, 2
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A part of a step: seconds, and what was done in them."""
+
+    seconds: float = 0.0
+    num_bytes: float = 0.0
+    operations: float = 0.0
+    num_ops: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(
+            self.seconds + other.seconds,
+            self.num_bytes + other.num_bytes,
+            self.operations + other.operations,
+            self.num_ops + other.num_ops,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StepSample:
+    """One shape of step, measured. `small` are the products of attention's output, `products` all others of the
+    layers, `rows` everything that is neither a product nor attention.
+    `read_bytes_per_s`: a plain read of memory just before and after. `python_s` and `sampling_s`: of the engine, None
+    where they were not measured."""
+
+    layout: str
+    kv_dtype: str
+    is_cached: bool
+    num_streams: int
+    num_new: int
+    depth: int
+    vocab_size: int
+    read_bytes_per_s: float
+    step_s: float
+    products: Work
+    small: Work
+    head: Work
+    attention: Work
+    rows: Work
+    python_s: float | None = None
+    sampling_s: float | None = None
+
+
+def measure_steps(
+    backend: CpuBackend,
+    clock: Clock,
+    *,
+    layouts: tuple[str, ...] = LAYOUTS,
+    kv_dtypes: tuple[KVDtype, ...] = KV_DTYPES,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[StepSample]:
+    """Some 2 s a layout on two cores. `progress(done, total)` counts models."""
+    samples: list[StepSample] = []
+    total = 2 * len(layouts) + 2 * len(kv_dtypes) + 1
+    for done, measured in enumerate(_measure_all(backend, clock, layouts, kv_dtypes), 1):
+        samples.extend(measured)
+        if progress is not None:
+            progress(done, total)
+    return samples
+
+
+def _measure_all(
+    backend: CpuBackend, clock: Clock, layouts: tuple[str, ...], kv_dtypes: tuple[KVDtype, ...]
+) -> Iterator[list[StepSample]]:
+    products = [
+        *(Phase("decode", count, 1, SHALLOW) for count in DECODE_STREAMS),
+        *(Phase("prefill", 1, count, 0) for count in PREFILL_TOKENS),
+    ]
+    for is_cached, shape in ((True, CACHED), (False, STREAMED)):
+        loaded = _load(backend, shape)
+        for layout in layouts:
+            changed = replace(loaded, parameters=dummy_parameters(loaded.spec, backend, layout))
+            yield _samples(changed, products, clock, is_cached)
+        if is_cached:
+            yield _with_overhead(loaded, clock)
+        phases = CACHED_ATTENTION_PHASES if is_cached else (*ATTENTION_PHASES, *CHUNK_PHASES)
+        for dtype in kv_dtypes:
+            kv = loaded.kv_spec
+            other = KVSpec(kv.num_layers, kv.num_kv_heads, kv.head_dim, kv.block_size, dtype)
+            yield _samples(replace(loaded, kv_spec=other), list(phases), clock, is_cached)
+
+
+def _load(backend: CpuBackend, shape: dict[str, object]) -> LoadedEngine:
+    """int8 weights; the caller puts others in their place."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.json"
+        path.write_text(json.dumps(shape))
+        config = EngineConfig(
+            load_format="dummy",
+            config=str(path),
+            quantization="int8",
+            num_threads=backend.num_threads,
+            instruction_set=backend.isa,
+            max_num_seqs=max(OVERHEAD_STREAMS),
+            num_kv_blocks=4_096,
+        )
+        return load_engine(config)
+
+
+def _samples(loaded: LoadedEngine, phases: list[Phase], clock: Clock, is_cached: bool) -> list[StepSample]:
+    program = profile_program(loaded, phases)
+    return [_sample(loaded, program, phase, clock, is_cached) for phase in phases]
+
+
+def _sample(loaded: LoadedEngine, program: ProfileProgram, phase: Phase, clock: Clock, is_cached: bool) -> StepSample:
+    inputs = step_inputs(phase, loaded.kv_spec.block_size, loaded.spec.vocab_size)
+    repeats = FEW_REPEATS if phase.num_new > 1 and not is_cached else REPEATS
+    program.executable.run(inputs)
+    reads = [_read_rate(loaded)]
+    timed, plain = [], []
+    for _ in range(repeats):
+        timed.append(program.executable.run_timed(inputs))
+        started = clock()
+        program.executable.run(inputs)
+        plain.append(clock() - started)
+    reads.append(_read_rate(loaded))
+    seconds = _undisturbed(np.array(timed))[:-1]
+    parts = {name: Work() for name in ("products", "small", "head", "attention", "rows")}
+    for op, took in zip(program.ops, seconds, strict=True):
+        cost = op_cost(op, phase.shape, loaded.kv_spec)
+        parts[_part(cost.role)] += Work(float(took), cost.num_bytes, cost.operations, 1)
+    return StepSample(
+        layout=loaded.parameters.layers[0].q.layout,
+        kv_dtype=loaded.kv_spec.dtype,
+        is_cached=is_cached,
+        num_streams=phase.num_streams,
+        num_new=phase.num_new,
+        depth=phase.depth,
+        vocab_size=loaded.spec.vocab_size,
+        read_bytes_per_s=statistics.mean(reads),
+        step_s=statistics.median(sorted(plain)[: max(1, len(plain) // 2)]),
+        products=parts["products"],
+        small=parts["small"],
+        head=parts["head"],
+        attention=parts["attention"],
+        rows=parts["rows"],
+    )
+
+
+def _part(role: str) -> str:
+    if role == "lm_head":
+        return "head"
+    if role == "attention":
+        return role
+    if role == "o":
+        return "small"
+    return "products" if role in ("qkv", "gate_up", "down") else "rows"
+
+
+def _undisturbed(timed_RN: Float64Array) -> Float64Array:
+    """The mean of the faster half of the runs: a neighbour on the machine only ever makes them slower."""
+    order = np.argsort(timed_RN.sum(axis=1), kind="stable")
+    mean: Float64Array = timed_RN[order[: max(1, len(order) // 2)]].mean(axis=0)
+    return mean
+
+
+def _with_overhead(loaded: LoadedEngine, clock: Clock) -> list[StepSample]:
+    """What the engine adds to a step, by the number of sequences."""
+    phases = [Phase("decode", count, 1, SHALLOW) for count in OVERHEAD_STREAMS]
+    program = profile_program(loaded, phases)
+    samples = []
+    for phase in phases:
+        sample = _sample(loaded, program, phase, clock, is_cached=True)
+        engine = engine_overhead(loaded, program, phase, clock)
+        samples.append(replace(sample, python_s=engine.python_s, sampling_s=engine.sampling_s))
+    return samples
+
+
+def _read_rate(loaded: LoadedEngine) -> float:
+    backend = loaded.backend
+    assert isinstance(backend, CpuBackend)  # made by measure_steps
+    return backend.device.measure_read_bandwidth(READ_BYTES, READ_REPETITIONS)

@@ -1,0 +1,210 @@
+"""Seconds of a step: a roofline for every product and for attention, and what a step costs beside them.
+
+Products read their weights once a step, whatever the rows; attention reads the keys and values of each sequence.
+Everything else (norms, rotary embedding, activations, additions) is rows of float32 that stay near the core.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+
+from vivace.models.spec import ModelSpec
+from vivace.ops.backend import KVSpec
+from vivace.plan.deployment import Deployment
+from vivace.plan.machine import Machine, RateCurve
+from vivace.plan.memory import kv_spec
+from vivace.plan.weights import Product, StoredEncodings, WeightPlan, weight_plan
+
+# models/decoder.py: operations of a layer and outside of them; products are counted apart.
+LAYER_OPS, OUTER_OPS, LAYER_PRODUCTS = 9, 4, 4
+FLOAT_BYTES = 4
+CACHED_SUFFIX = "@cache"  # of a measured curve for weights that stay in the last-level cache
+ATTENTION_UNITS = {"f32": "f32", "f16": "f16"}  # of a cache type; coded ones are unpacked to bf16
+# From weights of this share of the last-level cache on they begin to be evicted, from the other one all are, a step
+# walks over them in turn, so that least-recently-used keeps none.
+RESIDENT_FROM, RESIDENT_TO = 0.5, 1.25
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """Seconds of one step. `bandwidth_s` and `arithmetic_s` are what each alone asks for: they overlap, so that
+    `total_s` is less than their sum with `overhead_s`."""
+
+    total_s: float
+    bandwidth_s: float
+    arithmetic_s: float
+    overhead_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _ProductTime:
+    operations: float  # of one row
+    memory_s: float
+    curve: RateCurve
+    is_head: bool
+
+
+class StepModel:
+    """Predicts steps of one model in one deployment on one machine. A call takes a few microseconds."""
+
+    def __init__(
+        self, spec: ModelSpec, weights: WeightPlan, kv: KVSpec, machine: Machine, num_threads: int | None = None
+    ) -> None:
+        efficiency = machine.efficiency
+        compute, bandwidth = machine.with_threads(num_threads)
+        read = machine.read_bytes_per_s * bandwidth
+        self._product_bytes = weights.product_bytes
+        self._kv_bytes = kv.bytes_per_token
+        self._cache_bytes = machine.cache_bytes
+        in_cache = resident_share(weights.product_bytes, machine.cache_bytes) > 0.5
+        self._compute = compute
+        self._power = efficiency.overlap
+        self._products = tuple(_product_time(product, machine, read, in_cache) for product in weights.products)
+        self._windows = tuple(Counter(spec.layer_windows).items())
+        self._key_s = kv.bytes_per_token / kv.num_layers / (read * efficiency.kv_bandwidth)
+        self._pair_operations = 4.0 * spec.query_size
+        self._attention = _attention_curve(kv, machine)
+        self._extra_keys = efficiency.attention_keys
+        num_ops = spec.num_layers * (LAYER_OPS + 2 * spec.qk_norm + 2 * spec.post_norms) + OUTER_OPS
+        num_products = spec.num_layers * LAYER_PRODUCTS + 1
+        self._fixed_s = efficiency.step_s + num_ops * efficiency.op_s + num_products * efficiency.product_op_s
+        row_rate = efficiency.row_bytes_per_s or machine.read_bytes_per_s * efficiency.row_share
+        self._row_s = row_floats(spec) * FLOAT_BYTES / (row_rate * compute)
+        self._sequence_s = efficiency.sequence_s
+        self._sampled_s = efficiency.logit_s * spec.vocab_size / compute
+
+    def seconds(
+        self,
+        num_decoding: float,
+        context_len: float,
+        rows_each: int = 1,
+        chunk_len: float = 0,
+        chunk_start: float = 0,
+    ) -> float:
+        """Of a step in which `num_decoding` sequences compute `rows_each` tokens each, behind `context_len` tokens on
+        the average, and one prompt a chunk of `chunk_len` tokens behind `chunk_start`."""
+        return self.step(num_decoding, context_len, rows_each, chunk_len, chunk_start).total_s
+
+    def step(
+        self,
+        num_decoding: float,
+        context_len: float,
+        rows_each: int = 1,
+        chunk_len: float = 0,
+        chunk_start: float = 0,
+    ) -> StepTime:
+        """The same, with its parts."""
+        num_sampled = num_decoding * rows_each + (1 if chunk_len else 0)
+        rows = num_decoding * rows_each + chunk_len
+        total = memory = arithmetic = 0.0
+        streamed = 1.0
+        if self._cache_bytes:
+            keys = num_decoding * (context_len + rows_each) + chunk_start + chunk_len
+            streamed = 1.0 - resident_share(self._product_bytes + keys * self._kv_bytes, self._cache_bytes)
+        for product in self._products:
+            count = num_sampled if product.is_head else rows
+            operations_s = product.operations * count / (product.curve.at(count) * self._compute)
+            read_s = product.memory_s * streamed
+            total += self._either(read_s, operations_s)
+            memory += read_s
+            arithmetic += operations_s
+        for window, num_layers in self._windows:
+            for pairs, keys, tokens in self._attended(
+                window, num_decoding, context_len, rows_each, chunk_len, chunk_start
+            ):
+                read_s = keys * self._key_s * num_layers * streamed
+                operations_s = (
+                    pairs * self._pair_operations * num_layers / (self._attention.at(tokens) * self._compute)
+                )
+                total += self._either(read_s, operations_s)
+                memory += read_s
+                arithmetic += operations_s
+        num_sequences = num_decoding + (1 if chunk_len else 0)
+        overhead = (
+            self._fixed_s + rows * self._row_s + num_sequences * self._sequence_s + num_sampled * self._sampled_s
+        )
+        return StepTime(total + overhead, memory, arithmetic, overhead)
+
+    def _either(self, first_s: float, second_s: float) -> float:
+        """The longer of two that overlap, and more where they are alike."""
+        longer, shorter = (first_s, second_s) if first_s > second_s else (second_s, first_s)
+        if shorter <= 0.2 * longer:
+            return longer
+        return float(longer * (1 + (shorter / longer) ** self._power) ** (1 / self._power))
+
+    def _attended(
+        self,
+        window: int | None,
+        num_decoding: float,
+        context_len: float,
+        rows_each: int,
+        chunk_len: float,
+        chunk_start: float,
+    ) -> list[tuple[float, float, float]]:
+        """(query, key) pairs of a head, keys that are read, and tokens of a sequence: of the decoding and of the
+        chunk."""
+        parts = []
+        if num_decoding:
+            seen = context_len + rows_each
+            seen = seen if window is None else min(seen, window)
+            pairs = num_decoding * rows_each * (seen + self._extra_keys)
+            parts.append((pairs, num_decoding * seen, float(rows_each)))
+        if chunk_len:
+            last = chunk_start + chunk_len
+            keys = last if window is None else min(last, window + chunk_len - 1)
+            pairs = _pairs(chunk_start, chunk_len, window) + chunk_len * self._extra_keys
+            parts.append((pairs, keys, chunk_len))
+        return parts
+
+
+@lru_cache(maxsize=4096)
+def step_model(
+    spec: ModelSpec, machine: Machine, deployment: Deployment, stored: StoredEncodings | None = None
+) -> StepModel:
+    """The model of steps of a deployment, kept for the next call."""
+    weights = weight_plan(spec, deployment.quantization, machine.kind, stored)
+    return StepModel(spec, weights, kv_spec(spec, deployment), machine, deployment.num_threads)
+
+
+def resident_share(num_bytes: float, cache_bytes: int) -> float:
+    """The share of what it reads that a step finds in the last-level cache."""
+    if not cache_bytes:
+        return 0.0
+    filled = num_bytes / cache_bytes
+    return min(1.0, max(0.0, (RESIDENT_TO - filled) / (RESIDENT_TO - RESIDENT_FROM)))
+
+
+def row_floats(spec: ModelSpec) -> float:
+    """Floats that one token's operations between products read and write, in all layers."""
+    D, Q, G, F = spec.hidden_size, spec.query_size, spec.kv_size, spec.intermediate_size
+    norms = 2 * D * (2 + 2 * spec.post_norms) + 2 * (Q + G) * spec.qk_norm
+    return float(spec.num_layers * (norms + 2 * (Q + G) + 4 * G + 3 * F + 6 * D))
+
+
+def _pairs(start: float, length: float, window: int | None) -> float:
+    """Sum of what each token of a chunk sees, itself included."""
+    if window is None or start + length <= window:
+        return length * (start + (length + 1) / 2)
+    before = max(0.0, window - start)  # tokens that do not fill the window yet
+    return before * (start + (before + 1) / 2) + (length - before) * window
+
+
+def _product_time(product: Product, machine: Machine, read: float, in_cache: bool) -> _ProductTime:
+    efficiency = machine.efficiency
+    share = efficiency.bandwidth.get(product.layout, efficiency.bandwidth[""])
+    curve = efficiency.rates.get(product.layout + CACHED_SUFFIX if in_cache else product.layout)
+    if curve is None:
+        curve = RateCurve((1,), (machine.peak(product.layout) * efficiency.arithmetic,))
+    memory_s = product.num_bytes / (read * share)
+    return _ProductTime(2.0 * product.elements, memory_s, curve, product.is_head)
+
+
+def _attention_curve(kv: KVSpec, machine: Machine) -> RateCurve:
+    efficiency = machine.efficiency
+    curve = efficiency.attention_rates.get(kv.dtype) or efficiency.attention_rates.get("bf16")
+    if curve is not None:
+        return curve
+    peak = machine.peak(ATTENTION_UNITS.get(kv.dtype, "bf16"))
+    return RateCurve((1,), (peak * efficiency.attention_arithmetic,))

@@ -1,0 +1,156 @@
+"""The machine we run on: ceilings measured now, efficiencies from a calibration that was kept, or assumed."""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from vivace import __version__
+from vivace.backends.cpu.backend import CpuBackend
+from vivace.backends.cpu.detect import Machine as DetectedMachine
+from vivace.backends.cpu.detect import detect, measure
+from vivace.core.errors import ConfigError
+from vivace.formats.atomic_file import atomic_writer
+from vivace.formats.cache_directory import cache_directory
+from vivace.plan.calibration import fit
+from vivace.plan.machine import Efficiency, Machine
+from vivace.plan.measurement import READ_BYTES, READ_REPETITIONS, StepSample, measure_steps
+
+READ_PROBES = 3
+# Of our kernels on machines where they were measured (BENCHMARKS.md): the middle, for one that was not calibrated.
+UNCALIBRATED = Efficiency(
+    basis="assumed shares of the ceilings that were measured just now; `--calibrate` measures them",
+    bandwidth={"": 0.9},
+    kv_bandwidth=0.7,
+    arithmetic=0.62,
+    attention_arithmetic=0.4,
+    row_share=1.0,
+    step_s=60e-6,
+    op_s=0.4e-6,
+    product_op_s=1.5e-6,
+    sequence_s=2e-6,
+    logit_s=1.5e-10,
+    attention_keys=48,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What was measured, when (seconds since 1970) and on what."""
+
+    identity: str
+    measured_at: float
+    read_bytes_per_s: float
+    efficiency: Efficiency
+    num_steps: int
+
+
+def this_machine(
+    backend: CpuBackend | None = None, *, read_bytes_per_s: float | None = None, use_calibration: bool = True
+) -> Machine:
+    """Ceilings are measured, which takes a second; `read_bytes_per_s` stands for the read rate where it is known."""
+    backend = backend or CpuBackend()
+    calibration = load_calibration(backend) if use_calibration else None
+    return _machine(backend, UNCALIBRATED if calibration is None else calibration.efficiency, read_bytes_per_s)
+
+
+def calibrate(
+    backend: CpuBackend | None = None,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    progress: Callable[[int, int], None] | None = None,
+) -> Machine:
+    """Measure steps of small models, some tens of seconds, keep what follows from them and give the machine."""
+    backend = backend or CpuBackend()
+    samples = measure_steps(backend, clock, progress=progress)
+    calibration = calibration_of(backend, samples, time.time())
+    save_calibration(backend, calibration)
+    return _machine(backend, calibration.efficiency, None)
+
+
+def calibration_of(backend: CpuBackend, samples: list[StepSample], measured_at: float) -> Calibration:
+    """Fitted to `samples`."""
+    day = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(measured_at))
+    basis = f"measured here on {day}: {len(samples)} shapes of step"
+    read = statistics.median(one.read_bytes_per_s for one in samples)
+    return Calibration(identity(backend), measured_at, read, fit(samples, basis), len(samples))
+
+
+def read_rate(backend: CpuBackend) -> float:
+    """Bytes a second of a plain read of memory by all threads, now: the median of a few."""
+    device = backend.device
+    return statistics.median(device.measure_read_bandwidth(READ_BYTES, READ_REPETITIONS) for _ in range(READ_PROBES))
+
+
+def identity(backend: CpuBackend) -> str:
+    """Of what a calibration holds for: processor, threads, instruction set and version."""
+    machine = detect()
+    caches = ",".join(f"{one.level}:{one.num_bytes}" for one in machine.caches)
+    return "|".join((machine.processor, str(backend.num_threads), backend.isa, caches, __version__))
+
+
+def calibration_path(backend: CpuBackend) -> Path:
+    digest = hashlib.sha256(identity(backend).encode()).hexdigest()[:32]
+    return cache_directory() / "plan" / f"{digest}.json"
+
+
+def load_calibration(backend: CpuBackend) -> Calibration | None:
+    """None: this machine was not calibrated, or the file is none that we wrote."""
+    try:
+        calibration = msgspec.json.decode(calibration_path(backend).read_bytes(), type=Calibration)
+    except (OSError, msgspec.DecodeError):
+        return None
+    return calibration if calibration.identity == identity(backend) and _is_sound(calibration.efficiency) else None
+
+
+def save_calibration(backend: CpuBackend, calibration: Calibration) -> None:
+    """Raises `ConfigError` where the cache directory cannot be written."""
+    path = calibration_path(backend)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_writer(path) as file:
+            file.write(msgspec.json.encode(calibration))
+    except OSError as error:
+        reason = f"the calibration cannot be kept in {path.parent} ({error.strerror}); set VIVACE_CACHE"
+        raise ConfigError(reason) from error
+
+
+def _is_sound(efficiency: Efficiency) -> bool:
+    """Rates are above 0, as every file of ours has them."""
+    curves = [*efficiency.rates.values(), *efficiency.attention_rates.values()]
+    rates = [rate for curve in curves for rate in curve.operations_per_s]
+    shares = [*efficiency.bandwidth.values(), efficiency.kv_bandwidth, efficiency.row_share, efficiency.overlap]
+    whole = all(curve.rows and len(curve.rows) == len(curve.operations_per_s) for curve in curves)
+    return whole and "" in efficiency.bandwidth and all(value > 0 for value in (*rates, *shares))
+
+
+def _machine(backend: CpuBackend, efficiency: Efficiency, read_bytes_per_s: float | None) -> Machine:
+    detected = detect()
+    ceilings = measure(backend.device)
+    peaks = {
+        "f32": ceilings.f32_operations_per_s,
+        "bf16": ceilings.bf16_operations_per_s,
+        "int8": ceilings.int8_operations_per_s,
+    }
+    return Machine(
+        name="this",
+        title=f"{detected.processor or 'this machine'}, {backend.num_threads} threads",
+        kind="cpu",
+        memory_bytes=detected.available_memory_bytes or detected.memory_bytes,
+        read_bytes_per_s=read_bytes_per_s or read_rate(backend),
+        operations_per_s={name: peak for name, peak in peaks.items() if peak},
+        source="measured here, now",
+        efficiency=efficiency,
+        cache_bytes=_last_level_bytes(detected),
+        num_cores=backend.num_threads,
+    )
+
+
+def _last_level_bytes(detected: DetectedMachine) -> int:
+    return max((one.num_bytes for one in detected.caches), default=0)

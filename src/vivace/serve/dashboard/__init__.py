@@ -1,0 +1,1 @@
+"""The page at `/`: its files, and the numbers that it asks for while somebody looks."""

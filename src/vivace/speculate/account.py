@@ -1,0 +1,30 @@
+"""What guessing may cost: what it has earned, and a small share of the time beside.
+
+The promise not to be slower than without speculation cannot rest on estimates alone: they are wrong where the text
+changes. So everything is booked as it was measured: asking the rule, steps with guesses and what they brought. An
+account that is empty waits until the time that passes has paid for the next attempt. The unit is a plain step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Account:
+    """Gains `share` of every step; holds `most` steps at most, and begins with `balance` of them."""
+
+    share: float
+    most: float
+    balance: float
+
+    def pass_step(self) -> None:
+        """A step went by."""
+        self.book(self.share)
+
+    def book(self, steps: float) -> None:
+        """Time won, or lost where negative."""
+        self.balance = min(self.balance + steps, self.most)
+
+    def affords(self, steps: float) -> bool:
+        return self.balance >= steps

@@ -1,0 +1,166 @@
+"""The whole loop on a machine in virtual time: it finds what is best there, and nothing that is wrong."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import replace
+from functools import cache
+
+import pytest
+from virtual_laboratory import (
+    SURROUNDINGS,
+    Interrupted,
+    VirtualLaboratory,
+    memory_bytes,
+    optimization,
+    true_latency_ms,
+    true_speed,
+)
+
+from vivace.core.errors import ConfigError
+from vivace.optimize.candidate import Candidate
+from vivace.optimize.gate import QualityBar
+from vivace.optimize.notebook import Forgetful
+from vivace.optimize.space import make_space
+
+
+@cache
+def best_speed() -> float:
+    """Of the whole space but the trap, by the formula itself."""
+    candidates = (one for one in make_space(SURROUNDINGS).candidates() if one.kv_cache_dtype != "int4_per_token_head")
+    return max(map(true_speed, candidates))
+
+
+def test_the_pick_is_as_good_as_the_best_of_the_whole_space() -> None:
+    answer = optimization(VirtualLaboratory()).run()
+    assert true_speed(answer.pick.candidate) >= 0.98 * best_speed()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_wrong_forecasts_and_noise_cost_little(seed: int) -> None:
+    def error(candidate: Candidate) -> float:
+        return random.Random(f"{seed} {candidate.key}").uniform(0.7, 1.4)
+
+    answer = optimization(VirtualLaboratory(noise=0.01, forecast_error=error)).run()
+    assert true_speed(answer.pick.candidate) >= 0.95 * best_speed(), answer.pick.candidate.words
+
+
+def test_a_fast_and_wrong_candidate_is_refused_with_its_reason() -> None:
+    laboratory = VirtualLaboratory()
+    run = optimization(laboratory)
+    answer = run.run()
+    trapped = [one for one in laboratory.measured if one.kv_cache_dtype == "int4_per_token_head"]
+    assert trapped, "the trap is faster than the rest: it must have been tried"
+    assert max(map(true_speed, trapped)) > true_speed(answer.pick.candidate) * 0.9
+    assert all("KL divergence" in run.gate.refused[one] for one in trapped)
+    assert answer.pick.candidate.kv_cache_dtype != "int4_per_token_head"
+    assert all(one.candidate.kv_cache_dtype != "int4_per_token_head" for one in answer.front)
+
+
+def test_a_candidate_whose_text_changes_with_serving_tricks_is_refused() -> None:
+    liars = frozenset({"int4_k_per_channel"})
+    run = optimization(VirtualLaboratory(liars=liars))
+    answer = run.run()
+    assert answer.pick.candidate.kv_cache_dtype == "int8_per_token_head"
+    assert any("greedy texts differ" in reason for reason in run.gate.refused.values())
+
+
+def test_bars_decide() -> None:
+    strict = optimization(VirtualLaboratory(), bar=QualityBar(kl=5e-4)).run()
+    assert strict.pick.candidate.quantization in ("int8", "bf16", "llm_int8")
+    loose = optimization(VirtualLaboratory(), bar=QualityBar(kl=1.0)).run()
+    assert loose.pick.candidate.kv_cache_dtype == "int4_per_token_head"
+    limit = 12_000_000
+    small = optimization(VirtualLaboratory(), max_memory_bytes=limit).run()
+    assert sum(memory_bytes(small.pick.candidate)) <= limit
+    with pytest.raises(ConfigError, match="no configuration passes"):
+        optimization(VirtualLaboratory(), bar=QualityBar(kl=-1.0)).run()
+
+
+def test_latency_is_another_objective() -> None:
+    answer = optimization(VirtualLaboratory(), objective="latency").run()
+    best = min(true_latency_ms(one) for one in make_space(SURROUNDINGS).candidates())
+    assert true_latency_ms(answer.pick.candidate) <= 1.03 * best
+
+
+def test_drift_is_seen_and_does_not_change_the_answer() -> None:
+    calm = optimization(VirtualLaboratory()).run()
+    slow = tuple((start, start + 7.0) for start in (5.0, 31.0, 60.0, 95.0, 130.0, 200.0))
+    shaken = optimization(VirtualLaboratory(slow=slow)).run()
+    assert shaken.num_discarded > 0
+    assert shaken.pick.candidate == calm.pick.candidate
+    assert shaken.pick.measured.tokens_per_s == pytest.approx(calm.pick.measured.tokens_per_s)
+
+
+def front_of(run_answer: object) -> set[str]:
+    return {one.candidate.key for one in run_answer.front}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_interrupted_anywhere_it_ends_with_the_same_front(seed: int) -> None:
+    laboratory = VirtualLaboratory(noise=0.02)
+    whole = optimization(laboratory, seconds=3600.0).run()
+    memory, luck = Forgetful(), Counter[str]()
+    draw = random.Random(seed)
+    num_runs = 0
+    while True:
+        num_runs += 1
+        stop_at = draw.randrange(1, 1 + laboratory.num_measured // 2) if num_runs < 6 else None
+        other = VirtualLaboratory(noise=0.02, stop_at=stop_at, luck=luck)
+        try:
+            answer = optimization(other, memory=memory, seconds=3600.0).run()
+        except Interrupted:
+            continue
+        break
+    assert front_of(answer) == front_of(whole), f"seed {seed}, after {num_runs} runs"
+    assert answer.pick.candidate == whole.pick.candidate
+
+
+def test_what_is_known_is_not_measured_again() -> None:
+    memory = Forgetful()
+    first = optimization(VirtualLaboratory(), memory=memory).run()
+    laboratory = VirtualLaboratory()
+    second = optimization(laboratory, memory=memory).run()
+    assert laboratory.num_measured == 0
+    assert laboratory.num_judged == 0
+    assert front_of(first) == front_of(second)
+
+
+@pytest.mark.parametrize("seconds", [5.0, 20.0, 60.0, 180.0])
+def test_the_time_budget_is_kept(seconds: float) -> None:
+    laboratory = VirtualLaboratory()
+    run = optimization(laboratory, seconds=seconds)
+    try:
+        answer = run.run()
+    except ConfigError:
+        assert seconds < 10
+    else:
+        assert answer.pick.measured.tokens_per_s > answer.naive.measured.tokens_per_s
+    assert laboratory.now <= seconds + 12.0  # the last run, the texts of the finalists
+
+
+def test_the_ladder_tells_what_each_technique_brings() -> None:
+    answer = optimization(VirtualLaboratory()).run()
+    by_name = {rung.technique.name: rung for rung in answer.ladder.rungs}
+    assert by_name["16-bit weights"].alone_speed is not None
+    assert by_name["16-bit weights"].alone_speed.value == pytest.approx(2.0 / 0.9, rel=1e-6)
+    assert by_name["prefix cache"].top_speed is not None
+    assert by_name["prefix cache"].top_speed.value == pytest.approx(1.4, rel=1e-6)
+    assert all(rung.kept for rung in answer.ladder.rungs)
+    assert answer.ladder.num_rounds >= 2
+    top = answer.ladder.top
+    assert answer.ladder.rungs[-1].total_speed is not None
+    expected = true_speed(top) / true_speed(answer.ladder.naive)
+    assert answer.ladder.rungs[-1].total_speed.value == pytest.approx(expected, rel=1e-6)
+
+
+def test_random_weights_have_no_quality_and_nothing_to_guess() -> None:
+    class Dumb(VirtualLaboratory):
+        def quality(self, candidate: Candidate) -> None:  # noqa: ARG002
+            return None
+
+    surroundings = replace(SURROUNDINGS, has_quality=False)
+    answer = optimization(Dumb(), surroundings=surroundings).run()
+    assert answer.pick.quality is None
+    assert all(one.candidate.speculation is None for one in answer.results)

@@ -1,0 +1,201 @@
+"""The dashboard as somebody uses it, in headless Chromium."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+from browser import Watched, chromium, opened
+from prometheus_client.parser import text_string_to_metric_families
+from served_process import API_KEY, SMALL, ServedProcess, served
+
+
+@pytest.fixture(scope="module")
+def open_server() -> Iterator[ServedProcess]:
+    """Without keys, and with guesses."""
+    speculation = ("--speculative-config", '{"method": "ngram", "num_speculative_tokens": 3}')
+    with served(*SMALL, *speculation, api_key=None) as process:
+        yield process.wait_ready()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def dashboard(open_server: ServedProcess, browser: Any) -> Iterator[Watched]:
+    with opened(browser, open_server.base_url) as watched:
+        watched.wait_serving()
+        yield watched
+        assert watched.complaints == []
+        assert watched.strangers == []
+
+
+def load(server: ServedProcess, num_requests: int) -> None:
+    """Repetitive text, so that n-grams find something to guess."""
+
+    def ask(number: int) -> int:
+        prompt = "the sea and the stone and the sea and the stone and " * 4 + str(number % 3)
+        body = {"prompt": prompt, "max_tokens": 40, "temperature": 0, "ignore_eos": True}
+        return httpx.post(f"{server.base_url}/v1/completions", json=body, timeout=60.0).status_code
+
+    with ThreadPoolExecutor(6) as pool:
+        assert set(pool.map(ask, range(num_requests))) == {200}
+
+
+def metrics(server: ServedProcess) -> dict[str, float]:
+    families = text_string_to_metric_families(httpx.get(f"{server.base_url}/metrics").text)
+    return {one.name.removeprefix("vivace:"): one.value for family in families for one in family.samples}
+
+
+def test_figures_move_under_load_and_agree_with_the_metrics(open_server: ServedProcess, dashboard: Watched) -> None:
+    dashboard.wait("document.getElementById('generated').value === '0.00'")
+    load(open_server, 24)
+    now = metrics(open_server)
+    generated = now["generation_tokens_total"]
+    dashboard.wait(f"Number(document.getElementById('total-generated').value) === {generated}")
+    assert dashboard.value("total-prompt") == now["prompt_tokens_total"]
+    assert dashboard.value("total-finished") >= 24
+    mean = now["time_to_first_token_seconds_sum"] / now["time_to_first_token_seconds_count"]
+    assert dashboard.value("total-ttft") == pytest.approx(mean)
+    assert dashboard.value("ttft") == pytest.approx(mean)  # all of them came in the last 30 s
+    assert dashboard.value("itl") > 0
+    hits = now["prefix_cache_hits_total"] / now["prefix_cache_queries_total"]
+    assert dashboard.value("total-hits") == pytest.approx(hits)
+    dashboard.wait(f"Number(document.getElementById('blocks-cached').value) === {now['kv_cache_num_cached_blocks']}")
+    label = dashboard.page.get_attribute("#blocks-map", "aria-label")
+    assert "2,048 KV blocks: 0 used" in label
+    accepted = now["spec_decode_num_accepted_tokens_total"] / now["spec_decode_num_draft_tokens_total"]
+    assert dashboard.value("acceptance") == pytest.approx(accepted)
+    assert dashboard.page.locator("#positions li").count() == 3
+
+
+def test_map_and_chart_are_drawn(dashboard: Watched) -> None:
+    dashboard.wait("document.getElementById('blocks-map').width > 300")
+    colours = """id => {
+        const canvas = document.getElementById(id), context = canvas.getContext("2d");
+        const { data } = context.getImageData(0, 0, canvas.width, canvas.height), seen = new Set();
+        for (let at = 0; at < data.length; at += 4) if (data[at + 3] === 255) seen.add(data.slice(at, at + 3).join());
+        return [...seen];
+    }"""
+    assert {"228,233,228", "156,196,245"} <= set(dashboard.page.evaluate(colours, "blocks-map"))  # free and cached
+    assert {"47,111,222", "18,145,122"} <= set(dashboard.page.evaluate(colours, "batch-chart"))  # prompt and decode
+
+
+def test_the_chat_answers_to_the_keyboard_alone(dashboard: Watched) -> None:
+    page = dashboard.page
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "chat-input"
+    page.keyboard.type("Tell me about the sea.")
+    page.keyboard.press("Enter")
+    dashboard.wait("document.getElementById('chat-said').textContent.startsWith('The answer is complete')")
+    note = page.inner_text(".message[data-role=assistant] .note")
+    assert re.search(r"first token [\d.]+ (ms|s) · .*\d+ tokens?", note)
+    assert page.get_attribute(".message[data-role=assistant]", "aria-busy") is None
+    seen = []
+    for _ in range(40):
+        seen.append(page.evaluate("document.activeElement.id || document.activeElement.textContent"))
+        page.keyboard.press("Tab")
+    assert {"chat-input", "chat-tokens", "chat-temperature", "chat-send", "chat-clear", "chat-log"} <= set(seen)
+
+
+def test_escape_stops_an_answer(dashboard: Watched) -> None:
+    page = dashboard.page
+    page.fill("#chat-tokens", "100000")
+    page.fill("#chat-temperature", "2")
+    page.evaluate("document.getElementById('chat-said').textContent = ''")
+    answers = page.locator(".message[data-role=assistant]")
+    num_before = answers.count()
+    page.route("**/v1/chat/completions", _endlessly)
+    page.fill("#chat-input", "And then?")
+    page.press("#chat-input", "Enter")
+    dashboard.wait("!document.getElementById('chat-stop').disabled")
+    page.keyboard.press("Escape")
+    dashboard.wait("document.getElementById('chat-said').textContent === 'Stopped.'")
+    page.unroute("**/v1/chat/completions")
+    assert answers.count() == num_before + 1
+    assert page.is_enabled("#chat-send")
+    page.click("#chat-clear")
+    assert answers.count() == 0
+
+
+def _endlessly(route: object) -> None:
+    """An answer that never comes."""
+
+
+def test_a_key_is_asked_for_kept_in_the_tab_and_sent(server: ServedProcess, browser: Any) -> None:
+    with opened(browser, server.base_url) as watched:
+        page = watched.page
+        page.wait_for_selector("#key-dialog[open]")
+        assert page.evaluate("document.activeElement.id") == "key-input"
+        page.keyboard.type("wrong")
+        page.keyboard.press("Enter")
+        watched.wait("document.getElementById('key-error').textContent.includes('does not know')")
+        page.keyboard.type(API_KEY)
+        page.keyboard.press("Enter")
+        watched.wait_serving()
+        assert page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
+        page.reload()
+        watched.wait_serving()
+        assert not page.is_visible("#key-dialog")
+        assert watched.strangers == []
+        assert all("401" in line for line in watched.complaints), watched.complaints
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (400, "light"), (1400, "dark")])
+def test_fits_its_window_with_contrast(open_server: ServedProcess, browser: Any, width: int, scheme: str) -> None:
+    options = {"viewport": {"width": width, "height": 900}, "color_scheme": scheme, "reduced_motion": "reduce"}
+    with opened(browser, open_server.base_url, **options) as watched:
+        watched.wait_serving()
+        assert watched.page.evaluate("document.documentElement.scrollWidth") <= width
+        assert watched.page.evaluate(CONTRAST) == []
+        assert watched.complaints == []
+
+
+# Texts whose colour is nearer to their ground than 4.5 to 1 (WCAG 2.2, 1.4.3).
+CONTRAST = """() => {
+    const channels = (text) => text.match(/[\\d.]+/g).map(Number);
+    const luminance = ([r, g, b]) => [r, g, b].map((c) => c / 255)
+        .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+        .reduce((sum, c, index) => sum + c * [0.2126, 0.7152, 0.0722][index], 0);
+    const ground = (element) => {
+        for (let at = element; at; at = at.parentElement) {
+            const found = channels(getComputedStyle(at).backgroundColor);
+            if (found.length < 4 || found[3] > 0) return found;
+        }
+        return [255, 255, 255];
+    };
+    const weak = [];
+    for (const element of document.querySelectorAll("body *")) {
+        const hasText = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+        if (!hasText || !element.checkVisibility() || element.disabled) continue;
+        const values = [luminance(channels(getComputedStyle(element).color)), luminance(ground(element))];
+        const ratio = (Math.max(...values) + 0.05) / (Math.min(...values) + 0.05);
+        if (ratio < 4.5) weak.push(`${element.tagName} ${element.id} ${ratio.toFixed(2)}`);
+    }
+    return weak;
+}"""
+
+
+def test_everything_has_a_name_and_a_landmark(dashboard: Watched) -> None:
+    page = dashboard.page
+    for role in ("banner", "main", "complementary", "log"):
+        assert page.get_by_role(role).count() == 1, role
+    assert page.get_by_role("heading", level=1).count() == 1
+    unnamed = page.evaluate(
+        """() => [...document.querySelectorAll("button, input, textarea, meter, [role=img], section, aside")]
+            .filter((element) => !(element.getAttribute("aria-label") || element.getAttribute("aria-labelledby")
+                || element.textContent.trim() || element.labels?.length)).map((element) => element.outerHTML)"""
+    )
+    assert unnamed == []
+    live = page.evaluate("document.querySelectorAll('[aria-live], [role=status], [role=alert], [role=log]').length")
+    assert live <= 4
