@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -49,6 +52,40 @@ def test_a_seed_decides_all_of_the_traffic(tokenizer: Tokenizer, name: str) -> N
 
     assert repr(traffic(7)) == repr(traffic(7))
     assert repr(traffic(7)) != repr(traffic(8))
+
+
+def test_another_process_makes_the_same_traffic(tokenizer: Tokenizer) -> None:
+    """Where texts hash otherwise."""
+    program = """
+from vivace.bench.traffic.scenario import make_traffic
+from vivace.engine.tokenizer import load_tokenizer
+from vivace.resources import embedded_model_path
+print(make_traffic("rag", tokenizer=load_tokenizer(embedded_model_path()), num_requests=9, rate=3.0, seed=6))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | {"PYTHONHASHSEED": "17"}, capture_output=True, check=True
+    )
+    here = make_traffic("rag", tokenizer=tokenizer, num_requests=9, rate=3.0, seed=6)
+    assert done.stdout.decode().strip() == str(here)
+
+
+def test_scenarios_have_the_shapes_that_they_are_named_for(tokenizer: Tokenizer) -> None:
+    def made(name: str) -> Traffic:
+        return make_traffic(name, tokenizer=tokenizer, num_requests=60, concurrency=3, seed=2)
+
+    long_prompts, long_answers = made("long-prompt").requests, made("long-answer").requests
+    assert all(one.prompt_len >= 1024 and one.output_len <= 64 for one in long_prompts)
+    assert all(one.prompt_len <= 64 and one.output_len >= 512 for one in long_answers)
+    systems = Counter((one.messages or ())[0]["content"] for one in made("system-prompt").requests)
+    assert 2 <= len(systems) <= 4
+    assert all(len(tokenizer.encode(text)) == 1024 for text in systems)
+    agents = made("agent").requests
+    followers = [one for one in agents if one.after is not None]
+    assert len(followers) > 40
+    for one in followers:
+        before = agents[one.after or 0]
+        assert one.prompt_len > before.prompt_len + before.output_len
+        assert (one.messages or ())[-1]["content"].startswith("Tool result:")
 
 
 def test_traffic_of_two_seeds_shares_no_block(tokenizer: Tokenizer) -> None:
