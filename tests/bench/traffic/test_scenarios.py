@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vivace.bench.traffic.answers import with_answer
+from vivace.bench.load.body import with_answer
 from vivace.bench.traffic.request import Traffic
 from vivace.bench.traffic.scenario import CONVERSATIONS, SCENARIOS, make_sweep, make_traffic
 from vivace.core.errors import ConfigError
