@@ -16,6 +16,7 @@ SEED = 11
 METHODS: dict[str, dict[str, Any]] = {
     "ngram": {"method": "ngram", "prompt_lookup_min": 2},
     "draft_model": {"method": "draft_model", "model": "embedded-draft"},
+    "medusa": {"method": "medusa", "num_speculative_tokens": 12},
 }
 OPTIONS: dict[str, Any] = {"max_num_seqs": 8, "max_model_len": 224, "num_kv_blocks": 256}
 TEXTS = [

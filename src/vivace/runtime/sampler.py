@@ -14,7 +14,10 @@ import numpy as np
 
 from vivace.core.sequence import Sequence
 from vivace.ops.backend import NO_MASK, NO_MASK_INDEX, Float32Array, Int32Array, SampleInputs, UInt32Array
-from vivace.ops.random import uniforms
+from vivace.ops.random import uniform, uniforms
+
+FEW_ROWS = 24  # whose numbers are quicker in plain Python
+MOST_COLUMNS = 16  # sets of rows that are remembered: guesses make rows come and go from step to step
 
 _NO_INT = np.zeros(0, np.int32)
 _NO_FLOAT = np.zeros(0, np.float32)
@@ -46,6 +49,7 @@ class SamplerInputs:
     def __init__(self) -> None:
         self._members: list[Sequence] = []
         self._columns = _columns([])
+        self._known: dict[tuple[Sequence, ...], _Columns] = {}  # by rows
 
     @property
     def max_logprobs(self) -> int | None:
@@ -60,7 +64,7 @@ class SamplerInputs:
         """
         if sequences != self._members:  # compared by identity; a steady decode batch skips the rebuild
             self._members = list(sequences)
-            self._columns = _columns(sequences)
+            self._columns = self._of(tuple(sequences))
         columns = self._columns
         history = _history(sequences, ahead) if columns.has_penalties else _no_rows(len(sequences))
         bias = _bias(sequences, ahead) if columns.has_bias else _no_rows(len(sequences))
@@ -84,8 +88,16 @@ class SamplerInputs:
             mask_RW=masks[1],
         )
 
+    def _of(self, members: tuple[Sequence, ...]) -> _Columns:
+        columns = self._known.get(members)
+        if columns is None:
+            if len(self._known) >= MOST_COLUMNS:
+                self._known.clear()
+            columns = self._known[members] = _columns(members)
+        return columns
 
-def _columns(sequences: list[Sequence]) -> _Columns:
+
+def _columns(sequences: Items[Sequence]) -> _Columns:
     params = [sequence.params for sequence in sequences]
     return _Columns(
         temperature_S=np.array([0.0 if p.is_greedy else p.temperature for p in params], np.float32),
@@ -108,10 +120,16 @@ def _columns(sequences: list[Sequence]) -> _Columns:
 def _uniforms(columns: _Columns, sequences: list[Sequence], ahead: list[list[int]] | None) -> Float32Array:
     if not columns.draws:
         return np.zeros(len(sequences), np.float32)
-    positions = np.array([len(sequence.tokens) for sequence in sequences], np.int32)
+    positions = [len(sequence.tokens) for sequence in sequences]
     if ahead is not None:
-        positions += np.array([len(guesses) for guesses in ahead], np.int32)
-    return uniforms(columns.seed_S, columns.index_S, positions)
+        positions = [position + len(guesses) for position, guesses in zip(positions, ahead, strict=True)]
+    if len(sequences) > FEW_ROWS:
+        return uniforms(columns.seed_S, columns.index_S, np.array(positions, np.int32))
+    numbers = [
+        uniform(one.seed & (2**64 - 1), one.index, position)
+        for one, position in zip(sequences, positions, strict=True)
+    ]
+    return np.array(numbers, np.float32)
 
 
 def _history(sequences: list[Sequence], ahead: list[list[int]] | None) -> tuple[Int32Array, Int32Array, np.ndarray]:
