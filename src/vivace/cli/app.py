@@ -9,12 +9,9 @@ import typer
 
 from vivace import __version__
 from vivace.cli.bench import bench_latency, bench_throughput
-<<<<<<< HEAD
-from vivace.cli.bench_serve import bench_serve
-=======
 from vivace.cli.bench_results import bench_diff, bench_list, bench_show
+from vivace.cli.bench_serve import bench_serve
 from vivace.cli.bench_speculate import bench_speculate
->>>>>>> main
 from vivace.cli.chat import chat
 from vivace.cli.doctor import doctor
 from vivace.cli.evaluate import evaluate
@@ -67,14 +64,11 @@ for command in (generate, chat, serve, tokenize, doctor, quantize, evaluate, pro
     app.command(command.__name__)(guarded(command))
 bench.command("latency")(guarded(bench_latency))
 bench.command("throughput")(guarded(bench_throughput))
-<<<<<<< HEAD
 bench.command("serve", cls=GoodputCommand)(guarded(bench_serve))
-=======
 bench.command("speculate")(guarded(bench_speculate))
 bench.command("list")(guarded(bench_list))
 bench.command("show")(guarded(bench_show))
 bench.command("diff")(guarded(bench_diff))
->>>>>>> main
 app.add_typer(bench, name="bench")
 app.command("train-medusa")(guarded(train_medusa))
 library.callback()(guarded(models))

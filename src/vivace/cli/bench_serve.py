@@ -28,6 +28,7 @@ def bench_serve(
         bool, typer.Option("--sweep", help="Find the highest rate that the server keeps up with.")
     ] = False,
     store: Annotated[str | None, typer.Option(help="File of results. Default: ~/.local/share/vivace.")] = None,
+    html: Annotated[str | None, typer.Option(help="Write a report with charts to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Send traffic to a server and measure what its users would feel. Without --url, one with MODEL is started."""
@@ -45,6 +46,8 @@ def bench_serve(
             session.sweep(is_searching=sweep)
         else:
             session.once()
+        if html is not None:
+            session.write_report(html)
         lines = session.sweep_lines if is_sweep else session.lines
         print(json.dumps(session.record(), default=str) if as_json else "\n".join(lines()), flush=True)
         if session.error is not None:

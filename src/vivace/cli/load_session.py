@@ -13,8 +13,10 @@ from vivace.bench.load.dialect import DIALECTS
 from vivace.bench.load.run import send
 from vivace.bench.load.sweep import SweepPoint, is_sustained, knee, later_ttft_ms, next_rate
 from vivace.bench.recorded_run import RecordedRun, recorded_run
+from vivace.bench.run_report.report import run_report
 from vivace.bench.store.location import default_store_path
 from vivace.bench.store.result_store import ResultStore
+from vivace.bench.stored_result import StoredResult
 from vivace.bench.summary_text import summary_lines
 from vivace.bench.traffic.prompt_text import PromptText
 from vivace.bench.traffic.request import Traffic
@@ -23,6 +25,8 @@ from vivace.cli.load_options import LoadOptions
 from vivace.cli.load_target import OpenTarget
 from vivace.cli.load_traffic import load_traffic
 from vivace.cli.load_view import LoadView
+from vivace.core.errors import ConfigError
+from vivace.formats.atomic_file import atomic_writer
 
 START_SHARE = 0.25  # of what a closed loop got: where a sweep begins
 PROBE_USERS, PROBE_REQUESTS = 16, 32
@@ -168,6 +172,15 @@ class LoadSession:
         highest = knee(self.points)
         yield "no rate was kept up with" if highest is None else f"keeps up with {highest:.3g} requests/s"
         yield f"runs {self.runs[0].number} to {self.runs[-1].number} in {self._store.path}"
+
+    def write_report(self, path: str) -> None:
+        """One HTML page of all runs. Raises `ConfigError` for a place where no file can be written."""
+        text = run_report([StoredResult.read(self._store, run.number) for run in self.runs])
+        try:
+            with atomic_writer(path) as file:
+                file.write(text.encode())
+        except OSError as error:
+            raise ConfigError(f"cannot write {path}: {error.strerror}") from None
 
     def record(self) -> dict[str, Any]:
         """For JSON: the last run, or every run of a sweep and the knee."""

@@ -69,7 +69,7 @@ async def run_traffic(
         )
         clock.start(LEAD_S + LEAD_PER_USER_S * (traffic.concurrency or 0))
         await observer.sample()
-        async with GeneratorWatch(clock) as watch:
+        async with GeneratorWatch() as watch:
             await _undisturbed(conductor, observer)
             load = watch.load()
         return RunReport(target, load, observer.memory)
