@@ -104,6 +104,7 @@ def load_again(loaded: LoadedEngine, config: EngineConfig) -> LoadedEngine:
     """
     spec, parameters = loaded.spec, loaded.parameters
     draft = load_draft(config, spec, loaded.tokenizer, loaded.backend)
+    heads = load_heads(config, spec, loaded.backend)
     resolved = resolve(
         config,
         spec,
@@ -112,7 +113,7 @@ def load_again(loaded: LoadedEngine, config: EngineConfig) -> LoadedEngine:
         draft_block_bytes=draft.kv_spec.bytes_per_block if draft else 0,
     )
     packed = loaded.choices[0]
-    return _assemble(config, resolved, spec, loaded.tokenizer, loaded.backend, parameters, draft, packed)
+    return _assemble(config, resolved, spec, loaded.tokenizer, loaded.backend, parameters, draft, heads, packed)
 
 
 def load_model_tokenizer(config: EngineConfig) -> Tokenizer:
