@@ -9,6 +9,8 @@ import typer
 
 from vivace import __version__
 from vivace.cli.bench import bench_latency, bench_throughput
+from vivace.cli.bench_results import bench_diff, bench_list, bench_show
+from vivace.cli.bench_speculate import bench_speculate
 from vivace.cli.chat import chat
 from vivace.cli.doctor import doctor
 from vivace.cli.evaluate import evaluate
@@ -60,6 +62,10 @@ for command in (generate, chat, serve, tokenize, doctor, quantize, evaluate, pro
     app.command(command.__name__)(guarded(command))
 bench.command("latency")(guarded(bench_latency))
 bench.command("throughput")(guarded(bench_throughput))
+bench.command("speculate")(guarded(bench_speculate))
+bench.command("list")(guarded(bench_list))
+bench.command("show")(guarded(bench_show))
+bench.command("diff")(guarded(bench_diff))
 app.add_typer(bench, name="bench")
 app.command("train-medusa")(guarded(train_medusa))
 library.callback()(guarded(models))
