@@ -213,7 +213,11 @@ def _ranked(accepted: list[Result]) -> list[Result]:
 def _runner_up(ranked: list[Result]) -> Result | None:
     """The best of another kind: with other weights, cache or speculation; else simply the second."""
     pick = ranked[0].candidate
-    kinds = (one for one in ranked[1:] if {"quantization", "kv_cache_dtype", "speculation"} & {*one.candidate.differences(pick)})
+    kinds = (
+        one
+        for one in ranked[1:]
+        if {"quantization", "kv_cache_dtype", "speculation"} & {*one.candidate.differences(pick)}
+    )
     return next(kinds, ranked[1] if len(ranked) > 1 else None)
 
 

@@ -69,9 +69,7 @@ class Judge:
         expected = self._greedy(bare)
         llm = self._open(candidate)
         params = SamplingParams(max_tokens=PROBE_TOKENS, temperature=0.0, ignore_eos=True)
-        found = [
-            output.outputs[0].token_ids for _ in range(2) for output in llm.generate(list(self.probes), params)
-        ]
+        found = [output.outputs[0].token_ids for _ in range(2) for output in llm.generate(list(self.probes), params)]
         num_equal = sum(one == other for one, other in zip(found, expected * 2, strict=True))
         return Interaction(len(found), num_equal, self._agreement(bare), self.clock() - started)
 
@@ -99,9 +97,7 @@ class Judge:
         if candidate not in self._texts:
             llm = self._open(candidate)
             params = SamplingParams(max_tokens=PROBE_TOKENS, temperature=0.0, ignore_eos=True)
-            self._texts[candidate] = [
-                llm.generate([probe], params)[0].outputs[0].token_ids for probe in self.probes
-            ]
+            self._texts[candidate] = [llm.generate([probe], params)[0].outputs[0].token_ids for probe in self.probes]
         return self._texts[candidate]
 
     def _llm(self, candidate: Candidate) -> LLM:

@@ -66,7 +66,9 @@ class Inquiry:
         if self.bar.task_points is not None and not self.tasks:
             raise ConfigError("a bar on tasks needs tasks: name files with --task")
         if self.config.backend == "reference":
-            raise ConfigError("the reference backend is there to be compared with, not to be optimised: leave --backend")
+            raise ConfigError(
+                "the reference backend is there to be compared with, not to be optimised: leave --backend"
+            )
         return Objective.parse(self.objective, self.slo)
 
 

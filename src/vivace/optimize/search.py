@@ -153,7 +153,9 @@ class Search:
         """Whether bars of quality and memory let it through, by what is measured."""
         if candidate in self.gate.refused:
             return False
-        found = [one for one in (*self.trials.runs.get(candidate, ()), *self.trials.partial) if one.candidate == candidate]
+        found = [
+            one for one in (*self.trials.runs.get(candidate, ()), *self.trials.partial) if one.candidate == candidate
+        ]
         memory = max((one.measurement.memory_bytes for one in found if one.measurement is not None), default=0)
         return self.gate.allows_memory(candidate, memory) and self.gate.allows_quality(
             candidate, self.trials.quality(candidate)

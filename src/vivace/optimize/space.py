@@ -54,7 +54,9 @@ class Space:
     def candidates(self, *, foreseeable: bool = False) -> Iterator[Candidate]:
         """All of them, in a fixed order; `foreseeable`: those that a forecast tells apart, the others' values being the
         mildest."""
-        axes = {name: values[:1] if foreseeable and name in UNFORESEEN else values for name, values in self.axes.items()}
+        axes = {
+            name: values[:1] if foreseeable and name in UNFORESEEN else values for name, values in self.axes.items()
+        }
         for values in product(*axes.values()):
             candidate = Candidate(**dict(zip(axes, values, strict=True)))
             if is_sound(candidate):
@@ -155,9 +157,7 @@ def _seqs(surroundings: Surroundings, exclusions: list[Exclusion]) -> tuple[int,
     return tuple(value for value in SEQS if value <= enough)
 
 
-def _speculations(
-    surroundings: Surroundings, exclusions: list[Exclusion]
-) -> tuple[SpeculativeConfig | None, ...]:
+def _speculations(surroundings: Surroundings, exclusions: list[Exclusion]) -> tuple[SpeculativeConfig | None, ...]:
     if not surroundings.has_quality:
         reason = "random weights write text that nobody guesses"
         exclusions.append(Exclusion("speculation", "any", reason))
@@ -175,7 +175,6 @@ def _threads(surroundings: Surroundings) -> tuple[int, ...]:
         return (surroundings.fixed_threads,)
     most = surroundings.num_threads
     return (most, max(1, most // 2)) if most > 1 else (1,)
-
 
 
 def _adjacent(values: tuple[Any, ...], value: object) -> list[Any]:

@@ -49,7 +49,9 @@ def read_subject(config: EngineConfig, draft: str | None = None) -> Subject:
     spec, is_float = _random_spec(config) if is_random else _stored_spec(config)
     length = config.max_model_len or min(spec.max_position_embeddings, MOST_CONTEXT)
     if length > spec.max_position_embeddings:
-        raise ConfigError(f"max_model_len {length} exceeds the model's window of {spec.max_position_embeddings} tokens")
+        raise ConfigError(
+            f"max_model_len {length} exceeds the model's window of {spec.max_position_embeddings} tokens"
+        )
     config = replace(config, max_model_len=length)
     tokenizer, is_own = _tokenizer(config, is_random)
     return Subject(

@@ -99,7 +99,9 @@ class Trials:
 
     def affords(self, candidate: Candidate, until: float, share: float = 1.0, repetition: int = 0) -> bool:
         """Whether there is time for it before the share `until` of the budget is over."""
-        return self.is_known(candidate, share, repetition) or self.budget.allows(self.cost_s(candidate) * share, until)
+        return self.is_known(candidate, share, repetition) or self.budget.allows(
+            self.cost_s(candidate) * share, until
+        )
 
     def cost_s(self, candidate: Candidate) -> float:
         """Seconds that a whole run of the candidate will take, pulses included."""

@@ -64,9 +64,7 @@ class Workload:
             return self
         crowd = self.crowd.requests[: max(2, math.ceil(share * len(self.crowd.requests)))]
         alone = self.alone.requests[: max(1, math.ceil(share * len(self.alone.requests)))]
-        return replace(
-            self, crowd=replace(self.crowd, requests=crowd), alone=replace(self.alone, requests=alone)
-        )
+        return replace(self, crowd=replace(self.crowd, requests=crowd), alone=replace(self.alone, requests=alone))
 
     def warm_up(self) -> Traffic:
         """A few requests that share nothing with the others: for caches of code and memory, not of prefixes."""
