@@ -15,6 +15,7 @@ from vivace.cli.evaluate import evaluate
 from vivace.cli.failures import EXIT_INTERRUPTED, guarded
 from vivace.cli.generate import generate
 from vivace.cli.models import models, show
+from vivace.cli.plan import plan
 from vivace.cli.profile import profile
 from vivace.cli.quantize import quantize
 from vivace.cli.serve import serve
@@ -55,7 +56,7 @@ def vivace(
     """Makes a language model fast on the machine you have, and proves it."""
 
 
-for command in (generate, chat, serve, tokenize, doctor, quantize, evaluate, profile):
+for command in (generate, chat, serve, tokenize, doctor, quantize, evaluate, profile, plan):
     app.command(command.__name__)(guarded(command))
 bench.command("latency")(guarded(bench_latency))
 bench.command("throughput")(guarded(bench_throughput))

@@ -64,7 +64,8 @@ def workload_shape(name: str) -> TrafficShape:
         return TrafficShape(prompt, answer, cached)
     parts = name.split(":")
     if len(parts) in (2, 3) and all(part.isdecimal() for part in parts):
-        return TrafficShape(*(int(part) for part in parts))
+        prompt, answer, cached = [*map(int, parts), 0][:3]
+        return TrafficShape(prompt, answer, cached)
     reason = f"unknown workload {name!r}{nearest_name(name, tuple(WORKLOADS))}, or PROMPT:ANSWER[:CACHED] in tokens"
     raise ConfigError(reason)
 

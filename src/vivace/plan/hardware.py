@@ -33,9 +33,9 @@ GPU_EFFICIENCY = Efficiency(
     logit_s=5e-12,
 )
 CPU_EFFICIENCY = Efficiency(
-    basis="assumed for processors, after our kernels on two cores of Zen 4: 80% of the bandwidth for weights, 60% for "
-    "keys and values, 60% of the vector peak for products, 35% for attention, 0.1 ms and 5 us an operation of overhead "
-    "a step",
+    basis="assumed for processors, after our kernels on two cores of Zen 4: 80% of the bandwidth for weights, 60% "
+    "for keys and values, 60% of the vector peak for products, 35% for attention, 0.1 ms and 5 us an operation of "
+    "overhead a step",
     bandwidth={"": 0.80},
     kv_bandwidth=0.60,
     arithmetic=0.60,

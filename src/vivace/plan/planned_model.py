@@ -10,7 +10,7 @@ from vivace.formats.checkpoint import Checkpoint, open_checkpoint
 from vivace.models.gguf_config import spec_from_gguf
 from vivace.models.hf_config import read_config_file, read_hf_config
 from vivace.models.parameter_shapes import layer_shapes, model_shapes, num_parameters
-from vivace.models.presets import PRESETS, preset_spec
+from vivace.models.presets import preset_spec
 from vivace.models.spec import ModelSpec
 from vivace.models.weight_names import weight_names
 from vivace.plan.weights import StoredEncodings
@@ -37,7 +37,7 @@ def planned_model(name: str | None) -> PlannedModel:
     path = Path(name).expanduser()
     if path.is_file() and path.suffix == ".json":
         return PlannedModel(str(path), read_config_file(path))
-    if not path.exists() and (name in PRESETS or "/" not in name and name not in ("embedded", "embedded-draft")):
+    if not path.exists() and "/" not in name and name not in ("embedded", "embedded-draft"):
         return PlannedModel(name, preset_spec(name))
     source = locate(None if name == "embedded" and not path.exists() else name)
     if source.kind == "directory":
