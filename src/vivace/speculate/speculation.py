@@ -98,6 +98,8 @@ class Speculation:
         observe, kind_of = self.rule.acceptance.observe, self.proposer.kind
         for item, count in zip(items, counts, strict=True):
             observe(item.sequence, len(item.draft), count, kind_of(item.sequence))
+            item.sequence.history.num_guessed += len(item.draft)
+            item.sequence.history.num_accepted += count
             self._count(len(item.draft), count)
         return accepted
 
