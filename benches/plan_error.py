@@ -3,8 +3,9 @@
     python benches/plan_error.py --calibrate          # some tens of seconds; once a machine
     python benches/plan_error.py --models embedded qwen2.5-0.5b llama-3.2-1b
 
-Each step is measured with the engine's own work added; the read rate is measured just before and after it, and the
-prediction is made twice: with that rate, and with the calibration's. Run it on a quiet machine.
+Each step is measured with the engine's own work added; the read rate and the cores' peak are measured just before and
+after it, and the prediction is made twice: with these ceilings, and with those of the calibration. Run it on a quiet
+machine.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from vivace.core.config import EngineConfig
 from vivace.engine.loader import LoadedEngine, load_engine
 from vivace.plan.deployment import Deployment
 from vivace.plan.machine import Machine
+from vivace.plan.measurement import peak_rate
 from vivace.plan.step_time import step_model
-from vivace.plan.this_machine import calibrate, load_calibration, read_rate, this_machine
+from vivace.plan.this_machine import calibrate, calibrated_machine, load_calibration, read_rate
 
 MODELS = ("embedded", "qwen2.5-0.5b", "llama-3.2-1b")
 QUANTIZATIONS = ("int4", "int8", "bf16")
@@ -54,6 +56,7 @@ class Comparison:
     predicted_s: float
     predicted_before_s: float
     read_bytes_per_s: float
+    peak_per_s: float
 
     @property
     def error(self) -> float:
@@ -78,7 +81,7 @@ def main() -> None:
     calibration = load_calibration(backend)
     if calibration is None:
         sys.exit("this machine is not calibrated: run with --calibrate first")
-    then = this_machine(backend, read_bytes_per_s=calibration.read_bytes_per_s)
+    then = calibrated_machine(backend, calibration)
     engines: dict[tuple[str, int], float] = {}
     comparisons = [
         one
@@ -103,14 +106,16 @@ def compare(
     for phase in PHASES:
         inputs = step_inputs(phase, loaded.kv_spec.block_size, loaded.spec.vocab_size)
         program.executable.run(inputs)
-        reads = [read_rate(backend)]
+        reads, peaks = [read_rate(backend)], [peak_rate(backend)]
         seconds = []
         for _ in range(DECODE_REPEATS if phase.num_new == 1 else PREFILL_REPEATS):
             started = time.perf_counter()
             program.executable.run(inputs)
             seconds.append(time.perf_counter() - started)
         reads.append(read_rate(backend))
-        read = statistics.mean(reads)
+        peaks.append(peak_rate(backend))
+        read, peak = statistics.mean(reads), statistics.mean(peaks)
+        now = replace(machine, read_bytes_per_s=read, operations_per_s={**machine.operations_per_s, "f32": peak})
         engine = _engine_seconds(loaded, model, phase.num_streams, engines)
         yield Comparison(
             model,
@@ -121,9 +126,10 @@ def compare(
             phase.depth,
             statistics.median(seconds) + engine,
             min(seconds) + engine,
-            _predicted(loaded, replace(machine, read_bytes_per_s=read), quantization, phase),
+            _predicted(loaded, now, quantization, phase),
             _predicted(loaded, machine, quantization, phase),
             read,
+            peak,
         )
 
 
@@ -153,8 +159,8 @@ def _line(one: Comparison) -> str:
     what = f"{one.model:14} {one.quantization:5} {one.phase:8} {one.streams:3} x {one.tokens:3} behind {one.depth:5}"
     return (
         f"{what}: measured {1e3 * one.measured_s:9.3f} ms (least {1e3 * one.least_s:9.3f}), "
-        f"predicted {1e3 * one.predicted_s:9.3f} ({one.error:+.0%}; {one.error_before:+.0%} with the read rate of the "
-        f"calibration), read {one.read_bytes_per_s / 1e9:.1f} GB/s"
+        f"predicted {1e3 * one.predicted_s:9.3f} ({one.error:+.0%}; {one.error_before:+.0%} with the read rate of "
+        f"the calibration), read {one.read_bytes_per_s / 1e9:.1f} GB/s, f32 {one.peak_per_s / 1e9:.0f} GOP/s"
     )
 
 
@@ -162,8 +168,8 @@ def summary(comparisons: list[Comparison]) -> str:
     """Medians of the errors' sizes."""
     lines = [f"{len(comparisons)} steps"]
     for name, errors in (
-        ("with the read rate of the minute", [abs(one.error) for one in comparisons]),
-        ("with that of the calibration", [abs(one.error_before) for one in comparisons]),
+        ("with the ceilings of the minute", [abs(one.error) for one in comparisons]),
+        ("with the ceilings of the calibration", [abs(one.error_before) for one in comparisons]),
     ):
         ordered = sorted(errors)
         lines.append(

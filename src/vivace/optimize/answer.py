@@ -1,4 +1,4 @@
-"""What the search found: the pick, who came second and why not, the front, what binds, and how good forecasts were."""
+"""What the search found: the pick, who came second and why not, the front, what binds, how good forecasts were."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def make_answer(
         raise ConfigError("nothing is measured yet: give it more time")
     accepted = search.accepted()
     if not accepted:
-        reasons = sorted({reason for reason in gate.refused.values()})
+        reasons = sorted(set(gate.refused.values()))
         raise ConfigError(f"no configuration passes: {reasons[0] if reasons else 'the time was over'}")
     on_front = set(front(accepted, lambda one: _merits(trials, one)))
     results = [_result(trials, search, one, one in on_front) for one in trials.runs if trials.measurement(one)]
@@ -213,7 +213,11 @@ def _ranked(accepted: list[Result]) -> list[Result]:
 def _runner_up(ranked: list[Result]) -> Result | None:
     """The best of another kind: with other weights, cache or speculation; else simply the second."""
     pick = ranked[0].candidate
-    kinds = (one for one in ranked[1:] if {"quantization", "kv_cache_dtype", "speculation"} & {*one.candidate.differences(pick)})
+    kinds = (
+        one
+        for one in ranked[1:]
+        if {"quantization", "kv_cache_dtype", "speculation"} & {*one.candidate.differences(pick)}
+    )
     return next(kinds, ranked[1] if len(ranked) > 1 else None)
 
 

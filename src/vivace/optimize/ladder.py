@@ -30,7 +30,7 @@ class Technique:
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """A technique measured. Ratios are to the naive baseline alone, and to the rung below on top; None: not measured."""
+    """A technique measured. Ratios are to the naive baseline alone, and to the rung below on top."""
 
     technique: Technique
     alone: Candidate
@@ -87,9 +87,7 @@ def techniques(space: Space, surroundings: Surroundings, naive: Candidate) -> li
     return found
 
 
-def climb(
-    trials: Trials, gate: Gate, naive: Candidate, steps: Iterable[Technique]
-) -> Ladder:
+def climb(trials: Trials, gate: Gate, naive: Candidate, steps: Iterable[Technique]) -> Ladder:
     """Measure every technique alone and on top, in rounds, as far as the time goes. The first round decides what is
     kept; the others tell how sure that is."""
     ladder = Ladder(naive)
@@ -128,16 +126,24 @@ def _objection(trials: Trials, gate: Gate, step: Technique, below: Candidate, on
     if measured is None or before is None:
         runs = trials.runs.get(on_top, [])
         return runs[0].failure if runs else "the time budget was over"
-    if not gate.allows_quality(on_top, trials.quality(on_top)) or not gate.allows_memory(on_top, measured.memory_bytes):
+    if not gate.allows_quality(on_top, trials.quality(on_top)) or not gate.allows_memory(
+        on_top, measured.memory_bytes
+    ):
         return gate.refused[on_top]
     ratio = measured.tokens_per_s / before.tokens_per_s
     if step.serves == "memory":
         saved = 1 - measured.kv_bytes_per_token / before.kv_bytes_per_token
-        return "" if ratio > 1 - saved / 2 else f"{100 * (1 - ratio):.0f}% slower, which {100 * saved:.0f}% less cache is not worth"
+        return (
+            ""
+            if ratio > 1 - saved / 2
+            else f"{100 * (1 - ratio):.0f}% slower, which {100 * saved:.0f}% less cache is not worth"
+        )
     return "" if ratio >= WORTH else f"{100 * (1 - ratio):.0f}% slower here"
 
 
-def _rung(trials: Trials, naive: Candidate, step: Technique, below: Candidate, on_top: Candidate, why_not: str) -> Rung:
+def _rung(
+    trials: Trials, naive: Candidate, step: Technique, below: Candidate, on_top: Candidate, why_not: str
+) -> Rung:
     alone = step.apply(naive)
 
     def gain(candidate: Candidate, baseline: Candidate, figure: Callable[[Measurement], float]) -> Interval | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from vivace.models.spec import ModelSpec
@@ -19,6 +17,7 @@ from vivace.optimize.trials import Trials
 
 FINALISTS = 4
 FINAL_ROUNDS = 3
+FINALS_UNTIL = 0.97  # of the time budget: the texts of the finalists are compared in the rest
 MOST_ENTRANTS = 24
 
 
@@ -54,6 +53,7 @@ class Optimization:
 
     def answer(self) -> Answer:
         """By what has been measured so far. Raises `ConfigError` where that is not enough."""
+        self.trials.is_over = True
         return make_answer(self.trials, self.space, self.gate, self.objective, self.ladder, self.search, self.spec)
 
     def _finals(self) -> None:
@@ -64,7 +64,7 @@ class Optimization:
             finalists = self._finalists(self.search)
             for repetition in range(1, FINAL_ROUNDS):
                 for candidate in (self.naive, *finalists):
-                    if self.trials.affords(candidate, 1.0, repetition=repetition):
+                    if self.trials.affords(candidate, FINALS_UNTIL, repetition=repetition):
                         self.trials.run(candidate, repetition=repetition)
             unchecked = [one for one in finalists if one not in checked]
             if not unchecked:

@@ -32,6 +32,25 @@ class RateCurve:
         return self.operations_per_s[index - 1] * (1 - share) + self.operations_per_s[index] * share
 
 
+@dataclass(frozen=True, slots=True)
+class WidthRates:
+    """Curves by the width of the matrices, narrow first: narrow ones are slower, because beside each product lies
+    work in proportion to its inputs and outputs. Between two widths seconds go in proportion to 1 / width."""
+
+    widths: tuple[int, ...]
+    curves: tuple[RateCurve, ...]
+
+    def at_width(self, width: float) -> RateCurve:
+        index = bisect_left(self.widths, width)
+        if index == 0 or index == len(self.widths):
+            return self.curves[min(index, len(self.curves) - 1)]
+        low, high = self.widths[index - 1], self.widths[index]
+        share = (1 / low - 1 / width) / (1 / low - 1 / high)
+        below, above = self.curves[index - 1], self.curves[index]
+        rows = tuple(sorted({*below.rows, *above.rows}))
+        return RateCurve(rows, tuple(1 / ((1 - share) / below.at(n) + share / above.at(n)) for n in rows))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Efficiency:
     """How near the ceilings a step comes, and what it costs beside them. Rates and shares by layout; "" is any other.
@@ -48,10 +67,11 @@ class Efficiency:
     arithmetic: float = 0.6
     attention_arithmetic: float = 0.4
     overlap: float = 4.0
-    rates: Mapping[str, RateCurve] = field(default_factory=dict)
+    rates: Mapping[str, WidthRates] = field(default_factory=dict)
     attention_rates: Mapping[str, RateCurve] = field(default_factory=dict)
     row_share: float = 0.8  # of the read rate, at which rows between products are read and written
     row_bytes_per_s: float | None = None  # the same, measured: in caches it has little to do with memory
+    peak_per_s: float | None = None  # of float32 while rates were measured: cores are not always as fast
     step_s: float = 300e-6  # the engine's own work for a step
     op_s: float = 2e-6  # start and end of an operation
     product_op_s: float = 2e-6  # of a product
@@ -108,6 +128,12 @@ class Machine:
         if num_threads is None or self.num_cores is None or num_threads >= self.num_cores:
             return 1.0, 1.0
         return num_threads / self.num_cores, min(1.0, num_threads / max(2.0, self.num_cores / 3))
+
+    @property
+    def speed(self) -> float:
+        """Of the cores now, beside that while the efficiencies were measured."""
+        then, now = self.efficiency.peak_per_s, self.operations_per_s.get("f32")
+        return now / then if then and now else 1.0
 
     def _known(self, unit: str) -> str:
         if unit in self.operations_per_s:

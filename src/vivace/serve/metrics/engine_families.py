@@ -146,7 +146,8 @@ def _speculation(now: EngineNumbers, labels: Labels) -> Iterator[Metric]:
     )
     yield counters(
         "spec_decode_choices",
-        "Steps by what the rule chose: guess, plain (guessing would not pay), trial (to measure), none (no guess).",
+        "Steps by what the rule chose: guess, plain (guessing would not pay), trial (to measure), none (no guess), "
+        "rest (not asked, as asking costs as well).",
         labels,
         "choice",
         now.speculation_choices,
