@@ -136,10 +136,10 @@ def _columns(results: list[Result]) -> Iterator[list[str]]:
 def _ladder(answer: Answer) -> str:
     naive = answer.naive.measured.tokens_per_s
     stages = [Stage("naive", naive)]
-    for rung in answer.ladder.rungs:
+    for rung in answer.rungs:
         if rung.measured is not None:
             stages.append(_stage(rung, naive))
-    if answer.pick.candidate != answer.ladder.top:
+    if answer.pick.candidate != answer.top:
         low, high = answer.speedup.low, answer.speedup.high
         stages.append(
             Stage(
@@ -151,7 +151,7 @@ def _ladder(answer: Answer) -> str:
         )
     rows = [
         (
-            rung.technique.name,
+            rung.name,
             _times(rung.alone_speed),
             _times(rung.alone_latency),
             _times(rung.top_speed),
@@ -162,7 +162,7 @@ def _ladder(answer: Answer) -> str:
             "–" if rung.quality is None else f"{rung.quality.kl:.2g}",
             rung.why_not if not rung.kept else "kept",
         )
-        for rung in answer.ladder.rungs
+        for rung in answer.rungs
     ]
     headers = ["technique", "alone", "alone, one user", "on top", "on top, one user", "from naive"]
     headers += ["weights MiB", "cache B a token", "KL, nats", ""]
@@ -176,7 +176,7 @@ def _stage(rung: Rung, naive: float) -> Stage:
     total = rung.total_speed
     known = total is not None and total.low is not None and total.high is not None
     return Stage(
-        rung.technique.name,
+        rung.name,
         naive * total.value if total is not None else rung.measured.tokens_per_s,
         kept=rung.kept,
         low=naive * total.low if known and total is not None and total.low is not None else None,
