@@ -26,7 +26,7 @@ from vivace.engine.loader import LoadedEngine, load_engine
 from vivace.plan.deployment import Deployment
 from vivace.plan.machine import Machine
 from vivace.plan.step_time import step_model
-from vivace.plan.this_machine import calibrate, load_calibration, read_rate, this_machine
+from vivace.plan.this_machine import calibrate, calibrated_machine, load_calibration, read_rate
 
 MODELS = ("embedded", "qwen2.5-0.5b", "llama-3.2-1b")
 QUANTIZATIONS = ("int4", "int8", "bf16")
@@ -78,7 +78,7 @@ def main() -> None:
     calibration = load_calibration(backend)
     if calibration is None:
         sys.exit("this machine is not calibrated: run with --calibrate first")
-    then = this_machine(backend, read_bytes_per_s=calibration.read_bytes_per_s)
+    then = calibrated_machine(backend, calibration)
     engines: dict[tuple[str, int], float] = {}
     comparisons = [
         one
@@ -111,6 +111,7 @@ def compare(
             seconds.append(time.perf_counter() - started)
         reads.append(read_rate(backend))
         read = statistics.mean(reads)
+        now = replace(machine, read_bytes_per_s=read)
         engine = _engine_seconds(loaded, model, phase.num_streams, engines)
         yield Comparison(
             model,
@@ -121,7 +122,7 @@ def compare(
             phase.depth,
             statistics.median(seconds) + engine,
             min(seconds) + engine,
-            _predicted(loaded, replace(machine, read_bytes_per_s=read), quantization, phase),
+            _predicted(loaded, now, quantization, phase),
             _predicted(loaded, machine, quantization, phase),
             read,
         )
@@ -153,8 +154,8 @@ def _line(one: Comparison) -> str:
     what = f"{one.model:14} {one.quantization:5} {one.phase:8} {one.streams:3} x {one.tokens:3} behind {one.depth:5}"
     return (
         f"{what}: measured {1e3 * one.measured_s:9.3f} ms (least {1e3 * one.least_s:9.3f}), "
-        f"predicted {1e3 * one.predicted_s:9.3f} ({one.error:+.0%}; {one.error_before:+.0%} with the read rate of the "
-        f"calibration), read {one.read_bytes_per_s / 1e9:.1f} GB/s"
+        f"predicted {1e3 * one.predicted_s:9.3f} ({one.error:+.0%}; {one.error_before:+.0%} with the read rate of "
+        f"the calibration), read {one.read_bytes_per_s / 1e9:.1f} GB/s"
     )
 
 

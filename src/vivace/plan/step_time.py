@@ -20,7 +20,6 @@ from vivace.plan.weights import Product, StoredEncodings, WeightPlan, weight_pla
 # models/decoder.py: operations of a layer and outside of them; products are counted apart.
 LAYER_OPS, OUTER_OPS, LAYER_PRODUCTS = 9, 4, 4
 FLOAT_BYTES = 4
-CACHED_SUFFIX = "@cache"  # of a measured curve for weights that stay in the last-level cache
 ATTENTION_UNITS = {"f32": "f32", "f16": "f16"}  # of a cache type; coded ones are unpacked to bf16
 # From weights of this share of the last-level cache on they begin to be evicted, from the other one all are, a step
 # walks over them in turn, so that least-recently-used keeps none.
@@ -58,10 +57,11 @@ class StepModel:
         self._product_bytes = weights.product_bytes
         self._kv_bytes = kv.bytes_per_token
         self._cache_bytes = machine.cache_bytes
-        in_cache = resident_share(weights.product_bytes, machine.cache_bytes) > 0.5
         self._compute = compute
         self._power = efficiency.overlap
-        self._products = tuple(_product_time(product, machine, read, in_cache) for product in weights.products)
+        self._products = tuple(
+            _product_time(product, machine, read, spec.hidden_size) for product in weights.products
+        )
         self._windows = tuple(Counter(spec.layer_windows).items())
         self._key_s = kv.bytes_per_token / kv.num_layers / (read * efficiency.kv_bandwidth)
         self._pair_operations = 4.0 * spec.query_size
@@ -191,11 +191,13 @@ def _pairs(start: float, length: float, window: int | None) -> float:
     return before * (start + (before + 1) / 2) + (length - before) * window
 
 
-def _product_time(product: Product, machine: Machine, read: float, in_cache: bool) -> _ProductTime:
+def _product_time(product: Product, machine: Machine, read: float, width: int) -> _ProductTime:
     efficiency = machine.efficiency
     share = efficiency.bandwidth.get(product.layout, efficiency.bandwidth[""])
-    curve = efficiency.rates.get(product.layout + CACHED_SUFFIX if in_cache else product.layout)
-    if curve is None:
+    measured = efficiency.rates.get(product.layout)
+    if measured is not None:
+        curve = measured.at_width(width)
+    else:
         curve = RateCurve((1,), (machine.peak(product.layout) * efficiency.arithmetic,))
     memory_s = product.num_bytes / (read * share)
     return _ProductTime(2.0 * product.elements, memory_s, curve, product.is_head)

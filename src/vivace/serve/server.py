@@ -58,7 +58,7 @@ class _Server:
         ring = KeyRing(keys, shared_prefix_cache=config.shared_prefix_cache)
         self._is_open = not keys
         self._app = build_app(config, self._lifecycle, ring)
-        self._http = HttpServer(self._app, config)
+        self._http = HttpServer(self._app, config, self._app.state.metrics.http)
         self._engine = EngineClient(engine_config)
         self._names = config.served_model_name or (model_name(engine_config),)
         self._tracer = make_tracer(config.otlp_endpoint, self._names[0])

@@ -173,4 +173,5 @@ def with_speculation(gauges: EngineGauges, stats: SpeculationStats) -> EngineGau
         num_accepted_by_position=tuple(stats.num_accepted_by_position),
         speculation_choices=dict(stats.num_choices),
         speculation_gain=stats.gain,
+        speculation_verdict=stats.verdict,
     )

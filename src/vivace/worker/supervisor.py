@@ -246,6 +246,8 @@ class EngineClient:
             self._settle(entry, set())
 
     def _take_step(self, step: Step) -> None:
+        if step.gauges.speculation_verdict != self._current.speculation_verdict:
+            logger.info("speculation: %s", step.gauges.speculation_verdict)
         self._current = step.gauges
         for started in step.started:
             entry = self._journal.find(started.request_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import math
 from array import array
 from collections.abc import Iterator
 from itertools import islice
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from vivace.bench.traffic.load_shape import LoadShape
 from vivace.bench.traffic.prompt_text import PromptText
 from vivace.bench.traffic.replay import replay
 from vivace.bench.traffic.request import Traffic
@@ -150,6 +152,16 @@ def test_what_is_cut_and_left_out_is_told(prompts: PromptText) -> None:
         "left_out": 2,
     }
     assert traffic.source["max_model_len"] == 256
+
+
+def test_a_trace_may_arrive_as_another_load_does(prompts: PromptText) -> None:
+    users = replay(_rows(), prompts=prompts, load=LoadShape(concurrency=2))
+    assert (users.concurrency, {one.arrival_s for one in users.requests}) == (2, {None})
+    even = replay(_rows(), prompts=prompts, load=LoadShape(rate=2.0, burstiness=math.inf))
+    assert [one.arrival_s for one in even.requests] == [0.0, 0.5, 1.0]
+    assert [one.prompt_len for one in even.requests] == [20, 30, 300]
+    with pytest.raises(ConfigError, match="time scale"):
+        replay(_rows(), prompts=prompts, load=LoadShape(rate=2.0), time_scale=2.0)
 
 
 def test_no_more_rows_are_read_than_are_wanted(prompts: PromptText) -> None:

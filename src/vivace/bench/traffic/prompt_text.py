@@ -20,7 +20,7 @@ from vivace.core.errors import ConfigError
 from vivace.resources.passages import DOCUMENT_MARK, passages
 
 BUILT_IN = "the package's sample of books and documents"
-MAX_FILE_BYTES = 64 << 20
+MAX_FILE_BYTES = 8 << 20  # of a longer file, the beginning: 1.4 million words
 MAX_WORD_CHARACTERS = 24  # longer ones (addresses, rules of dashes) take a dozen tokens: a block could not end well
 FEWEST_WORDS = 64
 _NUM_LOOKED_AT = 32  # words, for one that fits the last few tokens

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from vivace.bench.traffic.load_shape import LoadShape
 from vivace.bench.traffic.prompt_text import PromptText
 from vivace.bench.traffic.prompt_tree import PromptTree
 from vivace.bench.traffic.request import Traffic, TrafficRequest
@@ -22,18 +23,19 @@ def replay(
     num_requests: int | None = None,
     time_scale: float = 1.0,
     max_model_len: int | None = None,
+    load: LoadShape | None = None,
     seed: int = 0,
     send_token_ids: bool = False,
     name: str = "trace",
 ) -> Traffic:
     """The first `num_requests` rows (None: all) as an open loop that begins at 0; `rows` is read no further.
 
-    `time_scale` multiplies gaps: 0.5 replays twice as fast. `max_model_len`: prompts are cut at their end so that
-    they fit with their answers, of which none gets more than half of it if its prompt needs the rest;
-    `Traffic.source` says how many and by how many tokens. Rows without a prompt or an answer (failed requests) are
-    left out, and counted there. Prompts are texts of `prompts` which share prefixes as the rows' block hashes say,
-    and nothing else; `send_token_ids`: the trace's own token ids instead, for a server of the traced model's
-    vocabulary.
+    `time_scale` multiplies gaps: 0.5 replays twice as fast. `load`: arrivals of another kind than the trace's own.
+    `max_model_len`: prompts are cut at their end so that they fit with their answers, of which none gets more than
+    half of it if its prompt needs the rest; `Traffic.source` says how many and by how many tokens. Rows without a
+    prompt or an answer (failed requests) are left out, and counted there. Prompts are texts of `prompts` which share
+    prefixes as the rows' block hashes say, and nothing else; `send_token_ids`: the trace's own token ids instead, for
+    a server of the traced model's vocabulary.
 
     Raises `ConfigError` for wrong values and for a trace without requests.
     """
@@ -46,12 +48,11 @@ def replay(
     if not chosen:
         raise ConfigError("the trace has no request with a prompt and an answer")
     in_order = sorted(chosen, key=lambda row: row.arrival_s)
-    first_s = in_order[0].arrival_s
+    moments = _moments(in_order, time_scale, load, seed)
     tree = PromptTree(prompts, f"{seed} trace")
     requests: list[TrafficRequest] = []
-    for index, row in enumerate(in_order):
+    for index, (row, arrival_s) in enumerate(zip(in_order, moments, strict=True)):
         prompt_len, output_len = account.fitted(row)
-        arrival_s = (row.arrival_s - first_s) * time_scale
         if send_token_ids:
             ids = _token_ids(row)[:prompt_len]
             requests.append(TrafficRequest(index, prompt_len, output_len, token_ids=ids, arrival_s=arrival_s))
@@ -59,11 +60,12 @@ def replay(
             text = tree.prompt(prompt_len, row.block_hashes or (), row.block_len or 0)
             account.check(prompts, text, prompt_len)
             requests.append(TrafficRequest(index, prompt_len, output_len, text=text, arrival_s=arrival_s))
-    source: dict[str, object] = {"trace": name, "num_requests": len(requests), "time_scale": time_scale}
+    source: dict[str, object] = {"trace": name, "num_requests": len(requests)}
+    source |= {"time_scale": time_scale} if load is None else load.record()
     source |= account.record()
     if not send_token_ids:
         source["text"] = prompts.source
-    return Traffic(name, tuple(requests), seed, None, source)
+    return Traffic(name, tuple(requests), seed, load.concurrency if load else None, source)
 
 
 @dataclass(slots=True)
@@ -115,6 +117,16 @@ def _chosen(rows: Iterable[TraceRow], num_requests: int | None, account: _Accoun
         num_chosen += 1
         if num_chosen == num_requests:
             break
+
+
+def _moments(
+    rows: Sequence[TraceRow], time_scale: float, load: LoadShape | None, seed: int
+) -> Sequence[float | None]:
+    if load is None:
+        return [(row.arrival_s - rows[0].arrival_s) * time_scale for row in rows]
+    if time_scale != 1:
+        raise ConfigError("a time scale is for the trace's own arrivals: leave it out, or the rate or users")
+    return load.arrivals([1] * len(rows), seed)
 
 
 def _token_ids(row: TraceRow) -> tuple[int, ...]:

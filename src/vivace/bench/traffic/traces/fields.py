@@ -66,10 +66,10 @@ def whole_numbers(row: Row, field: str, where: str) -> tuple[int, ...]:
 
 
 def blocks(row: Row, field: str, where: str, prompt_len: int, block_len: int) -> tuple[int, ...]:
-    """Hashes of a prompt's blocks, as many as it has."""
+    """Hashes of a prompt's blocks: one for each; the last, where it is not full, may be without."""
     hashes = whole_numbers(row, field, where)
     expected = math.ceil(prompt_len / block_len)
-    if len(hashes) != expected:
+    if not prompt_len // block_len <= len(hashes) <= expected:
         raise ConfigError(
             f"{where}, column {field!r}: {len(hashes)} blocks for {prompt_len} tokens, where blocks of {block_len} "
             f"tokens would be {expected}; give the trace's own block length if it is another one"
