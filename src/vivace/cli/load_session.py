@@ -108,7 +108,7 @@ class LoadSession:
                 opened.target,
                 self._store,
                 {**self._options(), **options},
-                _machine(),
+                client_machine(),
                 slo=self._load.slo,
                 show=show,
             )
@@ -207,7 +207,7 @@ class LoadSession:
         }
 
 
-def _machine() -> dict[str, Any]:
+def client_machine() -> dict[str, Any]:
     """Of the load generator; the server's too where it is local."""
     found = detect()
     return {
