@@ -1,7 +1,7 @@
 """What heads learn from: token sequences and the frozen model's hidden states, kept in files so that a run resumes.
 
-Shape letters: S sequences of a file, L tokens of a sequence, P positions whose hidden state is kept, D hidden, I inputs
-of a head, V vocabulary.
+Shape letters: S sequences of a file, L tokens of a sequence, P positions whose hidden state is kept, D hidden, I
+inputs of a head, V vocabulary.
 """
 
 from __future__ import annotations
