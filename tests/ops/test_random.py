@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vivace.ops.random import philox_4x32, uniforms
+from vivace.ops.random import philox_4x32, uniform, uniforms
 
 KNOWN_ANSWERS = [  # counter, key, output: philox4x32, 10 rounds, from Random123's kat_vectors
     ("00000000 00000000 00000000 00000000", "00000000 00000000", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
@@ -33,6 +33,17 @@ def test_uniforms_place_seed_index_and_position() -> None:
     value = uniforms(np.uint64(0x299F31D0A4093822), index=3, position=7)
     assert value == np.float32(expected) / 2**24
     assert uniforms(0, 0, 0) == np.float32(0x6627E8) / 2**24
+
+
+def test_one_number_is_that_of_the_arrays() -> None:
+    generator = np.random.default_rng(11)
+    seeds = generator.integers(0, 2**64, 500, np.uint64)
+    indexes, positions = generator.integers(0, 2**31, 500), generator.integers(0, 2**31, 500)
+    expected = uniforms(seeds, indexes, positions).tolist()
+    assert [
+        uniform(int(seed), int(index), int(position))
+        for seed, index, position in zip(seeds, indexes, positions, strict=True)
+    ] == expected
 
 
 def test_uniforms_are_uniform_and_below_one() -> None:

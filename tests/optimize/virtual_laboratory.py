@@ -47,7 +47,9 @@ class Interrupted(KeyboardInterrupt):
 def true_speed(candidate: Candidate) -> float:
     """Tokens a second of the whole crowd."""
     batch = candidate.max_num_seqs ** (0.45 if candidate.batching == "continuous" else 0.0)
-    budget = 1 - 0.03 * abs({64: 3, 128: 2, 256: 1, 512: 0, 1024: 1, 2048: 2}.get(candidate.max_num_batched_tokens, 2))
+    budget = 1 - 0.03 * abs(
+        {64: 3, 128: 2, 256: 1, 512: 0, 1024: 1, 2048: 2}.get(candidate.max_num_batched_tokens, 2)
+    )
     blocks = {16: 1.0, 32: 1.01, 64: 0.98}[candidate.block_size]
     prefixes = 1.4 if candidate.enable_prefix_caching else 1.0
     guesses = 1.0
@@ -79,7 +81,9 @@ class VirtualLaboratory:
     num_measured: int = 0
     num_judged: int = 0
     measured: list[Candidate] = field(default_factory=list)
-    luck: Counter[str] = field(default_factory=Counter)  # runs of a candidate so far, shared by laboratories that go on
+    luck: Counter[str] = field(
+        default_factory=Counter
+    )  # runs of a candidate so far, shared by laboratories that go on
 
     def clock(self) -> float:
         return self.now
@@ -127,7 +131,9 @@ class VirtualLaboratory:
     def forecast(self, candidate: Candidate) -> Forecast:
         error = self.forecast_error(candidate)
         weights, pool = memory_bytes(candidate)
-        return Forecast(true_speed(candidate) * error, true_latency_ms(candidate) / error, weights + pool, "bandwidth")
+        return Forecast(
+            true_speed(candidate) * error, true_latency_ms(candidate) / error, weights + pool, "bandwidth"
+        )
 
     def _factor(self) -> float:
         return 0.5 if any(start <= self.now < end for start, end in self.slow) else 1.0

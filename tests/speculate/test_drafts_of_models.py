@@ -33,7 +33,7 @@ class CountingExecutable:
 
 def counted(llm: LLM) -> CountingExecutable:
     assert llm.engine.speculation is not None
-    draft = llm.engine.speculation._proposer
+    draft = llm.engine.speculation.proposer
     assert isinstance(draft, DraftModel)
     counting = CountingExecutable(draft._executable)
     draft._executable = counting
@@ -64,7 +64,7 @@ def test_a_model_that_guesses_for_itself_is_always_right() -> None:
 def test_guesses_end_where_the_drafts_context_ends() -> None:
     llm = LLM(max_model_len=64, num_kv_blocks=16, speculative_config=DRAFT)
     assert llm.engine.speculation is not None
-    llm.engine.speculation._proposer._max_model_len = 40  # type: ignore[attr-defined]
+    llm.engine.speculation.proposer._max_model_len = 40  # type: ignore[attr-defined]
     plain = LLM(max_model_len=64, num_kv_blocks=16)
     params = SamplingParams(max_tokens=44, temperature=0.0, ignore_eos=True)
     prompt = list(range(300, 320))

@@ -58,22 +58,28 @@ def distribution(groups: Sequence[Sequence[float]], seed: int = 0) -> Distributi
     kept = [group for group in groups if len(group)]
     if not kept:
         return None
-    values = np.concatenate([np.asarray(group, dtype=np.float64) for group in kept])
+    once, drawn = resampled(kept, seed)
+    count, largest = sum(len(group) for group in kept), max(max(group) for group in kept)
+    return Distribution(count=count, max=float(largest), **_estimates(once, drawn, len(kept)))
+
+
+def resampled(groups: Sequence[Sequence[float]], seed: int) -> tuple[list[float], Floats]:
+    """Mean and the percentiles of `SHARES` of non-empty groups, and of each draw of them [draws, figures]."""
+    values = np.concatenate([np.asarray(group, dtype=np.float64) for group in groups])
     order = np.argsort(values, kind="stable")
-    group_of = np.repeat(np.arange(len(kept)), [len(group) for group in kept])[order]
+    group_of = np.repeat(np.arange(len(groups)), [len(group) for group in groups])[order]
     ordered = values[order]
-    estimates = _estimates(ordered, group_of, len(kept), seed)
-    return Distribution(count=len(ordered), max=float(ordered[-1]), **estimates)
-
-
-def _estimates(ordered: Floats, group_of: NDArray[np.intp], num_groups: int, seed: int) -> dict[str, Estimate]:
     once = _figures(ordered, np.ones(len(ordered), dtype=np.int64))
     generator = np.random.default_rng(seed)
     num_draws = min(MAX_DRAWS, max(MIN_DRAWS, DRAWN_VALUES // len(ordered)))
     drawn = np.empty((num_draws, len(once)))
     for draw in drawn:
-        times = np.bincount(generator.integers(num_groups, size=num_groups), minlength=num_groups)
+        times = np.bincount(generator.integers(len(groups), size=len(groups)), minlength=len(groups))
         draw[:] = _figures(ordered, times[group_of])
+    return once, drawn
+
+
+def _estimates(once: list[float], drawn: Floats, num_groups: int) -> dict[str, Estimate]:
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
     beyond = [1.0, *(1 - share for share in SHARES.values())]

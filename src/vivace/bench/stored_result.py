@@ -31,7 +31,7 @@ class StoredResult:
         """As `Summary.record()` gives it. What a run told itself stands (it knew memory and its own load); figures
         that it did not tell come from its records."""
         told = self.run.summary or {}
-        if not self.records:
+        if "num_requests" in told or not self.records:
             return told
         return {**summarise(self.records, self.samples, self.slo).record(), **told}
 

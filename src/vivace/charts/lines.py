@@ -19,7 +19,7 @@ _HEIGHT = 300
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A named line through (x, y). `band`: (x, low, high), an interval around it. `steps`: y holds to the next x."""
+    """A named line through (x, y). `band`: (x, low, high), intervals. `steps`: y holds to the next x."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -91,7 +91,10 @@ def _plot(series: Sequence[Series], x: Axis, y: Axis, guides: Sequence[Guide], r
 
 
 def _line(plot: Plot, one: Series, color: str, dash: str) -> Iterator[str]:
-    if one.band:
+    if one.band and len(one.points) <= _MAX_DOTS:
+        for x, low, high in one.band:
+            yield line(plot.x.at(x), plot.y.at(low), plot.x.at(x), plot.y.at(high), color=color, width=7, faint=True)
+    elif one.band:
         edge = [plot.place(x, high) for x, _, high in one.band]
         edge += [plot.place(x, low) for x, low, _ in reversed(one.band)]
         yield area(edge, color=color)

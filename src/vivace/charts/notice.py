@@ -13,4 +13,5 @@ def notice(remarks: Sequence[str]) -> str:
 
 
 def code(text: str) -> str:
-    return f"<pre>{escape(text)}</pre>\n"
+    """An HTML fragment; lines break between words only, since an option does not survive a break at its hyphen."""
+    return "<pre>" + " ".join(f"<span>{escape(word)}</span>" for word in text.split(" ")) + "</pre>\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 _LARGE = ((1e12, "T"), (1e9, "G"), (1e6, "M"))
+_STEPS_IN = ((1e11, 1e12, "T"), (1e8, 1e9, "G"), (1e5, 1e6, "M"), (5e3, 1e3, "k"))  # an axis keeps one of them
 
 
 def compact(value: float) -> str:
@@ -24,8 +25,8 @@ def percent(share: float) -> str:
 
 def tick_label(value: float, step: float) -> str:
     """A label with as many decimals as tell neighbours apart that are `step` away."""
-    for factor, letter in (*_LARGE, (1e3, "k")):
-        if step >= factor or (step * 10 >= factor and abs(value) >= 10 * factor):
+    for least, factor, letter in _STEPS_IN:
+        if step >= least:
             return _decimals(value / factor, step / factor) + (letter if value else "")
     return _decimals(value, step)
 

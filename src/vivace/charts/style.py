@@ -37,10 +37,11 @@ th, td {{ text-align: left; vertical-align: top; padding: 6px 14px 6px 0; border
 th:last-child, td:last-child {{ padding-right: 0; }}
 thead th {{ color: var(--faint); font-weight: 500; border-bottom-color: var(--rule); white-space: nowrap; }}
 tbody th {{ font-weight: 500; }}
+td .note {{ display: block; font-size: 12px; }}
 .number {{ text-align: right; white-space: nowrap; }}
-.tiles {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 1px; margin: 24px 0 0;
-  background: var(--grid); border: 1px solid var(--grid); border-radius: 10px; overflow: hidden; }}
-.tiles div {{ background: var(--ground); padding: 14px 16px 12px; }}
+.tiles {{ display: grid; grid-template-columns: repeat(var(--columns), 1fr); margin: 24px 0 0;
+  border: solid var(--grid); border-width: 1px 0 0 1px; }}
+.tiles div {{ border: solid var(--grid); border-width: 0 1px 1px 0; padding: 14px 16px 12px; }}
 .tiles dt {{ font-size: 13px; color: var(--faint); }}
 .tiles dd {{ margin: 0; }}
 .tiles .value {{ font-size: 25px; line-height: 1.3; font-weight: 620; letter-spacing: -0.02em;
@@ -52,8 +53,8 @@ tbody th {{ font-weight: 500; }}
 .facts dt {{ color: var(--faint); }}
 .facts dd {{ margin: 0; min-width: 0; overflow-wrap: anywhere; }}
 pre, code {{ font: 13px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "Liberation Mono", monospace; }}
-pre {{ background: var(--wash); border-radius: 8px; padding: 12px 14px; margin: 12px 0 0; white-space: pre-wrap;
-  overflow-wrap: anywhere; }}
+pre {{ background: var(--wash); border-radius: 8px; padding: 12px 14px; margin: 12px 0 0; white-space: pre-wrap; }}
+pre span {{ display: inline-block; max-width: 100%; overflow-wrap: anywhere; }}
 .notice {{ margin: 24px 0 0; padding: 8px 16px; border-left: 3px solid var(--series-2); background: var(--wash);
   border-radius: 0 8px 8px 0; }}
 @media screen and (max-width: 640px) {{

@@ -42,8 +42,19 @@ def fitted(words: str, width: float, size: int = 12) -> str:
     return words if len(words) <= room else words[: max(1, room - 1)].rstrip() + "…"
 
 
-def line(x1: float, y1: float, x2: float, y2: float, *, color: str = GRID, width: float = 1, dash: str = "") -> str:
+def line(
+    x1: float,
+    y1: float,
+    x2: float,
+    y2: float,
+    *,
+    color: str = GRID,
+    width: float = 1,
+    dash: str = "",
+    faint: bool = False,
+) -> str:
     dashes = f' stroke-dasharray="{dash}"' if dash else ""
+    dashes += ' stroke-opacity="0.25"' if faint else ""
     return (
         f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{color}" '
         f'stroke-width="{width}"{dashes}/>'

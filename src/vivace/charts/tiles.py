@@ -18,8 +18,9 @@ class Tile:
 
 
 def tiles(rows: Sequence[Tile]) -> str:
-    """An HTML fragment."""
-    return f'<dl class="tiles">\n{"".join(map(_tile, rows))}</dl>\n'
+    """An HTML fragment, in rows that come out even where they can."""
+    columns = next((number for number in (4, 3, 5) if len(rows) % number == 0), min(len(rows), 4) or 1)
+    return f'<dl class="tiles" style="--columns: {columns}">\n{"".join(map(_tile, rows))}</dl>\n'
 
 
 def _tile(one: Tile) -> str:

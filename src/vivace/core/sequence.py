@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Literal
 
 from vivace.core.constraint import TokenConstraint
+from vivace.core.history import SequenceHistory
 from vivace.core.sampling import SamplingParams
 
 Pooling = Literal["mean", "last"]
@@ -52,6 +53,7 @@ class Sequence:
     num_registered: int = 0  # full blocks already offered to the prefix index
     num_forks: int = 0  # continuations still to be forked off once the prompt is computed (n - 1 at first)
     constraint: TokenConstraint | None = None  # made when the sequence first samples
+    history: SequenceHistory = field(default_factory=SequenceHistory)
     num_speculative: int = 0  # tokens to guess in the next step, if there is room for them
     row: int = -1  # row in the runtime's persistent block-table array while running
 

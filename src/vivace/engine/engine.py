@@ -6,14 +6,14 @@ import time
 from array import array
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Items
-from dataclasses import dataclass, field
 from itertools import count, repeat
-from typing import TYPE_CHECKING
 
+from vivace.core.account import RequestAccount
 from vivace.core.config import ResolvedConfig
 from vivace.core.constraint import TokenConstraint
 from vivace.core.errors import RequestError
 from vivace.core.events import FinishReason, RequestTimings, TokenEvent, TokenLogprobs
+from vivace.core.history import Chunk
 from vivace.core.sampling import SamplingParams
 from vivace.core.sequence import Pooling, Sequence, SequenceState
 from vivace.core.step import StepPlan
@@ -21,32 +21,12 @@ from vivace.engine.constraint_room import ConstraintRoom
 from vivace.engine.logits import LogitsReader
 from vivace.engine.model_limits import ModelLimits
 from vivace.engine.pooling import PooledStates
+from vivace.engine.request_record import RequestRecord, StepMark
 from vivace.engine.stats import EngineStats
 from vivace.ops.random import derived_seed
 from vivace.runtime.runner import Runner, StepResult
 from vivace.schedule import Scheduler
 from vivace.speculate.speculation import Speculation
-
-if TYPE_CHECKING:
-    from vivace.engine.structured_output import CompiledConstraint
-
-
-@dataclass(slots=True)
-class RequestRecord:
-    """What the engine keeps of a request until `forget`."""
-
-    timings: RequestTimings
-    sequences: list[Sequence] = field(default_factory=list)
-    num_unfinished: int = 0
-    prompt_logprobs: list[TokenLogprobs | None] | None = None
-    constraint: CompiledConstraint | None = None  # of every continuation
-    pooled: PooledStates | None = None
-    embedding: list[float] | None = None  # of float32 values, not normalised; there before the last event
-    logits: LogitsReader | None = None
-
-    @property
-    def num_cached_tokens(self) -> int:
-        return self.sequences[0].num_cached
 
 
 class Engine:
@@ -172,6 +152,11 @@ class Engine:
         """What the engine knows of a request beyond its tokens. Raises KeyError once it was forgotten."""
         return self._requests[request_id]
 
+    def account(self, request_id: str) -> RequestAccount | None:
+        """Why the request takes as long as it does; None where there is none."""
+        record = self._requests.get(request_id)
+        return None if record is None else record.account(self._scheduler, self._mark())
+
     def forget(self, request_id: str) -> None:
         """Drop a finished request's record, once its last event has been read."""
         self._requests.pop(request_id, None)
@@ -198,6 +183,9 @@ class Engine:
                 self.speculation.choose(plan)
             self.stats.count_step(plan)
         return self.drain_events()
+
+    def _mark(self) -> StepMark:
+        return StepMark.of(self.stats, self.speculation)
 
     def _continued(self, sequence: Sequence, emitted: Items[Items[int] | None]) -> list[Sequence]:
         """The unfinished continuations with their tokens; the whole request where it has no token yet."""
@@ -235,7 +223,8 @@ class Engine:
             if error is not None and not isinstance(error, RequestError):
                 raise error
             if held.sequences and error is None:
-                self._requests[held.sequences[0].request_id].constraint = held.compiled.result()
+                record = self._requests[held.sequences[0].request_id]
+                record.constraint, record.compiled = held.compiled.result(), self._clock()
                 self._num_constrained += 1
             for sequence in held.sequences:
                 self._scheduler.add(sequence)
@@ -258,14 +247,16 @@ class Engine:
         Returns the sequences that end with their prompt (max_tokens = 0): scored or pooled, no token is wanted.
         """
         for sequence in plan.table_resets:  # the admitted ones are among them
-            timings = self._requests[sequence.request_id].timings
-            timings.admitted = timings.admitted or self._clock()
+            record = self._requests[sequence.request_id]
+            if record.admission is None:
+                record.timings.admitted, record.admission = self._clock(), self._mark()
         ended = []
         for item in plan.scheduled:
             sequence = item.sequence
             if item.start >= sequence.num_prompt:  # a decode row
                 continue
             plan.num_chunks += 1
+            sequence.history.note_chunk(Chunk(item.start, item.num_new, plan.num_tokens, self._clock()))
             if not item.samples:  # an inner chunk
                 continue
             if len(sequence.tokens) >= sequence.max_len:

@@ -84,16 +84,8 @@ def load_engine(config: EngineConfig, progress: Progress | None = None) -> Loade
                     waiting.result()  # an error in it should not take the minutes that packing may
                 parameters, packed = _load_parameters(config, spec, checkpoint, backend, cache, progress)
                 tokenizer = waiting.result()
-    draft, heads = load_draft(config, spec, tokenizer, backend), load_heads(config, spec, backend)
-    draft_bytes = (draft.parameters.num_bytes if draft else 0) + (heads.parameters.num_bytes if heads else 0)
-    resolved = resolve(
-        config,
-        spec,
-        weights_are_f32=parameters.layers[0].q.layout == "f32",
-        available_bytes=max(0, available_bytes - parameters.num_bytes - draft_bytes),
-        draft_block_bytes=draft.kv_spec.bytes_per_block if draft else 0,
-    )
-    return _assemble(config, resolved, spec, tokenizer, backend, parameters, draft, heads, packed)
+    available_bytes = max(0, available_bytes - parameters.num_bytes)
+    return _with_guessers(config, spec, tokenizer, backend, parameters, packed, available_bytes)
 
 
 def load_again(loaded: LoadedEngine, config: EngineConfig) -> LoadedEngine:
@@ -102,18 +94,15 @@ def load_again(loaded: LoadedEngine, config: EngineConfig) -> LoadedEngine:
     `config` has the model, quantization, threads and instruction set that `loaded` was loaded with. Errors as
     `load_engine`.
     """
-    spec, parameters = loaded.spec, loaded.parameters
-    draft = load_draft(config, spec, loaded.tokenizer, loaded.backend)
-    heads = load_heads(config, spec, loaded.backend)
-    resolved = resolve(
+    return _with_guessers(
         config,
-        spec,
-        weights_are_f32=parameters.layers[0].q.layout == "f32",
-        available_bytes=available_memory_bytes(),
-        draft_block_bytes=draft.kv_spec.bytes_per_block if draft else 0,
+        loaded.spec,
+        loaded.tokenizer,
+        loaded.backend,
+        loaded.parameters,
+        loaded.choices[0],
+        available_memory_bytes(),
     )
-    packed = loaded.choices[0]
-    return _assemble(config, resolved, spec, loaded.tokenizer, loaded.backend, parameters, draft, heads, packed)
 
 
 def load_model_tokenizer(config: EngineConfig) -> Tokenizer:
@@ -139,6 +128,28 @@ def _load_parameters(
         return load_parameters(spec, checkpoint, backend, quantization, progress), cache
     parameters = load_parameters(spec, checkpoint, backend, quantization, progress, cache)
     return parameters, cache.finish()
+
+
+def _with_guessers(
+    config: EngineConfig,
+    spec: ModelSpec,
+    tokenizer: Tokenizer | None,
+    backend: Backend,
+    parameters: Parameters,
+    packed: Choice,
+    available_bytes: int,
+) -> LoadedEngine:
+    """Load the draft model or the heads that were asked for, and decide the sizes that they leave room for."""
+    draft, heads = load_draft(config, spec, tokenizer, backend), load_heads(config, spec, backend)
+    draft_bytes = (draft.parameters.num_bytes if draft else 0) + (heads.parameters.num_bytes if heads else 0)
+    resolved = resolve(
+        config,
+        spec,
+        weights_are_f32=parameters.layers[0].q.layout == "f32",
+        available_bytes=max(0, available_bytes - draft_bytes),
+        draft_block_bytes=draft.kv_spec.bytes_per_block if draft else 0,
+    )
+    return _assemble(config, resolved, spec, tokenizer, backend, parameters, draft, heads, packed)
 
 
 def _assemble(

@@ -6,6 +6,8 @@ A number is a pure function of (seed, index, position): the same after a preempt
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -14,6 +16,9 @@ UInt32Array = NDArray[np.uint32]
 NUM_ROUNDS = 10
 MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 KEY_STEPS = (np.uint32(0x9E3779B9), np.uint32(0xBB67AE85))  # golden ratio, sqrt(3) - 1
+WORD = 0xFFFFFFFF
+_MULTIPLIER0, _MULTIPLIER1 = (int(one) for one in MULTIPLIERS)
+_KEY_STEP0, _KEY_STEP1 = (int(one) for one in KEY_STEPS)
 
 
 def philox_4x32(counter: UInt32Array, key: UInt32Array) -> UInt32Array:
@@ -50,6 +55,19 @@ def uniforms(seed: ArrayLike, index: ArrayLike, position: ArrayLike) -> NDArray[
     key[..., 1] = seeds >> np.uint64(32)
     word = philox_4x32(counter, key)[..., 0]
     return (word >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
+
+
+@lru_cache(maxsize=4096)
+def uniform(seed: int, index: int, position: int) -> float:
+    """One of the numbers of `uniforms`, in plain Python: 4 us where the arrays take 100 for any count up to some
+    hundred. Kept for a while, for a draft model and its target draw the same ones."""
+    c0, c1, c2, c3 = position, index, 0, 0
+    k0, k1 = seed & WORD, seed >> 32
+    for _ in range(NUM_ROUNDS):
+        product0, product1 = c0 * _MULTIPLIER0, c2 * _MULTIPLIER1
+        c0, c1, c2, c3 = (product1 >> 32) ^ c1 ^ k0, product1 & WORD, (product0 >> 32) ^ c3 ^ k1, product0 & WORD
+        k0, k1 = (k0 + _KEY_STEP0) & WORD, (k1 + _KEY_STEP1) & WORD
+    return (c0 >> 8) * 2.0**-24
 
 
 def derived_seed(seed: int, number: int) -> int:

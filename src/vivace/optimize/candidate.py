@@ -10,6 +10,15 @@ from typing import Any
 from vivace.core.config import BatchingPolicy, EngineConfig, KVDtype, Quantization
 from vivace.core.speculation import SpeculativeConfig
 
+DEFAULT_BLOCK_SIZE = 16
+CACHE_MARKS: dict[str, str] = {
+    "f32": "kv32",
+    "f16": "kv16",
+    "bf16": "kv16",
+    "int8_per_token_head": "kv8",
+    "int4_per_token_head": "kv4",
+    "int4_k_per_channel": "kv4c",
+}
 WEIGHT_WORDS: dict[str, str] = {
     "auto": "weights as stored",
     "f32": "32-bit weights",
@@ -29,7 +38,7 @@ class Candidate:
     kv_cache_dtype: KVDtype = "bf16"
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 512
-    block_size: int = 16
+    block_size: int = DEFAULT_BLOCK_SIZE
     enable_prefix_caching: bool = True
     speculation: SpeculativeConfig | None = None
     num_threads: int | None = None
@@ -56,7 +65,7 @@ class Candidate:
         parts = [WEIGHT_WORDS[self.quantization].replace(" weights", "w"), f"{self.kv_cache_dtype} cache"]
         parts.append(f"{self.max_num_seqs} at once" if self.batching == "continuous" else "one batch after another")
         parts.append(f"{self.max_num_batched_tokens} tokens a step")
-        if self.block_size != Candidate.block_size:
+        if self.block_size != DEFAULT_BLOCK_SIZE:
             parts.append(f"blocks of {self.block_size}")
         if not self.enable_prefix_caching:
             parts.append("no prefix cache")
@@ -65,6 +74,22 @@ class Candidate:
         if self.num_threads is not None:
             parts.append(f"{self.num_threads} thread{'s' * (self.num_threads != 1)}")
         return ", ".join(parts)
+
+    @property
+    def short(self) -> str:
+        """In as few characters as tell it from others."""
+        batching = "" if self.batching == "continuous" else " static"
+        parts = [self.quantization, CACHE_MARKS[self.kv_cache_dtype], f"{self.max_num_seqs}{batching}"]
+        parts.append(f"{self.max_num_batched_tokens}/{self.block_size}")
+        if not self.enable_prefix_caching:
+            parts.append("no prefix")
+        if self.speculation is not None:
+            parts.append(
+                f"{self.speculation.method.removesuffix('_model')} {self.speculation.num_speculative_tokens}"
+            )
+        if self.num_threads is not None:
+            parts.append(f"{self.num_threads}t")
+        return " ".join(parts)
 
     def differences(self, other: Candidate) -> tuple[str, ...]:
         """Names of the values in which the two differ."""
@@ -94,5 +119,5 @@ def speculation_words(speculation: SpeculativeConfig | None) -> str:
     """`no speculation`, or who guesses how many tokens."""
     if speculation is None:
         return "no speculation"
-    guesser = {"ngram": "n-grams", "draft_model": "a draft model"}.get(speculation.method, speculation.method)
+    guesser = {"ngram": "n-grams", "draft_model": "a draft model", "medusa": "Medusa heads"}[speculation.method]
     return f"{speculation.num_speculative_tokens} tokens guessed by {guesser}"

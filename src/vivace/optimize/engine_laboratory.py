@@ -23,12 +23,13 @@ from vivace.optimize.workload import Workload
 from vivace.speculate.speculation import SpeculationStats
 
 PULSE_S = 0.15
+WARM_UP_S = 1.0  # pages, caches and clock speeds settle: the first rounds run at 60% of the speed of later ones
 PULSE_STREAMS, PULSE_PROMPT, PULSE_TOKENS = 4, 32, 16
 
 
 @dataclass(slots=True)
 class EngineLaboratory:
-    """`judge` is None for random weights. A run of the crowd ends after `limit_s` seconds, whatever is done by then."""
+    """`judge` is None for random weights. A run ends after `limit_s` seconds and one answer."""
 
     shelf: EngineShelf
     workload: Workload
@@ -58,11 +59,8 @@ class EngineLaboratory:
         """Rounds of a few streams on an engine that stays, for `PULSE_S` seconds."""
         if self._pulse_engine is None:
             self._pulse_engine = self.shelf.engine(replace(self.baseline, enable_prefix_caching=False))
-            self._round(self._pulse_engine)
-        started, num_tokens = self.clock(), 0
-        while self.clock() - started < PULSE_S:
-            num_tokens += self._round(self._pulse_engine)
-        return num_tokens / (self.clock() - started)
+            self._beat(WARM_UP_S)
+        return self._beat(PULSE_S)
 
     def quality(self, candidate: Candidate) -> Quality | None:
         return None if self.judge is None else self.judge.quality(candidate)
@@ -72,6 +70,13 @@ class EngineLaboratory:
 
     def forecast(self, candidate: Candidate) -> Forecast:
         return self.forecaster(candidate)
+
+    def _beat(self, seconds: float) -> float:
+        assert self._pulse_engine is not None
+        started, num_tokens = self.clock(), 0
+        while self.clock() - started < seconds:
+            num_tokens += self._round(self._pulse_engine)
+        return num_tokens / (self.clock() - started)
 
     def _round(self, loaded: LoadedEngine) -> int:
         params = SamplingParams(max_tokens=PULSE_TOKENS, temperature=0.0, ignore_eos=True)

@@ -32,7 +32,9 @@ class QualityBar:
         for entry in " ".join(entries).replace(",", " ").split():
             name, _, text = entry.partition(":")
             if name not in BAR_NAMES:
-                raise ConfigError(f"unknown measure of quality {name!r}{nearest_name(name, BAR_NAMES)}: write kl:0.02")
+                raise ConfigError(
+                    f"unknown measure of quality {name!r}{nearest_name(name, BAR_NAMES)}: write kl:0.02"
+                )
             bars[name] = _amount(name, text)
         if not bars:
             return cls()
@@ -60,8 +62,8 @@ class QualityBar:
 
     @property
     def least_agreement(self) -> float:
-        """Share of equal best tokens that the bar leaves: by Pinsker's inequality a divergence of k nats moves at most
-        sqrt(k / 2) of the probability, and a best token needs twice as little to change places with the second."""
+        """Share of equal best tokens that the bar leaves: by Pinsker's inequality a divergence of k nats moves at
+        most sqrt(k / 2) of the probability, and each part that moves counts for the best token and its rival."""
         return 1 - 2 * math.sqrt((DEFAULT_KL if self.kl is None else self.kl) / 2)
 
 
@@ -87,7 +89,9 @@ class Gate:
     def allows_interaction(self, candidate: Candidate, found: Interaction) -> bool:
         if found.num_equal < found.num_probes:
             differ = found.num_probes - found.num_equal
-            reason = f"{differ} of {found.num_probes} greedy texts differ from those of the same weights and cache alone"
+            reason = (
+                f"{differ} of {found.num_probes} greedy texts differ from those of the same weights and cache alone"
+            )
             return self._refuse(candidate, reason)
         if not found.agreement >= self.bar.least_agreement:
             reason = f"its cache agrees with a 16-bit one on {100 * found.agreement:.1f}% of greedy tokens"

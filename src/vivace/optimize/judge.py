@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from vivace.core.config import KVDtype
 from vivace.core.sampling import SamplingParams
 from vivace.engine.llm import LLM
 from vivace.evaluate.quality import measure_quality
@@ -69,9 +70,7 @@ class Judge:
         expected = self._greedy(bare)
         llm = self._open(candidate)
         params = SamplingParams(max_tokens=PROBE_TOKENS, temperature=0.0, ignore_eos=True)
-        found = [
-            output.outputs[0].token_ids for _ in range(2) for output in llm.generate(list(self.probes), params)
-        ]
+        found = [output.outputs[0].token_ids for _ in range(2) for output in llm.generate(list(self.probes), params)]
         num_equal = sum(one == other for one, other in zip(found, expected * 2, strict=True))
         return Interaction(len(found), num_equal, self._agreement(bare), self.clock() - started)
 
@@ -91,7 +90,7 @@ class Judge:
             num_equal += sum(a == b for a, b in zip(best, texts[chunk.index][start:], strict=False))
         return num_equal / sum(len(text) for text in texts)
 
-    def _wide(self, candidate: Candidate) -> str:
+    def _wide(self, candidate: Candidate) -> KVDtype:
         return self.reference.kv_cache_dtype if candidate.quantization == self.reference.quantization else "bf16"
 
     def _greedy(self, candidate: Candidate) -> list[list[int]]:
@@ -99,9 +98,7 @@ class Judge:
         if candidate not in self._texts:
             llm = self._open(candidate)
             params = SamplingParams(max_tokens=PROBE_TOKENS, temperature=0.0, ignore_eos=True)
-            self._texts[candidate] = [
-                llm.generate([probe], params)[0].outputs[0].token_ids for probe in self.probes
-            ]
+            self._texts[candidate] = [llm.generate([probe], params)[0].outputs[0].token_ids for probe in self.probes]
         return self._texts[candidate]
 
     def _llm(self, candidate: Candidate) -> LLM:

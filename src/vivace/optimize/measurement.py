@@ -11,9 +11,10 @@ from typing import Any
 class Measurement:
     """One run of the workload by all its users at once, and of its first requests by a single one.
 
-    Rates are output tokens and requests a second; latencies milliseconds, medians unless the name says more. `single_*`
-    are those of one user alone, the latency a mean; a TPOT of 0: no answer had two tokens. `goodput_per_s` counts requests that keep the SLO; None without one. Memory is that of
-    weights and KV pool, a draft's included. `seconds` is what the measurement took altogether.
+    Rates are output tokens and requests a second; latencies milliseconds, medians unless the name says more, of one
+    user alone where it begins with `single`: its latency is a mean. A TPOT of 0: no answer had two tokens.
+    `goodput_per_s` counts requests that keep the SLO; None without one. Memory is that of weights and KV pool, a
+    draft's included. `seconds` is what the measurement took altogether.
     """
 
     tokens_per_s: float
@@ -43,8 +44,8 @@ class Measurement:
     def scaled(self, factor: float) -> Measurement:
         """As it would be on a machine `factor` times as fast."""
         rates = ("tokens_per_s", "requests_per_s", "goodput_per_s")
-        times = ("ttft_ms", "ttft_p95_ms", "tpot_ms", "itl_p95_ms")
-        times += ("single_ttft_ms", "single_tpot_ms", "single_latency_ms")
+        crowd = ("ttft_ms", "ttft_p95_ms", "tpot_ms", "itl_p95_ms")
+        times = (*crowd, "single_ttft_ms", "single_tpot_ms", "single_latency_ms")
         changed: dict[str, Any] = {
             name: value * factor for name in rates if (value := getattr(self, name)) is not None
         }
@@ -62,8 +63,8 @@ class Measurement:
 class Quality:
     """How far a candidate's text is from the reference's: weights as stored, a 16-bit or wider cache.
 
-    `kl` is KL(reference || candidate) of a token in nats, mean; `perplexity_change` a share (0.01: 1% worse); both with
-    their standard error where known. `tasks` holds losses of accuracy by task, in points (1.0: one point lost).
+    `kl` is KL(reference || candidate) of a token in nats, mean; `perplexity_change` a share (0.01: 1% worse).
+    `tasks` holds losses of accuracy by task, in points (1.0: one point lost).
     """
 
     kl: float
@@ -86,8 +87,8 @@ class Quality:
 class Interaction:
     """The greedy text of the probe set beside that of the same weights without the serving tricks.
 
-    `num_equal` of `num_probes` texts were equal to the bit with the same cache, which they all have to be; `agreement`
-    is the share of tokens that the candidate's cache prefers where the 16-bit cache's own text went.
+    `num_equal` of `num_probes` texts were equal to the bit with the same cache, which they all have to be;
+    `agreement` is the share of tokens that the candidate's cache prefers where the 16-bit cache's own text went.
     """
 
     num_probes: int
@@ -111,8 +112,3 @@ class Forecast:
     single_latency_ms: float
     memory_bytes: int
     binds: str = ""  # bandwidth, arithmetic, memory or queueing
-
-    def scaled(self, factor: float) -> Forecast:
-        return replace(
-            self, tokens_per_s=self.tokens_per_s * factor, single_latency_ms=self.single_latency_ms / factor
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vivace import __version__
@@ -52,7 +52,7 @@ class Inquiry:
     config: EngineConfig
     workload: str = DEFAULT_WORKLOAD
     slo: SLO | None = None
-    bar: QualityBar = QualityBar()
+    bar: QualityBar = field(default_factory=QualityBar)
     max_memory_bytes: int | None = None
     objective: str | None = None
     seconds: float = 270.0
@@ -66,7 +66,9 @@ class Inquiry:
         if self.bar.task_points is not None and not self.tasks:
             raise ConfigError("a bar on tasks needs tasks: name files with --task")
         if self.config.backend == "reference":
-            raise ConfigError("the reference backend is there to be compared with, not to be optimised: leave --backend")
+            raise ConfigError(
+                "the reference backend is there to be compared with, not to be optimised: leave --backend"
+            )
         return Objective.parse(self.objective, self.slo)
 
 
@@ -148,8 +150,8 @@ def prepare(inquiry: Inquiry, memory: Memory, report: Report, clock: Callable[[]
 
 
 def num_kv_blocks(candidate: Candidate, workload: Workload) -> int:
-    """Room for every sequence that may run at the workload's longest, as much again for prefixes that are kept, and one
-    whole context; less where memory is short."""
+    """Room for every sequence that may run at the workload's longest, as much again for prefixes that are kept, and
+    one whole context."""
     running = min(candidate.max_num_seqs, workload.users) * workload.longest_tokens
     kept = running if candidate.enable_prefix_caching else 0
     return -(-(running + kept + workload.reader.max_model_len) // candidate.block_size) + 1

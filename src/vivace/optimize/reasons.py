@@ -66,7 +66,9 @@ def _weights(pick: Result) -> str:
     lead = f"{WEIGHT_WORDS[pick.candidate.quantization]}, {pick.measured.weight_bytes / 2**20:,.1f} MiB"
     if pick.quality is None:
         return lead + ", quality not judged (random weights)"
-    return f"{lead}, KL divergence {pick.quality.kl:.2g} nats, perplexity {100 * pick.quality.perplexity_change:+.2f}%"
+    return (
+        f"{lead}, KL divergence {pick.quality.kl:.2g} nats, perplexity {100 * pick.quality.perplexity_change:+.2f}%"
+    )
 
 
 def _cache(pick: Result) -> str:
@@ -88,11 +90,15 @@ LEADS: dict[str, Callable[[Result], str]] = {
     "quantization": _weights,
     "kv_cache_dtype": _cache,
     "max_num_seqs": lambda pick: f"{pick.candidate.max_num_seqs} sequences a step",
-    "max_num_batched_tokens": lambda pick: f"gaps between tokens of {pick.measured.itl_p95_ms:.1f} ms at the 95th percentile",
+    "max_num_batched_tokens": lambda pick: (
+        f"gaps between tokens of {pick.measured.itl_p95_ms:.1f} ms at the 95th percentile"
+    ),
     "block_size": lambda pick: f"blocks of {pick.candidate.block_size} tokens",
     "enable_prefix_caching": _prefixes,
     "speculation": _speculation,
-    "num_threads": lambda pick: "a thread for each physical core" if (pick.candidate.num_threads or 0) > 1 else "one thread",
+    "num_threads": lambda pick: (
+        "a thread for each physical core" if (pick.candidate.num_threads or 0) > 1 else "one thread"
+    ),
     "batching": lambda pick: pick.candidate.batching,
 }
 

@@ -8,8 +8,9 @@ Talwalkar, 2016). Then single values are changed around the best until none help
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+import statistics
+from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from vivace.optimize.candidate import Candidate
 from vivace.optimize.gate import Gate
@@ -21,7 +22,7 @@ from vivace.optimize.trials import Trial, Trials
 KEPT = 1 / 3  # of the candidates of a rung
 HOPELESS = 0.5  # of the best forecast: a family below is not measured
 GAIN = 1.01  # a change must bring so much to be followed
-HALVING_UNTIL, CLIMBING_UNTIL = 0.70, 0.86  # shares of the time budget
+HALVING_UNTIL, CLIMBING_UNTIL = 0.66, 0.82  # shares of the time budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,14 @@ class Dropped:
     candidate: Candidate
     stage: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """Measured over forecast."""
+
+    speed: float = 1.0
+    latency: float = 1.0
 
 
 @dataclass(slots=True)
@@ -46,19 +55,32 @@ class Search:
     forecasts: dict[Candidate, Forecast] = field(default_factory=dict)
     dropped: list[Dropped] = field(default_factory=list)
     num_forecast: int = 0
+    correction: Correction = field(default_factory=Correction)
+    climbed: set[Candidate] = field(default_factory=set)
 
-    def run(self) -> Candidate | None:
-        """The best candidate that the bars allow; None where none was measured."""
-        entrants = self.entrants()
-        self._halve(entrants)
-        self._climb()
-        return self.best()
+    def narrow(self) -> None:
+        """From the whole space to the few that ran the whole workload."""
+        self._halve(self.entrants())
+
+    def leaders(self, count: int) -> list[Candidate]:
+        """The best by score, best first, that the bars allow."""
+        return sorted(self.accepted(), key=lambda one: -self.score(one))[:count]
+
+    def correct(self) -> None:
+        """Scale forecasts to what was measured so far: the median ratio, of speeds and of latencies."""
+        known = [(self._expected(one), measured) for one in self.trials.runs if (measured := self._steady(one))]
+        if known:
+            self.correction = Correction(
+                statistics.median(measured.tokens_per_s / cast.tokens_per_s for cast, measured in known),
+                statistics.median(measured.single_latency_ms / cast.single_latency_ms for cast, measured in known),
+            )
+            self.forecasts.clear()
 
     def entrants(self) -> list[Candidate]:
         """The promising, best first: one of every pair of weights and cache, and what is near the very best."""
         expected = [(one, self.forecast(one)) for one in self.space.candidates(foreseeable=True)]
         self.num_forecast = len(expected)
-        allowed = [(one, cast) for one, cast in expected if self._fits(one, cast)]
+        allowed = [(one, cast) for one, cast in expected if self._fits(cast)]
         ranked = sorted(allowed, key=lambda pair: -self.objective.promise(*pair))
         if not ranked:
             return []
@@ -67,14 +89,28 @@ class Search:
         for candidate, _ in ranked:
             families.setdefault(candidate.logits_key, candidate)
         hopeful = [one for one in families.values() if not self._is_hopeless(one, best)]
-        near = [one for one in self.space.neighbours(best) if self._fits(one, self.forecast(one))]
+        near = [one for one in self.space.neighbours(best) if self._fits(self.forecast(one))]
         near.sort(key=lambda one: -self._promise(one))
         return list(dict.fromkeys([*hopeful, *near]))[: self.max_entrants]
 
     def forecast(self, candidate: Candidate) -> Forecast:
+        """Corrected by what the ladder has measured."""
         if candidate not in self.forecasts:
-            self.forecasts[candidate] = self.trials.laboratory.forecast(candidate)
+            cast, correction = self._expected(candidate), self.correction
+            self.forecasts[candidate] = replace(
+                cast,
+                tokens_per_s=cast.tokens_per_s * correction.speed,
+                single_latency_ms=cast.single_latency_ms * correction.latency,
+            )
         return self.forecasts[candidate]
+
+    def _expected(self, candidate: Candidate) -> Forecast:
+        return self.trials.laboratory.forecast(candidate)
+
+    def _steady(self, candidate: Candidate) -> Measurement | None:
+        """Of a candidate that batches continuously and does not guess: what the planner is good at."""
+        is_plain = candidate.batching == "continuous" and candidate.speculation is None
+        return self.trials.measurement(candidate) if is_plain else None
 
     def best(self) -> Candidate | None:
         return max(self.accepted(), key=self.score, default=None)
@@ -95,7 +131,7 @@ class Search:
         measured = self.trials.measurement(candidate)
         return -math.inf if measured is None else self.objective.score(candidate, measured)
 
-    def _fits(self, candidate: Candidate, expected: Forecast) -> bool:
+    def _fits(self, expected: Forecast) -> bool:
         limit = self.gate.max_memory_bytes
         return limit is None or expected.memory_bytes <= limit
 
@@ -129,21 +165,24 @@ class Search:
                     self._is_good(trial.candidate)
 
     def _survivors(self, runs: list[Trial], share: float) -> list[Candidate]:
-        """The best by score that the gate lets through, and those with the least latency and memory."""
-        good = [one for one in runs if self._is_good(one.candidate)]
-        count = math.ceil(KEPT * len(runs))
-        ranked = sorted(good, key=lambda one: -self._score_of(one))
-        extremes = [
-            *sorted(good, key=_figure(lambda one: one.single_latency_ms))[:1],
-            *sorted(good, key=_figure(lambda one: one.memory_bytes))[:1],
-        ]
-        kept = list(dict.fromkeys(one.candidate for one in [*ranked[:count], *extremes]))
-        best = self._score_of(ranked[0]) if ranked else 1.0
+        """The best by score that the gate lets through, and those with the least latency and memory. Quality is
+        judged of those alone: it takes longer than a run."""
+        ranked = sorted(runs, key=lambda one: -self._score_of(one))
+        kept = self._first_good(ranked, math.ceil(KEPT * len(runs)))
+        for figure in (_latency, _memory):
+            kept += self._first_good(sorted(runs, key=figure), 1)
+        best = max(map(self._score_of, runs), default=1.0)
         for one in ranked:
-            if one.candidate not in kept:
-                reason = f"{100 * self._score_of(one) / best:.0f}% of the best in {100 * share:.0f}% of the workload"
+            if one.candidate not in kept and one.candidate not in self.gate.refused:
+                reason = (
+                    f"{100 * self._score_of(one) / best:.0f}% of the fastest in {100 * share:.0f}% of the workload"
+                )
                 self.dropped.append(Dropped(one.candidate, "halving", reason))
-        return kept
+        return list(dict.fromkeys(kept))
+
+    def _first_good(self, runs: list[Trial], count: int) -> list[Candidate]:
+        good = (one.candidate for one in runs if self._is_good(one.candidate))
+        return list(islice(good, count))
 
     def _score_of(self, trial: Trial) -> float:
         assert trial.measurement is not None
@@ -151,22 +190,23 @@ class Search:
 
     def _is_good(self, candidate: Candidate) -> bool:
         """Whether bars of quality and memory let it through, by what is measured."""
-        if candidate in self.gate.refused:
+        if candidate in self.gate.refused or not self.trials.is_judged(candidate):
             return False
-        found = [one for one in (*self.trials.runs.get(candidate, ()), *self.trials.partial) if one.candidate == candidate]
+        found = [
+            one for one in (*self.trials.runs.get(candidate, ()), *self.trials.partial) if one.candidate == candidate
+        ]
         memory = max((one.measurement.memory_bytes for one in found if one.measurement is not None), default=0)
         return self.gate.allows_memory(candidate, memory) and self.gate.allows_quality(
             candidate, self.trials.quality(candidate)
         )
 
-    def _climb(self) -> None:
+    def climb(self) -> None:
         """Change one value at a time; follow the best change while it brings more than noise."""
         at = self.best()
-        tried: set[Candidate] = set()
-        while at is not None and at not in tried:
-            tried.add(at)
+        while at is not None and at not in self.climbed:
+            self.climbed.add(at)
             for neighbour in sorted(self.space.neighbours(at), key=lambda one: -self._promise(one)):
-                if self._fits(neighbour, self.forecast(neighbour)) and self.trials.affords(neighbour, CLIMBING_UNTIL):
+                if self._fits(self.forecast(neighbour)) and self.trials.affords(neighbour, CLIMBING_UNTIL):
                     self.trials.run(neighbour)
             better = self.best()
             if better is None or self.score(better) < GAIN * self.score(at):
@@ -174,9 +214,11 @@ class Search:
             at = better
 
 
-def _figure(figure: Callable[[Measurement], float]) -> Callable[[Trial], float]:
-    def key(trial: Trial) -> float:
-        assert trial.measurement is not None
-        return figure(trial.measurement)
+def _latency(trial: Trial) -> float:
+    assert trial.measurement is not None
+    return trial.measurement.single_latency_ms
 
-    return key
+
+def _memory(trial: Trial) -> float:
+    assert trial.measurement is not None
+    return trial.measurement.memory_bytes

@@ -9,14 +9,15 @@ from math import prod
 from typing import Any
 
 from vivace.core.speculation import SpeculativeConfig
-from vivace.optimize.candidate import Candidate
 from vivace.ops.backend import KV_CODE_BITS, KV_UNIT, MAX_CODED_HEAD_DIM
+from vivace.optimize.candidate import Candidate
 
 SEQS = (1, 4, 16, 32, 64, 128, 256)
 TOKENS_A_STEP = (64, 128, 256, 512, 1024, 2048)
 BLOCK_SIZES = (16, 32, 64)
 GUESSES = (2, 4, 8)
-UNFORESEEN = ("block_size", "enable_prefix_caching")  # a model of the machine knows nothing of them: only runs tell
+# A model of the machine knows nothing of the first, and of the others only what depends on the text: runs tell.
+UNFORESEEN = ("block_size", "enable_prefix_caching", "speculation")
 MAX_FLOAT32_BYTES = 8 << 30  # 32-bit weights of a larger model measure patience
 
 
@@ -52,9 +53,11 @@ class Space:
     exclusions: tuple[Exclusion, ...] = ()
 
     def candidates(self, *, foreseeable: bool = False) -> Iterator[Candidate]:
-        """All of them, in a fixed order; `foreseeable`: those that a forecast tells apart, the others' values being the
+        """All of them, in a fixed order; `foreseeable`: those that a forecast tells apart, other axes at their
         mildest."""
-        axes = {name: values[:1] if foreseeable and name in UNFORESEEN else values for name, values in self.axes.items()}
+        axes = {
+            name: values[:1] if foreseeable and name in UNFORESEEN else values for name, values in self.axes.items()
+        }
         for values in product(*axes.values()):
             candidate = Candidate(**dict(zip(axes, values, strict=True)))
             if is_sound(candidate):
@@ -78,7 +81,8 @@ class Space:
         return found
 
     def _least_budget(self, max_num_seqs: int) -> int:
-        return min(value for value in self.axes["max_num_batched_tokens"] if value >= max_num_seqs)
+        budgets: tuple[int, ...] = self.axes["max_num_batched_tokens"]
+        return min(value for value in budgets if value >= max_num_seqs)
 
 
 def is_sound(candidate: Candidate) -> bool:
@@ -92,7 +96,7 @@ def naive(surroundings: Surroundings) -> Candidate:
     """Where everybody begins: 32-bit weights, one request at a time, nothing kept, nothing guessed."""
     wide = surroundings.is_float and 4 * surroundings.num_parameters <= MAX_FLOAT32_BYTES
     return Candidate(
-        quantization="f32" if wide else "auto",
+        quantization="f32" if wide else "bf16" if surroundings.is_float else "auto",
         kv_cache_dtype="f32" if wide else "bf16",
         max_num_seqs=1,
         max_num_batched_tokens=max(512, surroundings.longest_tokens),
@@ -103,7 +107,7 @@ def naive(surroundings: Surroundings) -> Candidate:
 
 
 def usual(space: Space) -> Candidate:
-    """What `vivace serve` does when it is not told more: weights and cache as wide as they come, everybody at once."""
+    """What `vivace serve` does when it is not told more: weights and cache as wide as stored, everybody at once."""
     values = {axis: choices[0] for axis, choices in space.axes.items()}
     seqs = values["max_num_seqs"] = space.axes["max_num_seqs"][-1]
     budgets = space.axes["max_num_batched_tokens"]
@@ -155,9 +159,7 @@ def _seqs(surroundings: Surroundings, exclusions: list[Exclusion]) -> tuple[int,
     return tuple(value for value in SEQS if value <= enough)
 
 
-def _speculations(
-    surroundings: Surroundings, exclusions: list[Exclusion]
-) -> tuple[SpeculativeConfig | None, ...]:
+def _speculations(surroundings: Surroundings, exclusions: list[Exclusion]) -> tuple[SpeculativeConfig | None, ...]:
     if not surroundings.has_quality:
         reason = "random weights write text that nobody guesses"
         exclusions.append(Exclusion("speculation", "any", reason))
@@ -175,7 +177,6 @@ def _threads(surroundings: Surroundings) -> tuple[int, ...]:
         return (surroundings.fixed_threads,)
     most = surroundings.num_threads
     return (most, max(1, most // 2)) if most > 1 else (1,)
-
 
 
 def _adjacent(values: tuple[Any, ...], value: object) -> list[Any]:

@@ -20,7 +20,7 @@ from vivace.models.parameters import FLOAT_ENCODINGS
 from vivace.models.presets import preset_spec
 from vivace.models.spec import ModelSpec
 from vivace.optimize.prompts import PromptReader
-from vivace.resources import EMBEDDED, EMBEDDED_DRAFT, resource
+from vivace.resources import EMBEDDED, EMBEDDED_DRAFT
 
 MOST_CONTEXT = 4096  # where the user does not say: longer windows cost memory that few workloads fill
 
@@ -49,7 +49,9 @@ def read_subject(config: EngineConfig, draft: str | None = None) -> Subject:
     spec, is_float = _random_spec(config) if is_random else _stored_spec(config)
     length = config.max_model_len or min(spec.max_position_embeddings, MOST_CONTEXT)
     if length > spec.max_position_embeddings:
-        raise ConfigError(f"max_model_len {length} exceeds the model's window of {spec.max_position_embeddings} tokens")
+        raise ConfigError(
+            f"max_model_len {length} exceeds the model's window of {spec.max_position_embeddings} tokens"
+        )
     config = replace(config, max_model_len=length)
     tokenizer, is_own = _tokenizer(config, is_random)
     return Subject(
@@ -93,12 +95,13 @@ def _tokenizer(config: EngineConfig, is_random: bool) -> tuple[Tokenizer, bool]:
 
 
 def _drafts(config: EngineConfig, draft: str | None, is_random: bool) -> tuple[SpeculativeConfig, ...]:
-    """What may guess: n-grams for everybody, a draft that was named or that the package has for its own model."""
+    """What may guess: n-grams for everybody; a draft that was named; for its own model what the package has."""
     if is_random:
         return ()
     methods = [SpeculativeConfig("ngram")]
-    if draft is None and config.model in (None, EMBEDDED) and resource(EMBEDDED_DRAFT).path.is_dir():
-        draft = EMBEDDED_DRAFT
+    if config.model in (None, EMBEDDED):
+        methods.append(SpeculativeConfig("medusa"))
+        draft = draft or EMBEDDED_DRAFT
     if draft is not None:
         methods.append(SpeculativeConfig("draft_model", model=draft))
     return tuple(methods)

@@ -1,16 +1,12 @@
-"""The machine that measures, as the planner sees it, and its name in the notebook."""
+"""The machine that measures: its name in the notebook, and how the planner sees it."""
 
 from __future__ import annotations
 
+from vivace.backends.cpu.backend import CpuBackend
 from vivace.backends.cpu.detect import available_cores, detect
-from vivace.bench.machine import ceiling_probe
 from vivace.core.config import EngineConfig
-from vivace.core.errors import UnsupportedError
-from vivace.engine.backend import make_backend
-from vivace.engine.memory import available_memory_bytes
-from vivace.plan.machine import Efficiency, Machine
-
-USABLE = 0.9
+from vivace.plan.machine import Machine
+from vivace.plan.this_machine import this_machine
 
 
 def machine_identity(config: EngineConfig) -> dict[str, object]:
@@ -31,23 +27,5 @@ def machine_words(identity: dict[str, object]) -> str:
 
 
 def measured_machine(config: EngineConfig) -> Machine:
-    """Ceilings by measurement, about a second. Raises `UnsupportedError` for a backend that cannot tell them."""
-    backend = make_backend(config.backend, config.num_threads, config.instruction_set)
-    probe = ceiling_probe(backend)
-    if probe is None:
-        raise UnsupportedError(f"vivace optimize measures the cpu backend, not {config.backend}")
-    ceilings, found = probe(), detect()
-    largest = max((level.num_bytes for level in found.caches), default=0)
-    return Machine(
-        name="this",
-        title=found.processor,
-        kind="cpu",
-        memory_bytes=available_memory_bytes(),
-        read_bytes_per_s=ceilings.read_gb_per_s * 1e9,
-        operations_per_s={name: value * 1e9 for name, value in ceilings.gop_per_s.items()},
-        source="measured",
-        efficiency=Efficiency(basis="measured ceilings, assumed efficiencies"),
-        cache_bytes=largest,
-        num_cores=config.num_threads or available_cores(),
-        usable_memory=USABLE,
-    )
+    """Ceilings measured now, about a second; efficiencies of `vivace plan --calibrate` where it has run."""
+    return this_machine(CpuBackend(num_threads=config.num_threads, isa=config.instruction_set))

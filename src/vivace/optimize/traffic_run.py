@@ -34,7 +34,8 @@ class _Underway:
 class TrafficRun:
     """Sends what is due, steps the engine, notes when each token came. Used once.
 
-    After `limit_s` seconds everything ends: what is under way is cancelled with the tokens that it has.
+    After `limit_s` seconds and one whole answer everything ends: what is under way is cancelled with the tokens that
+    it has.
     In a closed loop a user who has an answer sends at once: pauses between turns cost the measurement's time, not the
     engine's. In an open one requests come at their `arrival_s`.
     """
@@ -60,6 +61,7 @@ class TrafficRun:
         self._followers: dict[int, list[TrafficRequest]] = {}
         self._underway: dict[str, _Underway] = {}
         self._records: list[RequestRecord] = []
+        self._num_answered = 0
         self._encoded: dict[int, list[int]] = {}
         self.answers: dict[int, list[int]] = {}  # token ids, by the request's index
 
@@ -70,7 +72,7 @@ class TrafficRun:
         while self._ready or self._later or self._underway:
             now = self._clock() - started
             self._release(now)
-            if now >= self._limit_s:
+            if now >= self._limit_s and self._num_answered:
                 self._give_up(now)
             elif self._underway:
                 self._step(started)
@@ -162,6 +164,7 @@ class TrafficRun:
                 error=str(event.stop_reason) if status == "error" else None,
             )
         )
+        self._num_answered += status == "ok"
         self._engine.forget(event.request_id)
         del self._underway[event.request_id]
         self.answers[one.request.index] = one.tokens

@@ -62,6 +62,7 @@ class Trials:
     report: Report
     runs: dict[Candidate, list[Trial]] = field(default_factory=dict)
     partial: list[Trial] = field(default_factory=list)
+    is_over: bool = False  # nothing is measured any more: what is not known stays so
     _guard: DriftGuard | None = None
     _costs: dict[Candidate, float] = field(default_factory=dict)  # seconds of a whole run
 
@@ -85,6 +86,10 @@ class Trials:
         found = self.notebook.entry(key, lambda: self._judge(candidate))
         return Quality.from_record(found) if found else None
 
+    def is_judged(self, candidate: Candidate) -> bool:
+        """Whether its quality is known, or may still be found out."""
+        return not self.is_over or self.notebook.known("quality " + " ".join(candidate.logits_key)) is not None
+
     def known_quality(self, candidate: Candidate) -> Quality | None:
         """As `quality`, but None where it was not judged."""
         found = self.notebook.known("quality " + " ".join(candidate.logits_key))
@@ -99,7 +104,9 @@ class Trials:
 
     def affords(self, candidate: Candidate, until: float, share: float = 1.0, repetition: int = 0) -> bool:
         """Whether there is time for it before the share `until` of the budget is over."""
-        return self.is_known(candidate, share, repetition) or self.budget.allows(self.cost_s(candidate) * share, until)
+        return self.is_known(candidate, share, repetition) or self.budget.allows(
+            self.cost_s(candidate) * share, until
+        )
 
     def cost_s(self, candidate: Candidate) -> float:
         """Seconds that a whole run of the candidate will take, pulses included."""

@@ -6,8 +6,11 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vivace.bench.traffic.prompt_text import PromptText
+from vivace.bench.traffic.replay import replay
 from vivace.bench.traffic.request import Traffic, TrafficRequest
 from vivace.bench.traffic.scenario import SCENARIOS, make_traffic
+from vivace.bench.traffic.traces.trace import read_trace
 from vivace.core.errors import ConfigError
 from vivace.core.nearest_name import nearest_name
 from vivace.optimize.prompts import PromptReader, openings
@@ -64,9 +67,7 @@ class Workload:
             return self
         crowd = self.crowd.requests[: max(2, math.ceil(share * len(self.crowd.requests)))]
         alone = self.alone.requests[: max(1, math.ceil(share * len(self.alone.requests)))]
-        return replace(
-            self, crowd=replace(self.crowd, requests=crowd), alone=replace(self.alone, requests=alone)
-        )
+        return replace(self, crowd=replace(self.crowd, requests=crowd), alone=replace(self.alone, requests=alone))
 
     def warm_up(self) -> Traffic:
         """A few requests that share nothing with the others: for caches of code and memory, not of prefixes."""
@@ -90,8 +91,8 @@ def check_workload(name: str) -> None:
 
 
 def make_workload(name: str, reader: PromptReader, num_requests: int, seed: int) -> Workload:
-    """`num_requests` for the crowd, of which at most `MOST_USERS` are under way at once, and an eighth more for one user
-    alone. Raises `ConfigError`."""
+    """`num_requests` for the crowd, of which at most `MOST_USERS` are under way at once, and an eighth more for one
+    user alone. Raises `ConfigError`."""
     num_alone = max(2, math.ceil(ALONE_SHARE * num_requests))
     crowd = _traffic(name, reader, num_requests, seed)
     users = min(MOST_USERS, max(1, math.ceil(num_requests / 2)))
@@ -107,7 +108,14 @@ def closed(traffic: Traffic) -> Traffic:
 
 def _traffic(name: str, reader: PromptReader, num_requests: int, seed: int) -> Traffic:
     if name.startswith(TRACE_PREFIX):
-        raise ConfigError("traces are not read yet")
+        return replay(
+            read_trace(name.removeprefix(TRACE_PREFIX)),
+            prompts=PromptText(reader.tokenizer),
+            num_requests=num_requests,
+            max_model_len=reader.max_model_len,
+            seed=seed,
+            name=name,
+        )
     return make_traffic(
         name,
         tokenizer=reader.tokenizer,

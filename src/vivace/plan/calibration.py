@@ -7,15 +7,16 @@ trade one against the other, so that a figure of the result means what its name 
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from vivace.core.errors import ConfigError
-from vivace.plan.machine import Efficiency, RateCurve
+from vivace.plan.machine import Efficiency, RateCurve, WidthRates
 from vivace.plan.measurement import CACHED_STREAMS, SHALLOW, StepSample
-from vivace.plan.step_time import CACHED_SUFFIX
 
 STREAMED_ROWS = 24  # from here on weights that stream cost nothing beside the arithmetic
+SHARES = tuple(percent / 100 for percent in range(60, 161, 4))
 OVERLAPS = (1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 10.0)
 ATTENTION_LAYOUT = "q8_0"  # of the weights beside which attention was measured
 MAX_SHARE = 2.0  # of a plain read: more is a disturbed measurement
@@ -29,42 +30,32 @@ def fit(samples: Sequence[StepSample], basis: str) -> Efficiency:
         raise ConfigError("a calibration needs steps over weights in the caches and over weights in memory")
     op_s = min(one.rows.seconds / one.rows.num_ops for one in cached)
     product_op_s = _product_overhead(cached)
-    rates: dict[str, RateCurve] = {}
-    shares: dict[str, float] = {}
-    for layout in dict.fromkeys(one.layout for one in samples):
-        in_cache = _rates(_of(cached, layout), product_op_s)
-        in_memory = _rates(_of(streamed, layout), product_op_s)
-        rates[layout + CACHED_SUFFIX] = _curve(in_cache)
-        merged = {rows: max(rate, in_memory.get(rows, 0.0)) for rows, rate in in_cache.items()}
-        merged |= {rows: rate for rows, rate in in_memory.items() if rows >= STREAMED_ROWS}
-        rates[layout] = _curve(merged)
-    overlap = min(OVERLAPS, key=lambda power: _overlap_error(streamed, rates, power))
-    for layout in dict.fromkeys(one.layout for one in streamed):
-        shares[layout] = _bandwidth_share(_of(streamed, layout), rates[layout], overlap)
-    shares[""] = statistics.median(shares.values())
+    rates = {
+        layout: _width_rates([one for one in samples if one.layout == layout], product_op_s)
+        for layout in dict.fromkeys(one.layout for one in samples)
+    }
+    share, overlap = min(
+        ((share, power) for share in SHARES for power in OVERLAPS),
+        key=lambda pair: _streaming_error(streamed, rates, *pair),
+    )
     extra_keys, attention_rates, kv_share = _attention(samples, overlap)
     step_s, sequence_s, logit_s = _engine(cached)
     return Efficiency(
         basis=basis,
         is_measured=True,
-        bandwidth=shares,
+        bandwidth={"": share},
         kv_bandwidth=kv_share,
         overlap=overlap,
         rates=rates,
         attention_rates=attention_rates,
         attention_keys=extra_keys,
-        row_floats=_row_share(streamed, op_s),
+        row_bytes_per_s=_row_rate(streamed, op_s),
         step_s=step_s,
         op_s=op_s,
         product_op_s=product_op_s,
         sequence_s=sequence_s,
         logit_s=logit_s,
     )
-
-
-def _of(samples: Iterable[StepSample], layout: str) -> list[StepSample]:
-    """Those that measured products of a layout: shallow ones, with a bf16 cache."""
-    return [one for one in samples if one.layout == layout and one.kv_dtype == "bf16" and one.depth <= SHALLOW]
 
 
 def _rows(sample: StepSample) -> int:
@@ -74,8 +65,9 @@ def _rows(sample: StepSample) -> int:
 def _product_overhead(cached: Sequence[StepSample]) -> float:
     """What a product costs however small it is: where the line through a small and a large one meets no work."""
     overheads = []
+    narrow = min(one.width for one in cached)
     for one in cached:
-        if _rows(one) == 1:
+        if _rows(one) == 1 and one.width == narrow:
             small_s, large_s = one.small.seconds / one.small.num_ops, one.products.seconds / one.products.num_ops
             small, large = one.small.operations / one.small.num_ops, one.products.operations / one.products.num_ops
             overheads.append(max(0.0, small_s - (large_s - small_s) / (large - small) * small))
@@ -83,13 +75,32 @@ def _product_overhead(cached: Sequence[StepSample]) -> float:
 
 
 def _rates(samples: Sequence[StepSample], op_s: float) -> dict[int, float]:
-    """Operations a second by rows, without the operations' overhead."""
-    rates: dict[int, float] = {}
+    """Operations a second by rows, without the operations' overhead: medians over the rounds."""
+    rates: dict[int, list[float]] = {}
     for one in samples:
         work = one.products + one.small
-        rate = work.operations / max(work.seconds - op_s * work.num_ops, work.seconds / 2)
-        rates[_rows(one)] = max(rate, rates.get(_rows(one), 0.0))
-    return rates
+        seconds = max(work.seconds - op_s * work.num_ops, work.seconds / 2)
+        rates.setdefault(_rows(one), []).append(work.operations / seconds)
+    return {rows: statistics.median(values) for rows, values in rates.items()}
+
+
+def _width_rates(samples: Sequence[StepSample], op_s: float) -> WidthRates:
+    """A curve for each width. Where weights stream, few rows say nothing of the arithmetic: the next narrower width
+    stands in, raised by what the wide one gains where it is known."""
+    shallow = [one for one in samples if one.kv_dtype == "bf16" and one.depth <= SHALLOW]
+    widths = sorted({one.width for one in shallow})
+    curves: list[dict[int, float]] = []
+    for width in widths:
+        of_width = [one for one in shallow if one.width == width]
+        rates = _rates(of_width, op_s)
+        if curves and not of_width[0].is_cached:
+            below = curves[-1]
+            many = [rows for rows in rates if rows >= STREAMED_ROWS and rows in below]
+            gain = statistics.median(rates[rows] / below[rows] for rows in many) if many else 1.0
+            few = {rows: rate * gain for rows, rate in below.items() if rows < STREAMED_ROWS}
+            rates = rates | {rows: max(rate, rates.get(rows, 0.0)) for rows, rate in few.items()}
+        curves.append(rates)
+    return WidthRates(tuple(widths), tuple(_curve(rates) for rates in curves))
 
 
 def _curve(rates: Mapping[int, float]) -> RateCurve:
@@ -101,30 +112,18 @@ def _curve(rates: Mapping[int, float]) -> RateCurve:
     return RateCurve(tuple(rows), tuple(values))
 
 
-def _overlap_error(streamed: Sequence[StepSample], rates: Mapping[str, RateCurve], power: float) -> float:
-    """Mean error of products of few rows, as a share."""
-    errors: list[float] = []
-    for layout in dict.fromkeys(one.layout for one in streamed):
-        samples = _of(streamed, layout)
-        share = _bandwidth_share(samples, rates[layout], power)
-        for one in samples:
+def _streaming_error(
+    streamed: Sequence[StepSample], rates: Mapping[str, WidthRates], share: float, power: float
+) -> float:
+    """Mean error of products of few rows over weights that come from memory. All layouts share one rate of bytes."""
+    errors = []
+    for one in streamed:
+        if one.depth <= SHALLOW and _rows(one) < STREAMED_ROWS:
             work = one.products + one.small
             memory_s = work.num_bytes / (one.read_bytes_per_s * share)
-            predicted = (memory_s**power + (work.operations / rates[layout].at(_rows(one))) ** power) ** (1 / power)
-            errors.append(abs(predicted / work.seconds - 1))
+            arithmetic_s = work.operations / rates[one.layout].at_width(one.width).at(_rows(one))
+            errors.append(abs(math.log((memory_s**power + arithmetic_s**power) ** (1 / power) / work.seconds)))
     return statistics.mean(errors)
-
-
-def _bandwidth_share(samples: Sequence[StepSample], curve: RateCurve, power: float) -> float:
-    """Of a plain read just before and after, at one and two rows."""
-    shares: list[float] = []
-    for one in samples:
-        if _rows(one) <= 2:
-            work = one.products + one.small
-            rest = work.seconds**power - (work.operations / curve.at(_rows(one))) ** power
-            memory_s = max(rest, (work.seconds / 2) ** power) ** (1 / power)
-            shares.append(min(MAX_SHARE, work.num_bytes / memory_s / one.read_bytes_per_s))
-    return max(shares)
 
 
 def _attention(samples: Sequence[StepSample], overlap: float) -> tuple[float, dict[str, RateCurve], float]:
@@ -139,8 +138,8 @@ def _attention(samples: Sequence[StepSample], overlap: float) -> tuple[float, di
             if one.is_cached or one.depth <= SHALLOW:
                 continue
             if one.num_new > 1:
-                points[one.num_new] = _attention_rate(one, extra_keys)
-            elif one.depth > 512:
+                points[one.num_new] = max(points.get(one.num_new, 0.0), _attention_rate(one, extra_keys))
+            elif one.depth > 512 and dtype == "bf16":
                 rest = one.attention.seconds**overlap - (_padded(one, extra_keys) / rate) ** overlap
                 memory_s = max(rest, (one.attention.seconds / 2) ** overlap) ** (1 / overlap)
                 shares.append(min(MAX_SHARE, one.attention.num_bytes / memory_s / one.read_bytes_per_s))
@@ -154,7 +153,7 @@ def _alone(samples: Sequence[StepSample]) -> tuple[float, float]:
     line through a shallow step and a deeper one."""
     near = [one for one in samples if one.is_cached and one.num_new == 1 and one.num_streams == CACHED_STREAMS]
     shallow = min(near, key=lambda one: (one.depth, one.attention.seconds))
-    deep = max(near, key=lambda one: one.depth)
+    deep = min(near, key=lambda one: (-one.depth, one.attention.seconds))
     if deep.depth == shallow.depth:
         raise ConfigError("a calibration needs attention at two depths")
     operations = deep.attention.operations - shallow.attention.operations
@@ -173,19 +172,23 @@ def _attention_rate(sample: StepSample, extra_keys: float) -> float:
     return _padded(sample, extra_keys) / sample.attention.seconds
 
 
-def _row_share(streamed: Sequence[StepSample], op_s: float) -> float:
-    """Bytes a second of the operations between products, at many rows, over a plain read."""
-    shares = []
+def _row_rate(streamed: Sequence[StepSample], op_s: float) -> float:
+    """Bytes a second of the operations between products, at many rows."""
+    rates = []
     for one in streamed:
         if _rows(one) >= STREAMED_ROWS:
             seconds = max(one.rows.seconds - op_s * one.rows.num_ops, one.rows.seconds / 2)
-            shares.append(one.rows.num_bytes / seconds / one.read_bytes_per_s)
-    return statistics.median(shares)
+            rates.append(one.rows.num_bytes / seconds)
+    return statistics.quantiles(rates, n=4)[-1]
 
 
 def _engine(cached: Sequence[StepSample]) -> tuple[float, float, float]:
     """Seconds a step, a sequence and a logit that is sampled from: a line through the samples that have them."""
-    timed = sorted((one for one in cached if one.python_s is not None), key=_rows)
+    best: dict[int, StepSample] = {}
+    for one in cached:
+        if one.python_s is not None and one.python_s <= (best.get(_rows(one), one).python_s or 0.0):
+            best[_rows(one)] = one
+    timed = sorted(best.values(), key=_rows)
     if len(timed) < 2:
         raise ConfigError("a calibration needs the engine's overhead at two numbers of sequences")
     few, many = timed[0], timed[-1]

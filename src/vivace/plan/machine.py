@@ -32,6 +32,25 @@ class RateCurve:
         return self.operations_per_s[index - 1] * (1 - share) + self.operations_per_s[index] * share
 
 
+@dataclass(frozen=True, slots=True)
+class WidthRates:
+    """Curves by the width of the matrices, narrow first: narrow ones are slower, because beside each product lies
+    work in proportion to its inputs and outputs. Between two widths seconds go in proportion to 1 / width."""
+
+    widths: tuple[int, ...]
+    curves: tuple[RateCurve, ...]
+
+    def at_width(self, width: float) -> RateCurve:
+        index = bisect_left(self.widths, width)
+        if index == 0 or index == len(self.widths):
+            return self.curves[min(index, len(self.curves) - 1)]
+        low, high = self.widths[index - 1], self.widths[index]
+        share = (1 / low - 1 / width) / (1 / low - 1 / high)
+        below, above = self.curves[index - 1], self.curves[index]
+        rows = tuple(sorted({*below.rows, *above.rows}))
+        return RateCurve(rows, tuple(1 / ((1 - share) / below.at(n) + share / above.at(n)) for n in rows))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Efficiency:
     """How near the ceilings a step comes, and what it costs beside them. Rates and shares by layout; "" is any other.
@@ -48,9 +67,10 @@ class Efficiency:
     arithmetic: float = 0.6
     attention_arithmetic: float = 0.4
     overlap: float = 4.0
-    rates: Mapping[str, RateCurve] = field(default_factory=dict)
+    rates: Mapping[str, WidthRates] = field(default_factory=dict)
     attention_rates: Mapping[str, RateCurve] = field(default_factory=dict)
-    row_floats: float = 0.25  # share of the read rate at which rows between products are read and written
+    row_share: float = 0.8  # of the read rate, at which rows between products are read and written
+    row_bytes_per_s: float | None = None  # the same, measured: in caches it has little to do with memory
     step_s: float = 300e-6  # the engine's own work for a step
     op_s: float = 2e-6  # start and end of an operation
     product_op_s: float = 2e-6  # of a product

@@ -32,7 +32,7 @@ STREAMED = {
     "vocab_size": 32_768,
     "hidden_size": 1_536,
     "intermediate_size": 6_144,
-    "num_hidden_layers": 4,
+    "num_hidden_layers": 2,
     "num_attention_heads": 24,
     "num_key_value_heads": 4,
     "max_position_embeddings": 4_096,
@@ -46,6 +46,8 @@ CACHED = STREAMED | {
     "num_attention_heads": 8,
     "num_key_value_heads": 2,
 }
+NARROW = CACHED | {"hidden_size": 256, "intermediate_size": 768, "num_attention_heads": 4, "num_key_value_heads": 4}
+ROUNDS = 2  # of everything, one after the other: what disturbs a machine lasts seconds
 DECODE_STREAMS = (1, 2, 3, 6, 12, 24, 48)
 PREFILL_TOKENS = (96, 448)
 ATTENTION_PHASES = (Phase("alone", 1, 1, 96), Phase("deep", 1, 1, 3_000), Phase("wide", 12, 1, 1_000))
@@ -57,8 +59,8 @@ CACHED_ATTENTION_PHASES = (
     Phase("shallow", CACHED_STREAMS, 1, SHALLOW),
     Phase("cached", CACHED_STREAMS, 1, 512),
 )
-REPEATS, FEW_REPEATS = 15, 3
-READ_BYTES, READ_REPETITIONS = 1 << 28, 2
+REPEATS, FEW_REPEATS = 7, 2
+READ_BYTES, READ_REPETITIONS = 1 << 27, 2
 
 Clock = Callable[[], float]
 
@@ -84,9 +86,9 @@ class Work:
 @dataclass(frozen=True, slots=True)
 class StepSample:
     """One shape of step, measured. `small` are the products of attention's output, `products` all others of the
-    layers, `rows` everything that is neither a product nor attention.
-    `read_bytes_per_s`: a plain read of memory just before and after. `python_s` and `sampling_s`: of the engine, None
-    where they were not measured."""
+    layers, `rows` everything that is neither a product nor attention; `width` is the model's hidden size.
+    `read_bytes_per_s`: a plain read of memory just before and after.
+    `python_s` and `sampling_s`: of the engine, None where they were not measured."""
 
     layout: str
     kv_dtype: str
@@ -95,6 +97,7 @@ class StepSample:
     num_new: int
     depth: int
     vocab_size: int
+    width: int
     read_bytes_per_s: float
     step_s: float
     products: Work
@@ -112,37 +115,63 @@ def measure_steps(
     *,
     layouts: tuple[str, ...] = LAYOUTS,
     kv_dtypes: tuple[KVDtype, ...] = KV_DTYPES,
+    rounds: int = ROUNDS,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[StepSample]:
-    """Some 2 s a layout on two cores. `progress(done, total)` counts models."""
+    """Some 4 s a layout on two cores. `progress(done, total)` counts models."""
+    models = list(_models(backend, layouts, kv_dtypes))
     samples: list[StepSample] = []
-    total = 2 * len(layouts) + 2 * len(kv_dtypes) + 1
-    for done, measured in enumerate(_measure_all(backend, clock, layouts, kv_dtypes), 1):
-        samples.extend(measured)
+    for index in range(rounds * len(models)):
+        samples.extend(_measured(models[index % len(models)], clock))
         if progress is not None:
-            progress(done, total)
+            progress(index + 1, rounds * len(models))
     return samples
 
 
-def _measure_all(
-    backend: CpuBackend, clock: Clock, layouts: tuple[str, ...], kv_dtypes: tuple[KVDtype, ...]
-) -> Iterator[list[StepSample]]:
-    products = [
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """A program ready to run, and the steps to measure with it."""
+
+    loaded: LoadedEngine
+    program: ProfileProgram
+    phases: tuple[Phase, ...]
+    is_cached: bool
+    with_engine: bool = False
+
+
+def _models(backend: CpuBackend, layouts: tuple[str, ...], kv_dtypes: tuple[KVDtype, ...]) -> Iterator[_Model]:
+    products = (
         *(Phase("decode", count, 1, SHALLOW) for count in DECODE_STREAMS),
         *(Phase("prefill", 1, count, 0) for count in PREFILL_TOKENS),
-    ]
-    for is_cached, shape in ((True, CACHED), (False, STREAMED)):
+    )
+    engine = tuple(Phase("decode", count, 1, SHALLOW) for count in OVERHEAD_STREAMS)
+    for shape in (NARROW, CACHED, STREAMED):
         loaded = _load(backend, shape)
+        is_cached = shape is not STREAMED
         for layout in layouts:
-            changed = replace(loaded, parameters=dummy_parameters(loaded.spec, backend, layout))
-            yield _samples(changed, products, clock, is_cached)
-        if is_cached:
-            yield _with_overhead(loaded, clock)
+            parameters = dummy_parameters(loaded.spec, backend, layout)
+            if parameters.layers[0].q.layout == layout:
+                yield _model(replace(loaded, parameters=parameters), products, is_cached)
+        if shape is CACHED:
+            yield replace(_model(loaded, engine, is_cached), with_engine=True)
         phases = CACHED_ATTENTION_PHASES if is_cached else (*ATTENTION_PHASES, *CHUNK_PHASES)
-        for dtype in kv_dtypes:
+        for dtype in () if shape is NARROW else kv_dtypes:
             kv = loaded.kv_spec
             other = KVSpec(kv.num_layers, kv.num_kv_heads, kv.head_dim, kv.block_size, dtype)
-            yield _samples(replace(loaded, kv_spec=other), list(phases), clock, is_cached)
+            yield _model(replace(loaded, kv_spec=other), phases, is_cached)
+
+
+def _model(loaded: LoadedEngine, phases: tuple[Phase, ...], is_cached: bool) -> _Model:
+    return _Model(loaded, profile_program(loaded, list(phases)), phases, is_cached)
+
+
+def _measured(model: _Model, clock: Clock) -> Iterator[StepSample]:
+    for phase in model.phases:
+        sample = _sample(model.loaded, model.program, phase, clock, model.is_cached)
+        if model.with_engine:
+            engine = engine_overhead(model.loaded, model.program, phase, clock)
+            sample = replace(sample, python_s=engine.python_s, sampling_s=engine.sampling_s)
+        yield sample
 
 
 def _load(backend: CpuBackend, shape: dict[str, object]) -> LoadedEngine:
@@ -162,23 +191,20 @@ def _load(backend: CpuBackend, shape: dict[str, object]) -> LoadedEngine:
         return load_engine(config)
 
 
-def _samples(loaded: LoadedEngine, phases: list[Phase], clock: Clock, is_cached: bool) -> list[StepSample]:
-    program = profile_program(loaded, phases)
-    return [_sample(loaded, program, phase, clock, is_cached) for phase in phases]
-
-
 def _sample(loaded: LoadedEngine, program: ProfileProgram, phase: Phase, clock: Clock, is_cached: bool) -> StepSample:
+    backend = loaded.backend
+    assert isinstance(backend, CpuBackend)  # made by _load
     inputs = step_inputs(phase, loaded.kv_spec.block_size, loaded.spec.vocab_size)
     repeats = FEW_REPEATS if phase.num_new > 1 and not is_cached else REPEATS
     program.executable.run(inputs)
-    reads = [_read_rate(loaded)]
+    reads = [] if is_cached else [_read_rate(backend)]
     timed, plain = [], []
     for _ in range(repeats):
         timed.append(program.executable.run_timed(inputs))
         started = clock()
         program.executable.run(inputs)
         plain.append(clock() - started)
-    reads.append(_read_rate(loaded))
+    reads.append(_read_rate(backend))
     seconds = _undisturbed(np.array(timed))[:-1]
     parts = {name: Work() for name in ("products", "small", "head", "attention", "rows")}
     for op, took in zip(program.ops, seconds, strict=True):
@@ -192,6 +218,7 @@ def _sample(loaded: LoadedEngine, program: ProfileProgram, phase: Phase, clock: 
         num_new=phase.num_new,
         depth=phase.depth,
         vocab_size=loaded.spec.vocab_size,
+        width=loaded.spec.hidden_size,
         read_bytes_per_s=statistics.mean(reads),
         step_s=statistics.median(sorted(plain)[: max(1, len(plain) // 2)]),
         products=parts["products"],
@@ -219,19 +246,5 @@ def _undisturbed(timed_RN: Float64Array) -> Float64Array:
     return mean
 
 
-def _with_overhead(loaded: LoadedEngine, clock: Clock) -> list[StepSample]:
-    """What the engine adds to a step, by the number of sequences."""
-    phases = [Phase("decode", count, 1, SHALLOW) for count in OVERHEAD_STREAMS]
-    program = profile_program(loaded, phases)
-    samples = []
-    for phase in phases:
-        sample = _sample(loaded, program, phase, clock, is_cached=True)
-        engine = engine_overhead(loaded, program, phase, clock)
-        samples.append(replace(sample, python_s=engine.python_s, sampling_s=engine.sampling_s))
-    return samples
-
-
-def _read_rate(loaded: LoadedEngine) -> float:
-    backend = loaded.backend
-    assert isinstance(backend, CpuBackend)  # made by measure_steps
+def _read_rate(backend: CpuBackend) -> float:
     return backend.device.measure_read_bandwidth(READ_BYTES, READ_REPETITIONS)

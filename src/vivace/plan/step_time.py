@@ -20,7 +20,6 @@ from vivace.plan.weights import Product, StoredEncodings, WeightPlan, weight_pla
 # models/decoder.py: operations of a layer and outside of them; products are counted apart.
 LAYER_OPS, OUTER_OPS, LAYER_PRODUCTS = 9, 4, 4
 FLOAT_BYTES = 4
-CACHED_SUFFIX = "@cache"  # of a measured curve for weights that stay in the last-level cache
 ATTENTION_UNITS = {"f32": "f32", "f16": "f16"}  # of a cache type; coded ones are unpacked to bf16
 # From weights of this share of the last-level cache on they begin to be evicted, from the other one all are, a step
 # walks over them in turn, so that least-recently-used keeps none.
@@ -55,10 +54,14 @@ class StepModel:
         efficiency = machine.efficiency
         compute, bandwidth = machine.with_threads(num_threads)
         read = machine.read_bytes_per_s * bandwidth
-        streamed = 1.0 - resident_share(weights.product_bytes, machine.cache_bytes)
+        self._product_bytes = weights.product_bytes
+        self._kv_bytes = kv.bytes_per_token
+        self._cache_bytes = machine.cache_bytes
         self._compute = compute
         self._power = efficiency.overlap
-        self._products = tuple(_product_time(product, machine, read, streamed) for product in weights.products)
+        self._products = tuple(
+            _product_time(product, machine, read, spec.hidden_size) for product in weights.products
+        )
         self._windows = tuple(Counter(spec.layer_windows).items())
         self._key_s = kv.bytes_per_token / kv.num_layers / (read * efficiency.kv_bandwidth)
         self._pair_operations = 4.0 * spec.query_size
@@ -67,7 +70,8 @@ class StepModel:
         num_ops = spec.num_layers * (LAYER_OPS + 2 * spec.qk_norm + 2 * spec.post_norms) + OUTER_OPS
         num_products = spec.num_layers * LAYER_PRODUCTS + 1
         self._fixed_s = efficiency.step_s + num_ops * efficiency.op_s + num_products * efficiency.product_op_s
-        self._row_s = row_floats(spec) * FLOAT_BYTES / (machine.read_bytes_per_s * efficiency.row_floats * compute)
+        row_rate = efficiency.row_bytes_per_s or machine.read_bytes_per_s * efficiency.row_share
+        self._row_s = row_floats(spec) * FLOAT_BYTES / (row_rate * compute)
         self._sequence_s = efficiency.sequence_s
         self._sampled_s = efficiency.logit_s * spec.vocab_size / compute
 
@@ -95,17 +99,22 @@ class StepModel:
         num_sampled = num_decoding * rows_each + (1 if chunk_len else 0)
         rows = num_decoding * rows_each + chunk_len
         total = memory = arithmetic = 0.0
+        streamed = 1.0
+        if self._cache_bytes:
+            keys = num_decoding * (context_len + rows_each) + chunk_start + chunk_len
+            streamed = 1.0 - resident_share(self._product_bytes + keys * self._kv_bytes, self._cache_bytes)
         for product in self._products:
             count = num_sampled if product.is_head else rows
             operations_s = product.operations * count / (product.curve.at(count) * self._compute)
-            total += self._either(product.memory_s, operations_s)
-            memory += product.memory_s
+            read_s = product.memory_s * streamed
+            total += self._either(read_s, operations_s)
+            memory += read_s
             arithmetic += operations_s
         for window, num_layers in self._windows:
             for pairs, keys, tokens in self._attended(
                 window, num_decoding, context_len, rows_each, chunk_len, chunk_start
             ):
-                read_s = keys * self._key_s * num_layers
+                read_s = keys * self._key_s * num_layers * streamed
                 operations_s = (
                     pairs * self._pair_operations * num_layers / (self._attention.at(tokens) * self._compute)
                 )
@@ -159,11 +168,11 @@ def step_model(
     return StepModel(spec, weights, kv_spec(spec, deployment), machine, deployment.num_threads)
 
 
-def resident_share(product_bytes: int, cache_bytes: int) -> float:
-    """The share of the weights that a step finds in the last-level cache."""
+def resident_share(num_bytes: float, cache_bytes: int) -> float:
+    """The share of what it reads that a step finds in the last-level cache."""
     if not cache_bytes:
         return 0.0
-    filled = product_bytes / cache_bytes
+    filled = num_bytes / cache_bytes
     return min(1.0, max(0.0, (RESIDENT_TO - filled) / (RESIDENT_TO - RESIDENT_FROM)))
 
 
@@ -182,13 +191,15 @@ def _pairs(start: float, length: float, window: int | None) -> float:
     return before * (start + (before + 1) / 2) + (length - before) * window
 
 
-def _product_time(product: Product, machine: Machine, read: float, streamed: float) -> _ProductTime:
+def _product_time(product: Product, machine: Machine, read: float, width: int) -> _ProductTime:
     efficiency = machine.efficiency
     share = efficiency.bandwidth.get(product.layout, efficiency.bandwidth[""])
-    curve = efficiency.rates.get(product.layout + CACHED_SUFFIX if streamed < 0.5 else product.layout)
-    if curve is None:
+    measured = efficiency.rates.get(product.layout)
+    if measured is not None:
+        curve = measured.at_width(width)
+    else:
         curve = RateCurve((1,), (machine.peak(product.layout) * efficiency.arithmetic,))
-    memory_s = product.num_bytes * streamed / (read * share)
+    memory_s = product.num_bytes / (read * share)
     return _ProductTime(2.0 * product.elements, memory_s, curve, product.is_head)
 
 

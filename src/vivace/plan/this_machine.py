@@ -22,7 +22,7 @@ from vivace.plan.calibration import fit
 from vivace.plan.machine import Efficiency, Machine
 from vivace.plan.measurement import READ_BYTES, READ_REPETITIONS, StepSample, measure_steps
 
-READ_PROBES = 5
+READ_PROBES = 3
 # Of our kernels on machines where they were measured (BENCHMARKS.md): the middle, for one that was not calibrated.
 UNCALIBRATED = Efficiency(
     basis="assumed shares of the ceilings that were measured just now; `--calibrate` measures them",
@@ -30,7 +30,7 @@ UNCALIBRATED = Efficiency(
     kv_bandwidth=0.7,
     arithmetic=0.62,
     attention_arithmetic=0.4,
-    row_floats=1.0,
+    row_share=1.0,
     step_s=60e-6,
     op_s=0.4e-6,
     product_op_s=1.5e-6,
@@ -51,13 +51,16 @@ class Calibration:
     num_steps: int
 
 
-def this_machine(
-    backend: CpuBackend | None = None, *, read_bytes_per_s: float | None = None, use_calibration: bool = True
-) -> Machine:
-    """Ceilings are measured, which takes a second; `read_bytes_per_s` stands for the read rate where it is known."""
+def this_machine(backend: CpuBackend | None = None, *, use_calibration: bool = True) -> Machine:
+    """Ceilings are measured, which takes a second."""
     backend = backend or CpuBackend()
     calibration = load_calibration(backend) if use_calibration else None
-    return _machine(backend, UNCALIBRATED if calibration is None else calibration.efficiency, read_bytes_per_s)
+    return _machine(backend, UNCALIBRATED if calibration is None else calibration.efficiency)
+
+
+def calibrated_machine(backend: CpuBackend, calibration: Calibration) -> Machine:
+    """With the ceilings of the calibration's minutes."""
+    return _machine(backend, calibration.efficiency, calibration.read_bytes_per_s)
 
 
 def calibrate(
@@ -71,7 +74,7 @@ def calibrate(
     samples = measure_steps(backend, clock, progress=progress)
     calibration = calibration_of(backend, samples, time.time())
     save_calibration(backend, calibration)
-    return _machine(backend, calibration.efficiency, None)
+    return _machine(backend, calibration.efficiency)
 
 
 def calibration_of(backend: CpuBackend, samples: list[StepSample], measured_at: float) -> Calibration:
@@ -123,14 +126,21 @@ def save_calibration(backend: CpuBackend, calibration: Calibration) -> None:
 
 def _is_sound(efficiency: Efficiency) -> bool:
     """Rates are above 0, as every file of ours has them."""
-    curves = [*efficiency.rates.values(), *efficiency.attention_rates.values()]
+    by_width = efficiency.rates.values()
+    if not all(rates.widths and len(rates.widths) == len(rates.curves) for rates in by_width):
+        return False
+    curves = [curve for rates in by_width for curve in rates.curves] + list(efficiency.attention_rates.values())
     rates = [rate for curve in curves for rate in curve.operations_per_s]
-    shares = [*efficiency.bandwidth.values(), efficiency.kv_bandwidth, efficiency.row_floats, efficiency.overlap]
+    shares = [*efficiency.bandwidth.values(), efficiency.kv_bandwidth, efficiency.row_share, efficiency.overlap]
     whole = all(curve.rows and len(curve.rows) == len(curve.operations_per_s) for curve in curves)
     return whole and "" in efficiency.bandwidth and all(value > 0 for value in (*rates, *shares))
 
 
-def _machine(backend: CpuBackend, efficiency: Efficiency, read_bytes_per_s: float | None) -> Machine:
+def _machine(
+    backend: CpuBackend,
+    efficiency: Efficiency,
+    read_bytes_per_s: float | None = None,
+) -> Machine:
     detected = detect()
     ceilings = measure(backend.device)
     peaks = {

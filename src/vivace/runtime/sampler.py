@@ -14,7 +14,10 @@ import numpy as np
 
 from vivace.core.sequence import Sequence
 from vivace.ops.backend import NO_MASK, NO_MASK_INDEX, Float32Array, Int32Array, SampleInputs, UInt32Array
-from vivace.ops.random import uniforms
+from vivace.ops.random import uniform, uniforms
+
+FEW_ROWS = 24  # whose numbers are quicker in plain Python
+MOST_COLUMNS = 16  # sets of rows that are remembered: guesses make rows come and go from step to step
 
 _NO_INT = np.zeros(0, np.int32)
 _NO_FLOAT = np.zeros(0, np.float32)
@@ -41,11 +44,16 @@ class _Columns:
 
 
 class SamplerInputs:
-    """Builds `SampleInputs` for the sequences that sample in a step."""
+    """Builds `SampleInputs` for the sequences that sample in a step.
 
-    def __init__(self) -> None:
+    `constrains`: constraints are kept. A draft model need not, for guesses are tried against them afterwards.
+    """
+
+    def __init__(self, *, constrains: bool = True) -> None:
+        self._constrains = constrains
         self._members: list[Sequence] = []
         self._columns = _columns([])
+        self._known: dict[tuple[Sequence, ...], _Columns] = {}  # by rows
 
     @property
     def max_logprobs(self) -> int | None:
@@ -60,11 +68,12 @@ class SamplerInputs:
         """
         if sequences != self._members:  # compared by identity; a steady decode batch skips the rebuild
             self._members = list(sequences)
-            self._columns = _columns(sequences)
+            self._columns = self._of(tuple(sequences))
         columns = self._columns
         history = _history(sequences, ahead) if columns.has_penalties else _no_rows(len(sequences))
         bias = _bias(sequences, ahead) if columns.has_bias else _no_rows(len(sequences))
-        masks = _masks(sequences, vocab_size) if columns.has_constraints else (NO_MASK_INDEX, NO_MASK)
+        constrained = columns.has_constraints and self._constrains
+        masks = _masks(sequences, vocab_size, ahead) if constrained else (NO_MASK_INDEX, NO_MASK)
         return SampleInputs(
             temperature_S=columns.temperature_S,
             top_k_S=columns.top_k_S,
@@ -84,8 +93,16 @@ class SamplerInputs:
             mask_RW=masks[1],
         )
 
+    def _of(self, members: tuple[Sequence, ...]) -> _Columns:
+        columns = self._known.get(members)
+        if columns is None:
+            if len(self._known) >= MOST_COLUMNS:
+                self._known.clear()
+            columns = self._known[members] = _columns(members)
+        return columns
 
-def _columns(sequences: list[Sequence]) -> _Columns:
+
+def _columns(sequences: Items[Sequence]) -> _Columns:
     params = [sequence.params for sequence in sequences]
     return _Columns(
         temperature_S=np.array([0.0 if p.is_greedy else p.temperature for p in params], np.float32),
@@ -108,10 +125,16 @@ def _columns(sequences: list[Sequence]) -> _Columns:
 def _uniforms(columns: _Columns, sequences: list[Sequence], ahead: list[list[int]] | None) -> Float32Array:
     if not columns.draws:
         return np.zeros(len(sequences), np.float32)
-    positions = np.array([len(sequence.tokens) for sequence in sequences], np.int32)
+    positions = [len(sequence.tokens) for sequence in sequences]
     if ahead is not None:
-        positions += np.array([len(guesses) for guesses in ahead], np.int32)
-    return uniforms(columns.seed_S, columns.index_S, positions)
+        positions = [position + len(guesses) for position, guesses in zip(positions, ahead, strict=True)]
+    if len(sequences) > FEW_ROWS:
+        return uniforms(columns.seed_S, columns.index_S, np.array(positions, np.int32))
+    numbers = [
+        uniform(one.seed & (2**64 - 1), one.index, position)
+        for one, position in zip(sequences, positions, strict=True)
+    ]
+    return np.array(numbers, np.float32)
 
 
 def _history(sequences: list[Sequence], ahead: list[list[int]] | None) -> tuple[Int32Array, Int32Array, np.ndarray]:
@@ -143,14 +166,18 @@ def _bias(sequences: list[Sequence], ahead: list[list[int]] | None) -> tuple[Int
     return _starts(rows), tokens, values
 
 
-def _masks(sequences: list[Sequence], vocab_size: int) -> tuple[Int32Array, UInt32Array]:
+def _masks(
+    sequences: list[Sequence], vocab_size: int, ahead: list[list[int]] | None
+) -> tuple[Int32Array, UInt32Array]:
     """What each constrained row may draw. Tokens that its constraint does not know are not allowed."""
     constraints = [(row, one.constraint) for row, one in enumerate(sequences) if one.constraint is not None]
     mask_index_S = np.full(len(sequences), -1, np.int32)
     mask_RW = np.zeros((len(constraints), -(-vocab_size // 32)), np.uint32)
     for number, (row, constraint) in enumerate(constraints):
         mask_index_S[row] = number
-        words = np.frombuffer(constraint.allowed_tokens(), "<u4")[: mask_RW.shape[1]]
+        num_guesses = len(ahead[row]) if ahead else 0
+        allowed = constraint.allowed_ahead(num_guesses) if num_guesses else constraint.allowed_tokens()
+        words = np.frombuffer(allowed, "<u4")[: mask_RW.shape[1]]
         mask_RW[number, : len(words)] = words
     return mask_index_S, mask_RW
 

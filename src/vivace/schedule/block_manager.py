@@ -6,9 +6,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from vivace.core.errors import ConfigError, EngineError
+from vivace.core.history import PrefixMiss
 from vivace.core.sequence import Sequence
 from vivace.schedule.block_pool import BlockPool
 from vivace.schedule.prefix_index import NO_PARENT, BlockHash, PrefixEntry, PrefixIndex, chained_hash
+from vivace.schedule.prefix_miss import ID_BYTES, explained_miss
 
 
 @dataclass(slots=True)
@@ -56,7 +58,7 @@ class BlockManager:
         self.enable_prefix_caching = enable_prefix_caching
         self.num_prefix_queries = 0  # tokens looked up at admission
         self.num_prefix_hits = 0  # tokens of them found
-        self._index = PrefixIndex(block_hash)
+        self._index = PrefixIndex(block_hash, ID_BYTES * block_size)
         self._pool = BlockPool(num_blocks, self._index.evict)
         self._references = self._pool.references
         self._chains: dict[Sequence, _Chain] = {}
@@ -109,10 +111,7 @@ class BlockManager:
         match = PrefixMatch()
         if not (self.enable_prefix_caching and sequence.use_prefix_cache):
             return match
-        num_matched = len(sequence.tokens) - 1
-        if sequence.logits_from is not None:
-            num_matched = min(num_matched, sequence.logits_from)
-        for position in range(num_matched // self.block_size):
+        for position in range(self._num_matchable(sequence)):
             parent = match.parent if match.awaited is None else match.awaited.identity
             entry = self._index.find(self._hash(sequence, position), parent, self._content(sequence, position))
             if entry is None:
@@ -149,6 +148,8 @@ class BlockManager:
             raise EngineError(f"request {sequence.request_id!r} was admitted twice")
         for block in match.blocks:
             self._pool.share(block)
+        if sequence.history.miss is None:
+            sequence.history.miss = self._miss(sequence, match)
         num_new = self.num_blocks_for(len(sequence.tokens)) - len(match.blocks)
         sequence.block_ids = match.blocks + self._pool.allocate(num_new)
         sequence.num_registered = len(match.blocks)
@@ -248,6 +249,23 @@ class BlockManager:
                 raise EngineError(f"KV block {block} has {references} references but {owners[block]} owners")
             if self._pool.is_cached(block) != (block in indexed):
                 raise EngineError(f"KV block {block}: pool and prefix index disagree whether it is cached")
+
+    def _num_matchable(self, sequence: Sequence) -> int:
+        """Whole blocks before the last token, or before the first one whose logits are wanted."""
+        last = len(sequence.tokens) - 1
+        return (last if sequence.logits_from is None else min(last, sequence.logits_from)) // self.block_size
+
+    def _miss(self, sequence: Sequence, match: PrefixMatch) -> PrefixMiss:
+        """Why no more than `match` was found."""
+        block = len(match.blocks)
+        if not self.enable_prefix_caching:
+            return PrefixMiss(block, "off")
+        if not sequence.use_prefix_cache:
+            return PrefixMiss(block, "unused")
+        if block >= self._num_matchable(sequence):
+            return PrefixMiss(block, "complete" if block else "short")
+        block_hash, content = self._hash(sequence, block), self._content(sequence, block)
+        return explained_miss(self._index, block, match.parent, block_hash, content, self.block_size)
 
     def _announce(self, sequence: Sequence, chain: _Chain) -> None:
         """Add pending entries for the known full blocks. Those that the index has already (the last block of a

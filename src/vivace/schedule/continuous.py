@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from vivace.core.errors import ConfigError, ContextLengthError, EngineError, RequestError
+from vivace.core.history import Preemption
 from vivace.core.sequence import Sequence, SequenceState
 from vivace.core.step import ScheduledSequence, StepPlan
 from vivace.schedule.block_manager import BlockManager
@@ -58,6 +61,7 @@ class ContinuousBatching:
         self._running: dict[Sequence, None] = {}  # in order of admission
         self._rows = list(range(max_num_seqs - 1, -1, -1))
         self._forked: list[Sequence] = []  # since the last plan
+        self._obstacles: Counter[str] = Counter()  # plans that left the first in the queue there, by what was short
         self._refused: tuple[Sequence, int] | None = None  # who found no room, and how many blocks there were
 
     @property
@@ -108,6 +112,7 @@ class ContinuousBatching:
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence. Raises what `check` raises."""
         self.check(sequence)
+        sequence.history.obstacles_before = dict(self._obstacles)
         self._waiting.push(sequence)
 
     def plan(self) -> StepPlan:
@@ -120,8 +125,11 @@ class ContinuousBatching:
         chunked = self._plan_single_tokens(plan)
         if chunked:
             self._plan_chunks(plan, chunked)
-        if self._waiting and self._rows and not plan.preempted:
-            self._plan_waiting(plan)
+        if self._waiting:
+            if self._rows and not plan.preempted:
+                self._plan_waiting(plan)
+            else:
+                self._obstacles["blocks" if plan.preempted else "rows"] += 1
         plan_drafts(plan, self.block_manager, self.max_num_batched_tokens)
         return plan
 
@@ -210,27 +218,53 @@ class ContinuousBatching:
         num_promised = sum(sequence.num_forks for sequence in self._running)
         while (sequence := self._waiting.peek()) is not None:
             budget = self.max_num_batched_tokens - plan.num_tokens
-            num_rows = len(self._rows) - num_promised
-            if budget < 1 or num_rows < 1 + sequence.num_forks or self._is_refused(sequence):
+            obstacle = self._obstacle(sequence, budget, num_promised)
+            if obstacle is not None:
+                self._obstacles[obstacle] += 1
                 return
             match = manager.match(sequence)
             if match.awaited is not None:
                 match.awaited.waiters.append(self._waiting.pop())
                 self._parked.add(sequence)
+                sequence.history.num_prefix_waits += 1
                 continue
             num_pending = len(sequence.tokens) - len(match.blocks) * manager.block_size
             num_new = min(num_pending, budget, self._chunk_tokens)
             if num_new < num_pending and not self._may_split(num_pending, budget):
+                self._obstacles["tokens"] += 1
                 return
             if not manager.can_admit(sequence, match, self._num_reserved if self._running else 0):
                 self._refused = (sequence, manager.num_available)
+                self._obstacles["blocks"] += 1
                 return
             self._waiting.pop()
             manager.admit(sequence, match)
+            self._note_wait(sequence)
             self._start(sequence)
             num_promised += sequence.num_forks
             plan.table_resets.append(sequence)
             self._schedule(plan, sequence, num_new)
+
+    def _obstacle(self, sequence: Sequence, budget: int, num_promised: int) -> str | None:
+        """What the first in the queue lacks, as far as that is seen without a look at its prefix."""
+        if budget < 1:
+            return "tokens"
+        if len(self._rows) - num_promised < 1 + sequence.num_forks:
+            return "rows"
+        return "blocks" if self._is_refused(sequence) else None
+
+    def obstacles(self, sequence: Sequence) -> dict[str, int]:
+        """`SequenceHistory.obstacles` so far, of one that waits as well."""
+        before = sequence.history.obstacles_before
+        if before is None:
+            return sequence.history.obstacles
+        return dict(self._obstacles - Counter(before))
+
+    def _note_wait(self, sequence: Sequence) -> None:
+        history = sequence.history
+        if history.obstacles_before is not None:
+            history.obstacles |= self.obstacles(sequence)
+            history.obstacles_before = None
 
     def _is_refused(self, sequence: Sequence) -> bool:
         """Whether looking again is pointless: it found no room before, and no block has come free since then.
@@ -258,6 +292,8 @@ class ContinuousBatching:
             if len(self._running) == 1:
                 raise EngineError(f"request {sequence.request_id!r} has grown beyond what was checked when it came")
             victim = max(self._running, key=_rank)
+            lost = Preemption(victim.num_output, victim.num_computed, victim is sequence)
+            victim.history.note_preemption(lost)
             self._preempt(plan, victim)
             if victim is sequence:
                 return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -10,6 +11,8 @@ from vivace.core.sequence import Sequence
 
 NO_PARENT = 0
 _PENDING = -1
+MAX_SIBLINGS = 8  # entries with one parent that are remembered for comparison
+MAX_EVICTED = 8192  # hashes of overwritten blocks; 1.2 MB
 
 BlockHash = Callable[[bytes, bytes], bytes]
 
@@ -48,8 +51,12 @@ class PrefixIndex:
     `woken` collects the sequences whose awaited entry was completed or dropped, for the scheduler to take.
     """
 
-    def __init__(self, block_hash: BlockHash = chained_hash) -> None:
+    def __init__(self, block_hash: BlockHash = chained_hash, num_token_bytes: int = 0) -> None:
+        """`num_token_bytes`: what follows the salt in a first block."""
         self.block_hash = block_hash
+        self._num_token_bytes = num_token_bytes
+        self._families: dict[int | bytes, list[PrefixEntry]] = {}  # by parent, or by salt: the latest of each
+        self._evicted: OrderedDict[bytes, None] = OrderedDict()  # hashes, the latest last
         self.woken: list[Sequence] = []
         self._candidates: dict[bytes, list[PrefixEntry]] = {}
         self._by_block: dict[int, PrefixEntry] = {}
@@ -76,6 +83,7 @@ class PrefixIndex:
         self._last_identity += 1
         entry = PrefixEntry(self._last_identity, parent, block_hash, content)
         self._candidates.setdefault(block_hash, []).append(entry)
+        self._join_family(entry)
         return entry
 
     def complete(self, entry: PrefixEntry, block: int) -> None:
@@ -92,13 +100,44 @@ class PrefixIndex:
     def evict(self, block: int) -> None:
         """The block is about to be overwritten. Entries below it stay until their own blocks are evicted, but
         nothing reaches them any more."""
-        self._remove(self._by_block.pop(block))
+        entry = self._by_block.pop(block)
+        self._remove(entry)
+        self._evicted[entry.block_hash] = None
+        if len(self._evicted) > MAX_EVICTED:
+            self._evicted.popitem(last=False)
+
+    def was_evicted(self, block_hash: bytes) -> bool:
+        """Whether a block with this hash was overwritten lately."""
+        return block_hash in self._evicted
+
+    def siblings(self, parent: int, content: bytes) -> list[bytes]:
+        """Contents of the latest blocks after this parent; of first blocks, those with the salt of `content`."""
+        return [entry.content for entry in self._families.get(self._family(parent, content), ())]
+
+    def _family(self, parent: int, content: bytes) -> int | bytes:
+        return parent if parent != NO_PARENT else content[: len(content) - self._num_token_bytes]
+
+    def _join_family(self, entry: PrefixEntry) -> None:
+        family = self._families.setdefault(self._family(entry.parent, entry.content), [])
+        family.append(entry)
+        if len(family) > MAX_SIBLINGS:
+            del family[0]
+
+    def _leave_family(self, entry: PrefixEntry) -> None:
+        name = self._family(entry.parent, entry.content)
+        family = self._families.get(name)
+        if family is None or entry not in family:
+            return
+        family.remove(entry)
+        if not family:
+            del self._families[name]
 
     def _remove(self, entry: PrefixEntry) -> None:
         candidates = self._candidates[entry.block_hash]
         candidates.remove(entry)
         if not candidates:
             del self._candidates[entry.block_hash]
+        self._leave_family(entry)
 
     def _wake(self, entry: PrefixEntry) -> None:
         if entry.waiters:

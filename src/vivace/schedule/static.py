@@ -102,6 +102,10 @@ class StaticBatching:
         """Let the child run on from the parent's computed tokens, and count `parent.num_forks` down."""
         self._batch.fork(parent, child)
 
+    def obstacles(self, sequence: Sequence) -> dict[str, int]:
+        """`SequenceHistory.obstacles` so far, of one that waits as well."""
+        return {"batch": 1} if sequence in self._waiting else self._batch.obstacles(sequence)
+
     def finish(self, sequence: Sequence) -> None:
         """The sequence needs nothing more. Its row stays empty until the whole batch is finished."""
         if self._waiting.remove(sequence):
@@ -122,4 +126,5 @@ class StaticBatching:
                 return
             self._waiting.pop()
             del self._added_at[sequence]
+            sequence.history.obstacles["batch"] = 1
             self._batch.add(sequence)

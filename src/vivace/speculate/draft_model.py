@@ -10,10 +10,13 @@ often as the two distributions overlap on one line.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
 
 from vivace.core.sequence import Sequence
 from vivace.core.step import ScheduledSequence, StepPlan
-from vivace.ops.backend import Backend, Executable, KVCache
+from vivace.ops.backend import Backend, Executable, KVCache, StepInputs
 from vivace.runtime.batch import BatchBuilder
 from vivace.runtime.runner import StepResult
 from vivace.runtime.sampler import SamplerInputs
@@ -35,6 +38,7 @@ class DraftModel:
     """
 
     is_sequential = True
+    guesses_chains = True
 
     def __init__(
         self,
@@ -54,7 +58,7 @@ class DraftModel:
         self._block_size = block_size
         self._max_model_len = max_model_len
         self._max_tokens = max_tokens
-        self._sampler_inputs = SamplerInputs()
+        self._sampler_inputs = SamplerInputs(constrains=False)
         self._progress: dict[Sequence, _Progress] = {}
         self._content: dict[int, bytes] = {}  # block -> hash of its tokens, where the draft has computed it whole
         self._table_resets: list[Sequence] = []
@@ -79,16 +83,21 @@ class DraftModel:
         wanted = {item.sequence: len(item.draft) for item in items}
         guesses: dict[Sequence, list[int]] = {sequence: [] for sequence in wanted}
         plan = self._catch_up(list(wanted))
-        while plan:
-            asking = [item.sequence for item in plan.scheduled if item.samples]
-            for sequence, token in zip(asking, self._run(plan, asking, guesses), strict=True):
+        asking = [item.sequence for item in plan.scheduled if item.samples]
+        logits = self._compute(plan)
+        while asking:
+            tokens = self._sample(logits, asking, guesses)
+            for sequence, token in zip(asking, tokens, strict=True):
                 if token >= 0:
                     guesses[sequence].append(token)
                 else:
                     wanted[sequence] = 0  # no finite logit
-            plan = self._next_pass([one for one in asking if len(guesses[one]) < wanted[one]], guesses)
+            asking = [one for one in asking if len(guesses[one]) < wanted[one]]
+            if asking:
+                logits = self._executable.run(self._next_pass(asking, guesses))
         for sequence, made in guesses.items():
             self._progress[sequence].guesses = made[:-1]  # the last one was not computed
+            self._forget_content(sequence, len(sequence.tokens), len(made) - 1)
         return list(guesses.values())
 
     def end_step(self, plan: StepPlan, result: StepResult) -> None:
@@ -111,33 +120,46 @@ class DraftModel:
                 plan.num_tokens += num_new
         return plan
 
-    def _next_pass(self, sequences: list[Sequence], guesses: dict[Sequence, list[int]]) -> StepPlan:
-        """One more token of each sequence: its last guess."""
-        plan = StepPlan(num_tokens=len(sequences))
-        for sequence in sequences:
-            made = guesses[sequence]
-            start = len(sequence.tokens) + len(made) - 1
-            plan.scheduled.append(ScheduledSequence(sequence, start, 1, True, draft=made[-1:]))
-        return plan
-
-    def _run(self, plan: StepPlan, asking: list[Sequence], guesses: dict[Sequence, list[int]]) -> list[int]:
-        """The next token of those that sample."""
+    def _compute(self, plan: StepPlan) -> Any:
+        """Logits of those that sample."""
         rows, first = [], 0
         for item in plan.scheduled:
             first += item.num_new
             if item.samples:
                 rows.append(first - 1)
-            blocks = item.sequence.block_ids
-            for position in range(
-                item.start // self._block_size, (item.start + item.num_new - 1) // self._block_size + 1
-            ):
-                self._content.pop(blocks[position], None)
-        logits = self._executable.run(self._batch.build(plan, rows))
-        if not asking:
-            return []
+            self._forget_content(item.sequence, item.start, item.num_new)
+        return self._executable.run(self._batch.build(plan, rows)) if plan else None
+
+    def _next_pass(self, sequences: list[Sequence], guesses: dict[Sequence, list[int]]) -> StepInputs:
+        """One more token of each sequence: its last guess. Packed here, for a plan and its rows would take longer
+        than a pass of the smallest drafts."""
+        size = self._block_size
+        positions = [len(one.tokens) + len(guesses[one]) - 1 for one in sequences]
+        slots = [
+            one.block_ids[position // size] * size + position % size
+            for one, position in zip(sequences, positions, strict=True)
+        ]
+        positions_T, places = np.array(positions, np.int32), np.arange(len(sequences) + 1, dtype=np.int32)
+        return StepInputs(
+            token_ids_T=np.array([guesses[one][-1] for one in sequences], np.int32),
+            positions_T=positions_T,
+            slots_T=np.array(slots, np.int32),
+            query_starts_B1=places,
+            context_lens_B=positions_T + np.int32(1),
+            block_tables_BX=self._batch.block_tables([one.row for one in sequences]),
+            sampled_rows_S=places[:-1],
+        )
+
+    def _sample(self, logits: Any, asking: list[Sequence], guesses: dict[Sequence, list[int]]) -> list[int]:
         inputs = self._sampler_inputs.build(asking, logits.shape[-1], [guesses[sequence] for sequence in asking])
         tokens: list[int] = self._backend.sample(logits, inputs).tolist()
         return tokens
+
+    def _forget_content(self, sequence: Sequence, start: int, count: int) -> None:
+        """Positions that are written now: their blocks no longer hold what was noted."""
+        if count > 0:
+            for position in range(start // self._block_size, (start + count - 1) // self._block_size + 1):
+                self._content.pop(sequence.block_ids[position], None)
 
     def _settled(self, sequence: Sequence) -> _Progress:
         """The sequence's progress, with guesses that were accepted counted as computed."""
@@ -145,8 +167,8 @@ class DraftModel:
         if progress is None:
             progress = self._progress[sequence] = _Progress(self._shared_tokens(sequence))
         tokens = sequence.tokens
-        for guess in progress.guesses:
-            if tokens[progress.num_computed] != guess:
+        for guess in progress.guesses:  # a constraint may have let fewer of them pass than were computed
+            if progress.num_computed == len(tokens) - 1 or tokens[progress.num_computed] != guess:
                 break
             progress.num_computed += 1
         progress.guesses = []

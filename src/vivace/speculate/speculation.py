@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -13,7 +14,10 @@ from vivace.runtime.runner import StepResult
 from vivace.schedule.drafts import shorten
 from vivace.speculate.proposer import Proposer
 from vivace.speculate.rule import Choice, Kind, LengthRule, StepReport
+from vivace.speculate.verdict import INTERVAL_S, Verdict
 from vivace.speculate.verification import Accepted, verify
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -26,6 +30,7 @@ class SpeculationStats:
     num_accepted_by_position: list[int] = field(default_factory=list)
     num_choices: Counter[str] = field(default_factory=Counter)  # steps by the rule's kind of choice
     gain: float = 1.0  # the rule's last expectation
+    verdict: str = ""  # what it chose of late, and why, in a sentence
 
 
 @dataclass(slots=True)
@@ -45,24 +50,30 @@ class Speculation:
     """Owned by the engine; called around every step. `clock` returns seconds."""
 
     def __init__(self, proposer: Proposer, rule: LengthRule, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._proposer = proposer
-        self._rule = rule
+        self.proposer = proposer
+        self.rule = rule
         self._clock = clock
         self._cycle = _Cycle(clock())
         self._kind: Kind = "none"  # of the last choice
         self._was_guessing = False  # in the step before this one
         self._guessing: list[Sequence] = []  # who is to guess in the next step
+        self._verdict = Verdict()
+        self._verdict.due = self._cycle.began + INTERVAL_S
         self.stats = SpeculationStats(num_accepted_by_position=[0] * rule.most)
 
     def propose(self, plan: StepPlan) -> None:
         """Fill the plan's room for guesses, and give back what is not needed."""
         began = self._clock()
         self._report(began)
+        if began >= self._verdict.due:
+            self._look(began)
         self._cycle = cycle = _Cycle(began, kind=self._kind)
-        self._proposer.begin_step(plan)
+        self.proposer.begin_step(plan)
         items = plan.drafting
         if items:
-            guesses = self._proposer.propose(items)
+            guesses = [
+                _allowed(item.sequence, made) for item, made in zip(items, self.proposer.propose(items), strict=True)
+            ]
             shorten(plan, [len(made) for made in guesses])
             for item, made in zip(items, guesses, strict=True):
                 item.draft[:] = made
@@ -79,14 +90,16 @@ class Speculation:
             cycle.num_sequences = cycle.num_tokens = len(plan.scheduled)
         items = plan.drafting
         if not items:
-            self._proposer.end_step(plan, result)
+            self.proposer.end_step(plan, result)
             return Accepted([], [], [])
         accepted, counts = verify(plan, result)
-        self._proposer.end_step(plan, result)
+        self.proposer.end_step(plan, result)
         cycle.num_tokens += sum(counts)
-        observe, kind_of = self._rule.acceptance.observe, self._proposer.kind
+        observe, kind_of = self.rule.acceptance.observe, self.proposer.kind
         for item, count in zip(items, counts, strict=True):
             observe(item.sequence, len(item.draft), count, kind_of(item.sequence))
+            item.sequence.history.num_guessed += len(item.draft)
+            item.sequence.history.num_accepted += count
             self._count(len(item.draft), count)
         return accepted
 
@@ -97,11 +110,11 @@ class Speculation:
         self._guessing = []
         if not any(item.sequence.state is SequenceState.RUNNING for item in plan.scheduled):
             self._cycle.num_sequences = 0  # what comes next may have to be waited for
-        if not self._rule.may_ask(len(plan.scheduled)):
+        if not self.rule.may_ask(len(plan.scheduled)):
             self._note("rest")
             return
         began = self._clock()
-        going_on = [item.sequence for item in plan.scheduled if item.samples and _speculates(item.sequence)]
+        going_on = [item.sequence for item in plan.scheduled if item.samples and self._speculates(item.sequence)]
         if not going_on:
             self._note("none")
             return
@@ -116,17 +129,29 @@ class Speculation:
 
     def forget(self, sequence: Sequence) -> None:
         """The sequence has ended."""
-        self._proposer.forget(sequence)
-        self._rule.acceptance.forget(sequence)
+        self.proposer.forget(sequence)
+        self.rule.acceptance.forget(sequence)
+
+    def _speculates(self, sequence: Sequence) -> bool:
+        return sequence.state is SequenceState.RUNNING and (
+            sequence.constraint is None or self.proposer.guesses_chains
+        )
 
     def _asked(self, sequences: list[Sequence]) -> Choice:
-        most, proposer = self._rule.most, self._proposer
+        most, proposer = self.rule.most, self.proposer
         available = [proposer.available(sequence, most) for sequence in sequences]
-        return self._rule.choose(sequences, available, list(map(proposer.kind, sequences)))
+        return self.rule.choose(sequences, available, list(map(proposer.kind, sequences)))
 
     def _note(self, kind: Kind) -> None:
         self._kind = kind
         self.stats.num_choices[kind] += 1
+
+    def _look(self, now: float) -> None:
+        stats = self.stats
+        self._verdict.look(now, stats.num_choices, stats.gain, self.rule, self._cycle.num_sequences)
+        if self._verdict.text != stats.verdict:
+            stats.verdict = self._verdict.text
+            logger.info("%s", stats.verdict)
 
     def _report(self, ended: float) -> None:
         """Tell the rule of the step that ends where the next one begins."""
@@ -135,7 +160,7 @@ class Speculation:
         if not cycle.num_sequences:
             return
         target_s = ended - cycle.began - cycle.guessing_s - cycle.asking_s
-        self._rule.observe(
+        self.rule.observe(
             StepReport(
                 cycle.num_sequences,
                 cycle.lengths,
@@ -161,6 +186,8 @@ def _decodes(item: ScheduledSequence) -> bool:
     return item.samples and item.num_new == 1 + len(item.draft)
 
 
-def _speculates(sequence: Sequence) -> bool:
-    """A constraint's state follows its tokens one by one: those under one run without guesses."""
-    return sequence.state is SequenceState.RUNNING and sequence.constraint is None
+def _allowed(sequence: Sequence, guesses: list[int]) -> list[int]:
+    """The first of the guesses, as far as the sequence's constraint allows them and goes on behind them."""
+    if sequence.constraint is None:
+        return guesses
+    return guesses[: sequence.constraint.look_ahead(guesses)]

@@ -8,7 +8,8 @@ from msgspec.structs import replace
 
 from vivace.core.errors import RequestError
 from vivace.core.events import TokenEvent
-from vivace.engine.engine import Engine, RequestRecord
+from vivace.engine.engine import Engine
+from vivace.engine.request_record import RequestRecord
 from vivace.schedule.block_map import block_map
 from vivace.speculate.speculation import SpeculationStats
 from vivace.worker.info import EngineGauges
@@ -16,6 +17,8 @@ from vivace.worker.messages import (
     Abort,
     Command,
     Ended,
+    Explain,
+    Explained,
     Pooled,
     PromptScores,
     Refused,
@@ -76,6 +79,8 @@ class EngineLoop:
                     self._engine.stop(request_id, index, reason)
             case Survey():
                 self._channel.send(Surveyed(block_map(self._engine.scheduler.block_manager)))
+            case Explain(request_id):
+                self._channel.send(Explained(request_id, self._engine.account(request_id)))
 
     def _begin(self, submission: Submit) -> None:
         job = submission.job
@@ -112,11 +117,15 @@ class EngineLoop:
             if event.finish is not None and request_id not in ended:
                 record = self._engine.record(request_id)
                 if record.num_unfinished == 0:
-                    ended[request_id] = _ended(request_id, record)
+                    ended[request_id] = self._ended(request_id, record)
         for request_id in ended:
             self._engine.forget(request_id)
         self._reported_at = time.monotonic()
         self._channel.send(Step(events, started, list(ended.values()), self._gauges(step_s)))
+
+    def _ended(self, request_id: str, record: RequestRecord) -> Ended:
+        num_preemptions = sum(one.num_preemptions for one in record.sequences)
+        return Ended(request_id, record.timings.finished, num_preemptions, self._engine.account(request_id))
 
     def _start(self, request_id: str) -> Started:
         """Called with the first event of a request. Its prompt's scores and its embedding go ahead of it."""
@@ -164,8 +173,5 @@ def with_speculation(gauges: EngineGauges, stats: SpeculationStats) -> EngineGau
         num_accepted_by_position=tuple(stats.num_accepted_by_position),
         speculation_choices=dict(stats.num_choices),
         speculation_gain=stats.gain,
+        speculation_verdict=stats.verdict,
     )
-
-
-def _ended(request_id: str, record: RequestRecord) -> Ended:
-    return Ended(request_id, record.timings.finished, sum(one.num_preemptions for one in record.sequences))

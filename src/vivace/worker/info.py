@@ -48,9 +48,10 @@ class EngineGauges(msgspec.Struct, frozen=True, array_like=True):
     num_draft_tokens: int = 0
     num_accepted_tokens: int = 0
     num_accepted_by_position: tuple[int, ...] = ()
-    speculation_choices: dict[str, int] = {}  # steps by what the rule chose: guess, plain, trial, none
+    speculation_choices: dict[str, int] = {}  # steps by what the rule chose: guess, plain, trial, none, rest
     speculation_gain: float = 1.0  # tokens a second that guessing promises over those of a plain step
     num_decode_rows: int = 0  # of the computed tokens, one for each sequence past its prompt
+    speculation_verdict: str = ""  # what the rule chose of late, and why; the log's
 
 
 _TOTALS = (

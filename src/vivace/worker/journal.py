@@ -118,6 +118,7 @@ class Journal:
             if entry.is_present:
                 entry.is_present, entry.is_suspect = False, True
                 entry.stream.drop_partial_scores()
+                entry.stream.num_restarts += 1
         self._held = sorted(self._entries.values(), key=_order)
         return guilty
 

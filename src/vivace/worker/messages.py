@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from vivace.core.account import RequestAccount
 from vivace.core.config import EngineConfig
 from vivace.core.events import TokenEvent, TokenLogprobs
 from vivace.schedule.block_map import BlockMap
@@ -53,6 +54,12 @@ class Stop(msgspec.Struct, array_like=True, tag=4):
 
 class Survey(msgspec.Struct, array_like=True, tag=5):
     """How do the KV blocks stand? Answered with `Surveyed`."""
+
+
+class Explain(msgspec.Struct, array_like=True, tag=6):
+    """What of this request? Answered with `Explained`."""
+
+    request_id: str
 
 
 class Loading(msgspec.Struct, array_like=True, tag=16):
@@ -109,6 +116,7 @@ class Ended(msgspec.Struct, array_like=True):
     request_id: str
     finished: float | None
     num_preemptions: int
+    account: RequestAccount | None = None
 
 
 class Step(msgspec.Struct, array_like=True, tag=22):
@@ -124,5 +132,12 @@ class Surveyed(msgspec.Struct, array_like=True, tag=23):
     blocks: BlockMap
 
 
-Command = Configure | Submit | Abort | Stop | Survey
-Report = Loading | Ready | Failed | Refused | PromptScores | Pooled | Step | Surveyed
+class Explained(msgspec.Struct, array_like=True, tag=24):
+    """`account` is None where the engine does not know the request (any more, or yet)."""
+
+    request_id: str
+    account: RequestAccount | None
+
+
+Command = Configure | Submit | Abort | Stop | Survey | Explain
+Report = Loading | Ready | Failed | Refused | PromptScores | Pooled | Step | Surveyed | Explained

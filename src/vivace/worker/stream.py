@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from vivace.core.account import RequestAccount
 from vivace.core.errors import VivaceError
 from vivace.core.events import RequestTimings, TokenEvent, TokenLogprobs
 from vivace.worker.job import Job
@@ -39,6 +40,8 @@ class TokenStream:
         self.emitted: list[list[int] | None] = [[] for _ in range(job.params.n)]  # None: that continuation has ended
         self.num_unfinished = job.params.n  # continuations
         self.when_finished: Callable[[], None] | None = None  # called once the last event is there, read or not
+        self.num_restarts = 0  # of the engine, while it had the request
+        self.when_accounted: Callable[[RequestAccount], None] | None = None  # may come after the last event
         self._owner = owner
         self._scores: list[TokenLogprobs | None] = []
         self._batches: deque[list[TokenEvent]] = deque()

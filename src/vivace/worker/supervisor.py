@@ -13,16 +13,31 @@ from typing import Literal
 
 import msgspec
 
+from vivace.core.account import RequestAccount
 from vivace.core.config import EngineConfig
 from vivace.core.errors import ConfigError, EngineError, ModelFileError, RequestError, VivaceError
 from vivace.core.events import TokenEvent
 from vivace.schedule.block_map import BlockMap
+from vivace.worker.accounting import Accounting
 from vivace.worker.block_survey import BlockSurvey
 from vivace.worker.engine_child import EngineChild, worker_command
 from vivace.worker.info import EngineGauges, EngineInfo, added, carried_over
 from vivace.worker.job import Job
 from vivace.worker.journal import Entry, Journal
-from vivace.worker.messages import Abort, Command, Pooled, PromptScores, Refused, Report, Step, Stop, Survey, Surveyed
+from vivace.worker.messages import (
+    Abort,
+    Command,
+    Explain,
+    Explained,
+    Pooled,
+    PromptScores,
+    Refused,
+    Report,
+    Step,
+    Stop,
+    Survey,
+    Surveyed,
+)
 from vivace.worker.refusal import error_from_data
 from vivace.worker.stream import TokenStream
 
@@ -74,6 +89,7 @@ class EngineClient:
         self._base = EngineGauges()  # totals of the engines that died
         self._current = EngineGauges()
         self._survey = BlockSurvey()
+        self._accounting = Accounting()
         self._num_crashes = 0  # in a row, without a token and without a guilty one
         self._has_worked = False  # this engine brought an event
         self._ready_at: float | None = None  # None while it loads
@@ -96,6 +112,13 @@ class EngineClient:
         if self.state == "ready" and self._child is not None and self._survey.is_due():
             self._child.send(Survey())
         return self._survey.latest
+
+    async def account(self, request_id: str) -> RequestAccount | None:
+        """Why a running request takes as long as it does; None where the engine does not have it or does not say."""
+        child, entry = self._child, self._journal.find(request_id)
+        if child is None or self.state != "ready" or entry is None or not entry.is_present:
+            return None
+        return await self._accounting.ask(request_id, lambda: child.send(Explain(request_id)))
 
     @property
     def engine_pid(self) -> int | None:
@@ -172,6 +195,7 @@ class EngineClient:
         stream.deliver([TokenEvent(stream.job.request_id, index, None, None, finish, reason) for index in indices])
         if stream.is_finished:
             stream.timings.finished = time.monotonic()
+            self._accounting.leave(stream)
             self._journal.leave(entry)
         else:
             self._journal.progress(entry, set(indices))
@@ -206,6 +230,9 @@ class EngineClient:
         if isinstance(report, Surveyed):
             self._survey.take(report.blocks)
             return
+        if isinstance(report, Explained):
+            self._accounting.answer(report.request_id, report.account)
+            return
         assert isinstance(report, Refused | PromptScores | Pooled)
         entry = self._journal.find(report.request_id)
         if entry is None:
@@ -219,6 +246,8 @@ class EngineClient:
             self._settle(entry, set())
 
     def _take_step(self, step: Step) -> None:
+        if step.gauges.speculation_verdict != self._current.speculation_verdict:
+            logger.info("speculation: %s", step.gauges.speculation_verdict)
         self._current = step.gauges
         for started in step.started:
             entry = self._journal.find(started.request_id)
@@ -231,6 +260,7 @@ class EngineClient:
             if entry is not None:
                 entry.stream.timings.finished = ended.finished
                 entry.stream.num_preemptions += ended.num_preemptions
+            self._accounting.end(ended.request_id, None if entry is None else entry.stream, ended.account)
         batches: dict[str, list[TokenEvent]] = {}
         for event in step.events:
             batch = batches.get(event.request_id)
@@ -323,6 +353,7 @@ class EngineClient:
     def _bury(self, error: VivaceError) -> None:
         """Blame, count, and keep the totals."""
         self._survey.forget()
+        self._accounting.forget()
         guilty = self._journal.crash()
         uptime_s = 0.0 if self._ready_at is None else time.monotonic() - self._ready_at
         had_calm = self._has_worked or uptime_s > self._policy.crash_window_s

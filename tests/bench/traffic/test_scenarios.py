@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from vivace.bench.traffic.answers import answered_messages
+from vivace.bench.load.body import with_answer
 from vivace.bench.traffic.request import Traffic
 from vivace.bench.traffic.scenario import CONVERSATIONS, SCENARIOS, make_sweep, make_traffic
 from vivace.core.errors import ConfigError
@@ -51,6 +54,40 @@ def test_a_seed_decides_all_of_the_traffic(tokenizer: Tokenizer, name: str) -> N
     assert repr(traffic(7)) != repr(traffic(8))
 
 
+def test_another_process_makes_the_same_traffic(tokenizer: Tokenizer) -> None:
+    """Where texts hash otherwise."""
+    program = """
+from vivace.bench.traffic.scenario import make_traffic
+from vivace.engine.tokenizer import load_tokenizer
+from vivace.resources import embedded_model_path
+print(make_traffic("rag", tokenizer=load_tokenizer(embedded_model_path()), num_requests=9, rate=3.0, seed=6))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | {"PYTHONHASHSEED": "17"}, capture_output=True, check=True
+    )
+    here = make_traffic("rag", tokenizer=tokenizer, num_requests=9, rate=3.0, seed=6)
+    assert done.stdout.decode().strip() == str(here)
+
+
+def test_scenarios_have_the_shapes_that_they_are_named_for(tokenizer: Tokenizer) -> None:
+    def made(name: str) -> Traffic:
+        return make_traffic(name, tokenizer=tokenizer, num_requests=60, concurrency=3, seed=2)
+
+    long_prompts, long_answers = made("long-prompt").requests, made("long-answer").requests
+    assert all(one.prompt_len >= 1024 and one.output_len <= 64 for one in long_prompts)
+    assert all(one.prompt_len <= 64 and one.output_len >= 512 for one in long_answers)
+    systems = Counter((one.messages or ())[0]["content"] for one in made("system-prompt").requests)
+    assert 2 <= len(systems) <= 4
+    assert all(len(tokenizer.encode(text)) == 1024 for text in systems)
+    agents = made("agent").requests
+    followers = [one for one in agents if one.after is not None]
+    assert len(followers) > 40
+    for one in followers:
+        before = agents[one.after or 0]
+        assert one.prompt_len > before.prompt_len + before.output_len
+        assert (one.messages or ())[-1]["content"].startswith("Tool result:")
+
+
 def test_traffic_of_two_seeds_shares_no_block(tokenizer: Tokenizer) -> None:
     """Else a sweep's second point finds the first one's prompts in the prefix cache."""
     points = list(make_sweep("uniform", [1.0, 2.0, 4.0], tokenizer=tokenizer, num_requests=60))
@@ -80,18 +117,17 @@ def test_chats_share_the_system_prompt_and_grow_by_turns(tokenizer: Tokenizer) -
 def test_answers_take_their_places_in_all_later_turns(tokenizer: Tokenizer) -> None:
     traffic = make_traffic("agent", tokenizer=tokenizer, num_requests=20, concurrency=1)
     third = next(
-        request
-        for request in traffic.requests
-        if request.after is not None and traffic.requests[request.after].after is not None
+        request for request in traffic.requests if request.after is not None and len(request.messages or ()) == 6
     )
     second = traffic.requests[third.after or 0]
-    answers = {second.index: "second answer", second.after or 0: "first answer"}
-    messages = answered_messages(traffic, third.index, answers)
-    assert messages is not None
-    said = [message["content"] for message in messages if message["role"] == "assistant"]
-    assert said[-2:] == ["first answer", "second answer"]
+    first = traffic.requests[second.after or 0]
+    sent = with_answer(second, first, "first answer")
+    messages = with_answer(third, sent, "second answer").messages or ()
+    assert [one["content"] for one in messages if one["role"] == "assistant"] == ["first answer", "second answer"]
     asked = [message for message in messages if message["role"] != "assistant"]
     assert asked == [message for message in third.messages or () if message["role"] != "assistant"]
+    alone = make_traffic("uniform", tokenizer=tokenizer, num_requests=2).requests
+    assert with_answer(alone[1], alone[0], "none") == alone[1]
 
 
 def test_popular_documents_come_again(tokenizer: Tokenizer) -> None:

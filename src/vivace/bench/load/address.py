@@ -30,7 +30,7 @@ class Address:
             raise ConfigError(f"{url!r} is no address of a server: {error}") from None
         if parts.scheme not in PORTS or not parts.hostname or parts.query or parts.username:
             raise ConfigError(f"{url!r} is no address of a server: write http://HOST:PORT or https://HOST")
-        if any(not 32 < ord(character) < 127 for character in parts.netloc + parts.path):
+        if any(not 32 < ord(character) < 127 for character in url):
             raise ConfigError(f"{url!r} is no address of a server: it has characters that no address has")
         path = parts.path.rstrip("/").removesuffix("/v1")
         return cls(parts.hostname, port or PORTS[parts.scheme], parts.scheme == "https", path)

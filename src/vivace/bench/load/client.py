@@ -10,6 +10,7 @@ import msgspec
 
 from vivace.bench.load.address import Address
 from vivace.bench.load.connection import Connection, ConnectionLost, Inbox, Sink
+from vivace.core.errors import ConfigError
 
 CONNECT_S = 10.0
 
@@ -39,7 +40,7 @@ class WholeResponse:
 
 
 class HttpClient:
-    """Opens as many connections as exchanges run at once, and uses them again. Ask for them on a running loop."""
+    """Opens as many connections as exchanges run at once, and uses them again. To be made on a running loop."""
 
     def __init__(
         self,
@@ -50,6 +51,8 @@ class HttpClient:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._address = address
+        if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
+            raise ConfigError("the key has characters that no HTTP header can carry")
         self._key_line = "" if api_key is None else f"Authorization: Bearer {api_key}\r\n"
         self._tls = (tls or ssl.create_default_context()) if address.is_tls else None
         self._inbox = Inbox(clock)

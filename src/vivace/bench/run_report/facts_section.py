@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vivace.bench.stored_result import StoredResult, flat
@@ -18,11 +18,23 @@ def facts_sections(result: StoredResult) -> Iterator[Section]:
     server = list(server_facts(result.summary.get("server") or {}))
     if server:
         yield Section("Server", facts(server))
-    if result.run.options:
-        yield Section("Traffic and settings", facts(_shown(result.run.options)))
-    if result.run.machine:
-        yield Section("Machine", facts(_shown(result.run.machine)))
-    yield Section("Command", code(result.run.command) + facts([("Vivace", result.run.version)]))
+    yield from settings_sections([result])
+
+
+def settings_sections(results: Sequence[StoredResult]) -> Iterator[Section]:
+    """What made the runs; of several, the settings that all of them share."""
+    for title, settings in (
+        ("Traffic and settings", [dict(flat(result.run.options)) for result in results]),
+        ("Machine", [dict(flat(result.run.machine)) for result in results]),
+    ):
+        shared = {
+            name: value for name, value in settings[0].items() if all(one.get(name) == value for one in settings)
+        }
+        if shared:
+            yield Section(title, facts(_shown(shared)))
+    commands = "".join(code(command) for command in dict.fromkeys(result.run.command for result in results))
+    versions = ", ".join(dict.fromkeys(result.run.version for result in results))
+    yield Section("Command" if len(results) == 1 else "Commands", commands + facts([("Vivace", versions)]))
 
 
 def server_facts(server: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -66,10 +78,13 @@ def _bytes(number: float) -> str:
     return f"{number / 1024:.0f} KiB"
 
 
-def _shown(settings: dict[str, Any]) -> list[tuple[str, str]]:
-    rows = [(name.replace("_", " "), _short(str(value))) for name, value in flat(settings)]
+def _shown(settings: Mapping[str, object]) -> list[tuple[str, str]]:
+    rows = [(name.replace("_", " "), _words(name, value)) for name, value in settings.items()]
     return rows[:_MAX_FACTS]
 
 
-def _short(text: str) -> str:
+def _words(name: str, value: object) -> str:
+    if isinstance(value, (int, float)) and name.endswith("bytes"):
+        return _bytes(value)
+    text = compact(value) if isinstance(value, float) else str(value)
     return text if len(text) <= _MAX_CHARACTERS else text[:_MAX_CHARACTERS] + "…"

@@ -13,7 +13,7 @@ from vivace.charts.axis import Axis
 from vivace.charts.lines import Guide, Series, lines
 from vivace.charts.numbers import compact
 from vivace.charts.page import Section
-from vivace.charts.table import table
+from vivace.charts.table import Noted, table
 
 NAMES = {
     "ttft_ms": "TTFT",
@@ -25,7 +25,7 @@ NAMES = {
 MEANINGS = (
     "TTFT: to the first token. TPOT: a token after the first, on average of a request. ITL: between two arrivals. "
     "E2EL: to the last token. Times count from when the traffic wanted a request sent, whether or not the load "
-    "generator had a hand free. In brackets: 95% intervals, from a bootstrap over requests."
+    "generator had a hand free. Below a figure: its 95% interval, from a bootstrap over requests."
 )
 _FIGURES = ("mean", "p50", "p90", "p95", "p99")
 _MAX_POINTS = 200  # of a distribution: finer than the screen shows
@@ -34,11 +34,9 @@ _HALVES = (Guide(0.5, "half of them"), Guide(0.99, "99%"))
 
 def latency_section(result: StoredResult) -> Section:
     """Empty of charts where no request was answered."""
-    series = [
-        Series(NAMES[name], distribution_points(values), steps=True)
-        for name, values in samples_of(result.latencies).items()
-        if len(values) > 1
-    ]
+    samples = {name: values for name, values in samples_of(result.latencies).items() if len(values) > 1}
+    shortest = min((min(values) for name, values in samples.items() if name != "queue_ms"), default=1.0)
+    series = [Series(NAMES[name], distribution_points(one, shortest), steps=True) for name, one in samples.items()]
     chart = lines(
         "How many were done within a time",
         series,
@@ -61,10 +59,10 @@ def samples_of(latencies: Sequence[Latency]) -> dict[str, list[float]]:
     }
 
 
-def distribution_points(values: Sequence[float]) -> list[tuple[float, float]]:
-    """The share of values up to each value (the empirical distribution function)."""
-    ordered = np.sort(np.asarray(values, dtype=np.float64))
-    ordered = np.maximum(ordered, 1e-3)  # a logarithmic axis: below a microsecond is no time
+def distribution_points(values: Sequence[float], shortest: float = 1e-3) -> list[tuple[float, float]]:
+    """The share of values up to each value (the empirical distribution function). A logarithmic axis has no place for
+    those who did not wait at all: they count as `shortest`."""
+    ordered = np.maximum(np.sort(np.asarray(values, dtype=np.float64)), max(shortest, 1e-3))
     indices = np.unique(np.linspace(0, len(ordered) - 1, min(len(ordered), _MAX_POINTS)).round().astype(int))
     return [(float(ordered[index]), (int(index) + 1) / len(ordered)) for index in indices]
 
@@ -76,9 +74,9 @@ def latency_table(summary: Mapping[str, Any]) -> str:
         one = summary.get(name)
         if isinstance(one, Mapping):
             cells = [_figure(one, figure) for figure in _FIGURES]
-            rows.append([f"{label}, ms", *cells, compact(float(one["max"])), one["count"]])
+            rows.append([label, *cells, compact(float(one["max"])), one["count"]])
     headers = ["", *_FIGURES, "max", "samples"]
-    return table(headers, rows, caption="Latency in milliseconds", notes=MEANINGS) if rows else ""
+    return table(headers, rows, caption="Milliseconds", notes=MEANINGS) if rows else ""
 
 
 def interval_words(one: Mapping[str, Any], figure: str) -> str:
@@ -87,9 +85,8 @@ def interval_words(one: Mapping[str, Any], figure: str) -> str:
     return "" if low is None or high is None else f"{compact(low)} – {compact(high)}"
 
 
-def _figure(one: Mapping[str, Any], figure: str) -> str:
-    interval = interval_words(one, figure)
-    return compact(float(one[figure])) + (f" ({interval})" if interval else "")
+def _figure(one: Mapping[str, Any], figure: str) -> Noted:
+    return Noted(compact(float(one[figure])), interval_words(one, figure))
 
 
 def _lead(result: StoredResult) -> str:

@@ -18,7 +18,7 @@ _MAX_LINES = 6  # distributions that one chart shows apart
 
 def load_sections(results: Sequence[StoredResult]) -> list[Section]:
     """Latency against throughput, the distributions, and a row for each run."""
-    ordered = sorted(results, key=lambda result: float(result.summary.get("requests_per_s") or 0.0))
+    ordered = sorted(results, key=_offered)
     charts = [_against_throughput(ordered, name, label) for name, label in (("ttft_ms", "TTFT"), ("tpot_ms", "TPOT"))]
     shown = [result for result in ordered if len(samples_of(result.latencies)["ttft_ms"]) > 1][-_MAX_LINES:]
     series = [
@@ -36,13 +36,21 @@ def load_sections(results: Sequence[StoredResult]) -> list[Section]:
     return [load, Section("Latency", spread if series else ""), Section("Runs", _table(results))]
 
 
+def _offered(result: StoredResult) -> float:
+    """What the traffic asked for; what was answered where the traffic waits for answers (a closed loop)."""
+    for name in ("rate", "concurrency"):
+        if isinstance(value := result.run.options.get(name), (int, float)):
+            return float(value)
+    return float(result.summary.get("requests_per_s") or 0.0)
+
+
 def _against_throughput(results: Sequence[StoredResult], name: str, label: str) -> str:
     series = []
     for figure in ("p50", "p99"):
         known = [
-            (float(result.summary["output_tokens_per_s"]), result.summary[name])
+            (float(result.summary["requests_per_s"]), result.summary[name])
             for result in results
-            if result.summary.get(name) and result.summary.get("output_tokens_per_s")
+            if result.summary.get(name) and result.summary.get("requests_per_s")
         ]
         band = [
             (x, *one["interval"][figure])
@@ -53,15 +61,15 @@ def _against_throughput(results: Sequence[StoredResult], name: str, label: str) 
             series.append(Series(f"{label} {figure}", [(x, float(one[figure])) for x, one in known], band=band))
     bounds = {getattr(result.slo, name.removesuffix("_ms"), None) for result in results} - {None}
     guides = [Guide(float(bound), f"objective {compact(bound)} ms") for bound in bounds if bound is not None]
-    x, y = Axis("Output", "tokens/s"), Axis(label, "ms")
-    note = "a point for each run, with 95% intervals"
-    return lines(f"{label} against output", series, x=x, y=y, guides=guides[:1], note=note) if series else ""
+    x, y = Axis("Answered", "requests/s"), Axis(label, "ms")
+    note = "a point for each run, joined by growing load, with 95% intervals"
+    return lines(f"{label} against throughput", series, x=x, y=y, guides=guides[:1], note=note) if series else ""
 
 
 def _table(results: Sequence[StoredResult]) -> str:
     headers = ["run", "requests/s", "tokens/s", "TTFT p50", "TTFT p99", "TPOT p50", "E2EL p99", "goodput", "errors"]
-    rows = [[_short_name(result), *_cells(result.summary)] for result in results]
-    notes = "Latencies in milliseconds; below each, its 95% interval is in the report of the run alone."
+    rows = [[_short_name(result), *_cells(result.summary)] for result in sorted(results, key=_offered)]
+    notes = "Latencies in milliseconds; their 95% intervals are in the report of each run."
     return table(headers, rows, caption="The runs", notes=notes)
 
 
@@ -85,5 +93,7 @@ def _cells(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _short_name(result: StoredResult) -> str:
-    rate = result.run.options.get("rate")
-    return f"{result.run.id}: {rate:g}/s" if isinstance(rate, (int, float)) else f"{result.run.id}: {result.run.name}"
+    for name, unit in (("rate", "requests/s"), ("concurrency", "users")):
+        if isinstance(value := result.run.options.get(name), (int, float)):
+            return f"Run {result.run.id}, {value:g} {unit}"
+    return f"Run {result.run.id}, {result.run.name}"

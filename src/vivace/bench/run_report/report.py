@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from vivace.bench.run_report.facts_section import facts_sections
+from vivace.bench.run_report.facts_section import facts_sections, settings_sections
 from vivace.bench.run_report.latency_section import interval_words, latency_section
 from vivace.bench.run_report.load_section import load_sections
 from vivace.bench.run_report.time_section import time_section
@@ -33,7 +33,7 @@ def run_report(results: Sequence[StoredResult]) -> str:
 
 def _sweep(results: Sequence[StoredResult]) -> str:
     remarks = [f"Run {result.run.id}: {remark}" for result in results for remark in _remarks(result)]
-    sections = [Section("", notice(remarks)), *load_sections(results), *facts_sections(results[0])]
+    sections = [Section("", notice(remarks)), *load_sections(results), *settings_sections(results)]
     names = ", ".join(dict.fromkeys(result.run.name for result in results))
     return page(f"{names}: {len(results)} runs", sections, subtitle=_subtitle(results[0]))
 
@@ -68,7 +68,7 @@ def _tiles(summary: Mapping[str, Any]) -> Iterator[Tile]:
         one = summary.get(name)
         if isinstance(one, Mapping):
             interval = interval_words(one, "p50")
-            note = ", ".join(filter(None, (interval, f"p99 {compact(one['p99'])}")))
+            note = " · ".join(filter(None, (interval, f"p99 {compact(one['p99'])}")))
             yield Tile(f"{label}, median", compact(one["p50"]), "ms", note)
     if "output_tokens_per_s" in summary:
         yield Tile("Output", compact(summary["output_tokens_per_s"]), "tokens/s", _input(summary))

@@ -11,6 +11,7 @@ from vivace.bench.traffic.prompt_text import TextEncoder
 from vivace.bench.traffic.request import Message, TrafficRequest
 from vivace.core.errors import ConfigError
 
+ANSWER_SLACK = 8  # tokens kept free for each answer before: what a model said may take more tokens when it is read
 MOST_MISSES = 1000  # dialogues in a row that do not fit: then there is no use in drawing more
 
 
@@ -84,8 +85,9 @@ def _fitting_turns(
     for turn in dialogue.turns[:room]:
         messages.append({"role": "user", "content": turn.said})
         prompt_len = chat_len(encoder, messages)
-        output_len = turn.output_len if planned else min(turn.output_len, max_model_len - prompt_len)
-        if output_len < 1 or prompt_len + output_len > max_model_len:
+        room_left = max_model_len - prompt_len - ANSWER_SLACK * len(planned)
+        output_len = turn.output_len if planned else min(turn.output_len, room_left)
+        if output_len < 1 or output_len > room_left:
             break
         thought_s += turn.think_s
         request = TrafficRequest(-1, prompt_len, output_len, messages=tuple(messages), think_s=turn.think_s)

@@ -20,7 +20,7 @@ from vivace.core.errors import ConfigError
 from vivace.resources.passages import DOCUMENT_MARK, passages
 
 BUILT_IN = "the package's sample of books and documents"
-MAX_FILE_BYTES = 64 << 20
+MAX_FILE_BYTES = 8 << 20  # of a longer file, the beginning: 1.4 million words
 MAX_WORD_CHARACTERS = 24  # longer ones (addresses, rules of dashes) take a dozen tokens: a block could not end well
 FEWEST_WORDS = 64
 _NUM_LOOKED_AT = 32  # words, for one that fits the last few tokens
@@ -38,7 +38,7 @@ class PromptText:
 
     def __init__(self, encoder: TextEncoder, text: str | None = None, *, source: str = BUILT_IN) -> None:
         """`text` None: the sample of the package. Raises `ConfigError` for a text of too few words."""
-        self._encoder = encoder
+        self.encoder = encoder
         self.source = source
         self.words = _words(passages() if text is None else text)
         if len(self.words) < FEWEST_WORDS:
@@ -107,13 +107,13 @@ class PromptText:
 
     def deviation(self, text: str, num_tokens: int) -> int:
         """How many tokens more than `num_tokens` the tokenizer makes of `text`, with its frame."""
-        return len(self._encoder.encode(text)) - num_tokens
+        return len(self.encoder.encode(text)) - num_tokens
 
     def count_at_start(self, word: str) -> int:
         """Tokens of a word that opens a text, without the frame."""
         count = self._opening_counts.get(word)
         if count is None:
-            count = self._opening_counts[word] = len(self._encoder.encode(word)) - self.num_frame_tokens
+            count = self._opening_counts[word] = len(self.encoder.encode(word)) - self.num_frame_tokens
         return count
 
     @cached_property
@@ -123,7 +123,7 @@ class PromptText:
         return found or [letter for letter in map(chr, range(33, 127)) if self.count_at_start(letter) == 1]
 
     def _count(self, word: str) -> int:
-        return len(self._encoder.encode(f"{_ANCHOR} {word}")) - self._anchor_tokens
+        return len(self.encoder.encode(f"{_ANCHOR} {word}")) - self._anchor_tokens
 
     def _opening(self, start: int, num_tokens: int) -> tuple[str, int]:
         word = self.words[start]

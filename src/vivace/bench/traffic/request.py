@@ -14,7 +14,7 @@ class TrafficRequest:
     `arrival_s` counts from the start of the run; None in a closed loop, where a request goes out when a user is free.
     `after` is the index of an earlier request whose answer must have ended first: the next turn of a conversation or
     of an agent's loop, sent `think_s` later; its last message but one, the assistant's, then gets that answer's text
-    (`answered_messages`: in a third turn, the first turn's answer as well).
+    (in a third turn, the first turn's answer stands as well: what was sent before is what goes on).
     """
 
     index: int

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from vivace.bench.traffic.agents import agent_loops
 from vivace.bench.traffic.arrivals import Ramp
@@ -100,19 +101,20 @@ def make_traffic(
             max_model_len=max_model_len,
             seed=seed,
         )
-    source: dict[str, object] = {"scenario": name, **load.record(), "max_model_len": max_model_len}
+    source: dict[str, object] = {"scenario": name, "num_requests": len(requests), **load.record()}
+    source["max_model_len"] = max_model_len
     source |= {"conversations": str(conversations)} if conversations is not None else {"text": words.source}
     source |= {} if think_s is None else {"think_s": think_s}
     traffic = Traffic(name, requests, seed, concurrency, source)
     return with_cancellations(traffic, cancel_share, cancel_after_s)
 
 
-def make_sweep(name: str, rates: Sequence[float], *, seed: int = 0, **options: object) -> Iterator[Traffic]:
+def make_sweep(name: str, rates: Sequence[float], *, seed: int = 0, **options: Any) -> Iterator[Traffic]:
     """Traffic of one scenario at each of `rates`, to find where the server no longer keeps up. Options as of
     `make_traffic`. Every point has prompts of its own (`seed`, `seed` + 1, ...), so that none finds what another
     left in the prefix cache."""
     for index, rate in enumerate(rates):
-        yield make_traffic(name, rate=rate, seed=seed + index, **options)  # type: ignore[arg-type]
+        yield make_traffic(name, rate=rate, seed=seed + index, **options)
 
 
 def _check(

@@ -1,0 +1,1 @@
+"""Published traces of real services, read row by row: one module a format."""

@@ -1,0 +1,114 @@
+"""The answer of `vivace optimize` on the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from vivace.optimize.answer import Answer, Result
+from vivace.optimize.interval import Interval
+
+MOST_ROWS = 8
+
+
+def print_answer(answer: Answer, output: Path, report: Path | None) -> None:
+    """Tables and conclusions on stdout; where the files are on stderr."""
+    console = Console(markup=False, emoji=False, highlight=False)
+    console.print(_ladder(answer))
+    console.print(_results(answer))
+    for line in _conclusions(answer):
+        console.print(line, soft_wrap=True)
+    print(f"wrote {output}: vivace serve --config {output}", file=sys.stderr)
+    if report is not None:
+        print(f"wrote {report}", file=sys.stderr)
+
+
+def _ladder(answer: Answer) -> Table:
+    table = Table(
+        title="What each technique brings here, times the throughput: alone, on top of those before, in all"
+    )
+    table.add_column("technique", no_wrap=True)
+    for name in ("alone", "on top", "1 user", "total", "KL"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for rung in answer.rungs:
+        if rung.measured is None:
+            continue
+        table.add_row(
+            rung.name,
+            _brief(rung.alone_speed),
+            _brief(rung.top_speed),
+            _brief(rung.top_latency),
+            _brief(rung.total_speed),
+            "" if rung.quality is None else f"{rung.quality.kl:.2g}",
+            rung.why_not if not rung.kept else "",
+        )
+    return table
+
+
+def _results(answer: Answer) -> Table:
+    table = Table(title=f"Best of {len(answer.results)} measured ({answer.objective.words})")
+    table.add_column("weights, cache, at once, tokens a step/block", no_wrap=True)
+    for name in ("tok/s", "x naive", "forecast", "TTFT ms", "1 user ms", "MiB", "KL"):
+        table.add_column(name, justify="right")
+    chosen = [answer.pick, *([answer.runner_up] if answer.runner_up else [])]
+    others = sorted((one for one in answer.front if one not in chosen), key=lambda one: -one.score)
+    for mark, result in _marked(answer, [*chosen, *others[: MOST_ROWS - len(chosen) - 1], answer.naive]):
+        measured = result.measured
+        error = result.prediction_error
+        table.add_row(
+            f"{mark}{result.candidate.short}",
+            f"{measured.tokens_per_s:,.0f}",
+            f"{measured.tokens_per_s / answer.naive.measured.tokens_per_s:.1f}",
+            "" if error is None else f"{100 * error:+.0f}%",
+            f"{measured.ttft_ms:.1f}",
+            f"{measured.single_latency_ms:.1f}",
+            f"{measured.memory_bytes / 2**20:,.0f}",
+            "" if result.quality is None else f"{result.quality.kl:.2g}",
+        )
+    return table
+
+
+def _marked(answer: Answer, results: list[Result]) -> Iterator[tuple[str, Result]]:
+    for result in results:
+        if result is answer.pick:
+            yield "pick: ", result
+        elif result is answer.runner_up:
+            yield "runner-up: ", result
+        else:
+            yield "naive: " if result is answer.naive else "", result
+
+
+def _conclusions(answer: Answer) -> Iterator[str]:
+    missing = [rung.name for rung in answer.rungs if rung.measured is None]
+    if missing:
+        yield f"No time for {', '.join(missing)} on the ladder: a longer --time-budget has it."
+    speed, quickness = _times(answer.speedup), _times(answer.quickening)
+    yield f"From naive to the pick: {speed} the throughput, one user's answer {quickness} as fast."
+    if answer.runner_up is not None:
+        yield f"The runner-up is {answer.why_not}."
+    if answer.next_step:
+        yield f"What binds: {answer.binds}; {answer.next_step}."
+    error = answer.median_prediction_error
+    parts = [f"{answer.num_forecast:,} candidates forecast", f"{len(answer.results)} measured whole"]
+    parts.append(f"{answer.num_partial} in part, {answer.num_discarded} measurements discarded for drift")
+    if error is not None:
+        parts.append(f"median error of the forecasts {100 * error:.0f}%")
+    yield f"{', '.join(parts)}; {answer.seconds:.0f} s."
+
+
+def _times(interval: Interval | None) -> str:
+    return "" if interval is None else f"{interval}x"
+
+
+def _brief(interval: Interval | None) -> str:
+    """The value, and half the width of its interval."""
+    if interval is None:
+        return ""
+    if interval.low is None or interval.high is None:
+        return f"{interval.value:.2f}"
+    return f"{interval.value:.2f} ±{(interval.high - interval.low) / 2:.2f}"

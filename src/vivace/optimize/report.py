@@ -1,0 +1,245 @@
+"""The answer as one HTML file: what it costs, what each technique brought, what was tried, what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html import escape
+
+from vivace.charts.axis import Axis
+from vivace.charts.page import Section, page
+from vivace.charts.scatter import Point, scatter
+from vivace.charts.table import facts, table
+from vivace.charts.tiles import Tile, tiles
+from vivace.charts.waterfall import Stage, waterfall
+from vivace.optimize.answer import Answer, Result
+from vivace.optimize.candidate import WEIGHT_WORDS, speculation_words
+from vivace.optimize.interval import Interval
+from vivace.optimize.ladder import Rung
+
+THROUGHPUT = Axis("Throughput", "tok/s")
+LATENCY = Axis("One user's whole answer", "ms")
+MEMORY = Axis("Weights and KV pool", "MiB")
+MOST_DROPPED = 40
+
+
+def report_html(answer: Answer, configuration: str) -> str:
+    """`configuration` is the text of vivace.toml. No script, nothing from elsewhere."""
+    extra = answer.extra
+    subtitle = f"{extra.get('machine', '')} · {extra.get('workload', '')} · {answer.seconds:.0f} s of measuring"
+    sections = [
+        Section("", tiles(list(_tiles(answer)))),
+        Section("The answer", _answer(answer), _lead(answer)),
+        Section("What each technique brings here", _ladder(answer), LADDER_LEAD),
+        Section("Speed, latency and memory", _fronts(answer), FRONT_LEAD),
+        Section("What is often claimed", _claims(answer)),
+        Section("Everything that was measured", _results(answer), RESULTS_LEAD),
+        Section("What was left out, and why", _left_out(answer)),
+        Section("vivace.toml", f'<pre tabindex="0"><code>{escape(configuration)}</code></pre>\n'),
+    ]
+    return page(f"Optimised: {extra.get('model', 'model')}", sections, subtitle=subtitle)
+
+
+LADDER_LEAD = (
+    "From the naive baseline (weights as wide as they come, one request after another, nothing kept) upwards. Every "
+    "technique is measured alone and on top of those before it; speed is that of all users at once. Whiskers and "
+    "brackets are 95% intervals over repetitions in turn."
+)
+FRONT_LEAD = (
+    "Each point is a configuration that ran the whole workload and passed the bars, unless it says otherwise."
+)
+RESULTS_LEAD = (
+    "Whole runs, best first. Figures are scaled by a baseline that ran before and after each of them, so that a "
+    "machine that slows down in between does not decide. Predicted is what the planner expected beforehand."
+)
+
+
+def _tiles(answer: Answer) -> Iterator[Tile]:
+    measured, naive = answer.pick.measured, answer.naive.measured
+    yield Tile("Throughput", f"{answer.speedup.value:.1f}×", "naive", _range(answer.speedup))
+    yield Tile("One user's answer", f"{answer.quickening.value:.1f}×", "faster", _range(answer.quickening))
+    yield Tile("Output tokens", f"{measured.tokens_per_s:,.0f}", "per second", f"naive: {naive.tokens_per_s:,.0f}")
+    weights = measured.weight_bytes / 2**20
+    yield Tile("Weights", f"{weights:,.1f}", "MiB", f"naive: {naive.weight_bytes / 2**20:,.1f} MiB")
+    if answer.pick.quality is not None:
+        quality = answer.pick.quality
+        note = f"perplexity {100 * quality.perplexity_change:+.2f}%"
+        yield Tile("KL divergence", f"{quality.kl:.2g}", "nats a token", note)
+
+
+def _range(interval: Interval) -> str:
+    if interval.low is None or interval.high is None:
+        return ""
+    return f"95%: {interval.low:.1f} to {interval.high:.1f}"
+
+
+def _lead(answer: Answer) -> str:
+    words = f"The fastest by {answer.objective.words} that keeps every bar: {answer.pick.candidate.words}."
+    if answer.runner_up is not None:
+        words += f" The runner-up, {answer.runner_up.candidate.words}, is {answer.why_not}."
+    return words
+
+
+def _answer(answer: Answer) -> str:
+    extra = answer.extra
+    error = answer.median_prediction_error
+    rows: list[tuple[str, object]] = [
+        ("What binds now", answer.binds or None),
+        ("What would help next", answer.next_step or None),
+        ("Bar on quality", extra.get("quality_bar")),
+        ("Objectives", extra.get("slo")),
+        (
+            "Forecast",
+            f"{answer.num_forecast:,} candidates, {len(answer.results)} measured whole, {answer.num_partial} in part",
+        ),
+        ("Forecasts' median error", None if error is None else f"{100 * error:.0f}%"),
+        ("Discarded for drift", f"{answer.num_discarded} measurements"),
+    ]
+    chosen = [answer.pick, *([answer.runner_up] if answer.runner_up else []), answer.naive]
+    names = ["Pick", *(["Runner-up"] if answer.runner_up else []), "Naive"]
+    compared = table(
+        ["", *names],
+        [(row[0], *row[1:]) for row in zip(*_columns(chosen), strict=True)],
+        caption="The pick beside the runner-up and the naive baseline",
+    )
+    return facts([row for row in rows if row[1] is not None]) + compared
+
+
+def _columns(results: list[Result]) -> Iterator[list[str]]:
+    yield [
+        "weights",
+        "cache",
+        "speculation",
+        "at once",
+        "tok/s",
+        "TTFT ms",
+        "TPOT ms",
+        "one user ms",
+        "MiB",
+        "KL, nats",
+    ]
+    for one in results:
+        measured = one.measured
+        yield [
+            WEIGHT_WORDS[one.candidate.quantization],
+            one.candidate.kv_cache_dtype,
+            speculation_words(one.candidate.speculation),
+            str(one.candidate.max_num_seqs),
+            f"{measured.tokens_per_s:,.0f}",
+            f"{measured.ttft_ms:,.1f}",
+            f"{measured.tpot_ms:.3g}",
+            f"{measured.single_latency_ms:,.1f}",
+            f"{measured.memory_bytes / 2**20:,.1f}",
+            "–" if one.quality is None else f"{one.quality.kl:.2g}",
+        ]
+
+
+def _ladder(answer: Answer) -> str:
+    naive = answer.naive.measured.tokens_per_s
+    stages = [Stage("naive", naive)]
+    for rung in answer.rungs:
+        if rung.measured is not None:
+            stages.append(_stage(rung, naive))
+    if answer.pick.candidate != answer.top:
+        low, high = answer.speedup.low, answer.speedup.high
+        stages.append(
+            Stage(
+                "search: the pick",
+                answer.pick.measured.tokens_per_s,
+                low=None if low is None else low * naive,
+                high=None if high is None else high * naive,
+            )
+        )
+    rows = [
+        (
+            rung.name,
+            _times(rung.alone_speed),
+            _times(rung.alone_latency),
+            _times(rung.top_speed),
+            _times(rung.top_latency),
+            _times(rung.total_speed),
+            "–" if rung.measured is None else f"{rung.measured.weight_bytes / 2**20:,.1f}",
+            "–" if rung.measured is None else f"{rung.measured.kv_bytes_per_token:,}",
+            "–" if rung.quality is None else f"{rung.quality.kl:.2g}",
+            rung.why_not if not rung.kept else "kept",
+        )
+        for rung in answer.rungs
+    ]
+    headers = ["technique", "alone", "alone, one user", "on top", "on top, one user", "from naive"]
+    headers += ["weights MiB", "cache B a token", "KL, nats", ""]
+    return waterfall("Throughput, step by step", stages, axis=THROUGHPUT) + table(
+        headers, rows, caption="Times the throughput, and times as fast for one user's answer"
+    )
+
+
+def _stage(rung: Rung, naive: float) -> Stage:
+    assert rung.measured is not None
+    total = rung.total_speed
+    known = total is not None and total.low is not None and total.high is not None
+    return Stage(
+        rung.name,
+        naive * total.value if total is not None else rung.measured.tokens_per_s,
+        kept=rung.kept,
+        low=naive * total.low if known and total is not None and total.low is not None else None,
+        high=naive * total.high if known and total is not None and total.high is not None else None,
+    )
+
+
+def _fronts(answer: Answer) -> str:
+    accepted = [one for one in answer.results if not one.refusal and one.candidate.batching == "continuous"]
+    points = [_point(answer, one, one.measured.single_latency_ms) for one in accepted]
+    by_memory = [_point(answer, one, one.measured.memory_bytes / 2**20) for one in accepted]
+    return scatter(
+        "Throughput of all against one user's answer", points, x=LATENCY, y=THROUGHPUT, x_better="lower"
+    ) + scatter("Throughput against memory", by_memory, x=MEMORY, y=THROUGHPUT, x_better="lower")
+
+
+def _point(answer: Answer, one: Result, x: float) -> Point:
+    candidate = one.candidate
+    name = f"{candidate.quantization}, {candidate.max_num_seqs} at once"
+    return Point(name, x, one.measured.tokens_per_s, note=candidate.words, chosen=one is answer.pick)
+
+
+def _claims(answer: Answer) -> str:
+    rows = [
+        (one.words, one.claimed, None if one.measured is None else f"{one.measured:.2f}x", one.verdict, one.remark)
+        for one in answer.claims
+    ]
+    return table(["claim", "claimed", "measured", "verdict", ""], rows)
+
+
+def _results(answer: Answer) -> str:
+    rows = []
+    for one in sorted(answer.results, key=lambda result: -result.score):
+        error = one.prediction_error
+        rows.append(
+            (
+                one.candidate.words,
+                f"{one.measured.tokens_per_s:,.0f}",
+                None if one.forecast is None else f"{one.forecast.tokens_per_s:,.0f}",
+                None if error is None else f"{100 * error:+.0f}%",
+                f"{one.measured.single_latency_ms:,.1f}",
+                f"{one.measured.memory_bytes / 2**20:,.0f}",
+                None if one.quality is None else f"{one.quality.kl:.2g}",
+                str(one.repetitions),
+                one.refusal or ("on the front" if one.is_on_front else ""),
+            )
+        )
+    headers = ["configuration", "tok/s", "predicted", "error", "one user ms", "MiB", "KL, nats", "runs", ""]
+    return table(headers, rows)
+
+
+def _left_out(answer: Answer) -> str:
+    refused = [(one.candidate.words, "gate", one.refusal) for one in answer.results if one.refusal]
+    dropped = [(one.candidate.words, one.stage, one.reason) for one in answer.dropped[:MOST_DROPPED]]
+    excluded = [(f"{axis}: {value}", "space", reason) for axis, value, reason in answer.exclusions]
+    rows = [*refused, *dropped, *excluded]
+    return table(["what", "stage", "reason"], rows) if rows else "<p>Nothing.</p>\n"
+
+
+def _times(interval: Interval | None) -> str:
+    return (
+        "–"
+        if interval is None
+        else f"{interval.value:.2f}×"
+        + ("" if interval.low is None else f" ({interval.low:.2f} to {interval.high:.2f})")
+    )
