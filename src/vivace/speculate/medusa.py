@@ -30,6 +30,7 @@ class MedusaProposer:
 
     is_sequential = False
     guesses_chains = False
+    guesses_chains = False
 
     def __init__(
         self,
