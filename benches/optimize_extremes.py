@@ -1,8 +1,8 @@
 """From naive to fast with the chat workload: chosen configurations in turn, on real or random weights.
 
-`python benches/optimize_extremes.py --load-format dummy --config llama-3.2-1b --requests 32 --limit 20`: each runs one
-user alone and then all users at once, cut off after `--limit` seconds, in rounds. Prints medians and what they are
-beside the naive baseline (32-bit weights, one request after another, no prefix cache).
+`python benches/optimize_extremes.py --load-format dummy --config llama-3.2-1b --requests 32 --limit 20`: each runs
+one user alone and then all users at once, cut off after `--limit` seconds, in rounds. Prints medians and what they
+are beside the first (32-bit weights, one request after another, no prefix cache).
 """
 
 from __future__ import annotations
