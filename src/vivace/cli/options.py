@@ -99,7 +99,7 @@ def _flag_type(hint: Any, name: str) -> Any:
     return hint
 
 
-def _flags_of(value_type: type, help_texts: dict[str, str]) -> list[Parameter]:
+def flags_of(value_type: type, help_texts: dict[str, str]) -> list[Parameter]:
     """One flag for each field that has a help text, with the field's default."""
     hints = get_type_hints(value_type)
     flags = []
@@ -249,7 +249,7 @@ def _optional_seed(flags: list[Parameter]) -> tuple[Parameter, ...]:
     return tuple(p.replace(default=None, annotation=seed) if p.name == "seed" else p for p in flags)
 
 
-ENGINE = OptionGroup((MODEL, *_optional_seed(_flags_of(EngineConfig, ENGINE_HELP))), _engine_config)
-SAMPLING = OptionGroup(_optional_seed(_flags_of(SamplingParams, SAMPLING_HELP)), _sampling_params)
-SERVE = OptionGroup(tuple(_flags_of(ServeConfig, SERVE_HELP)), lambda values: ServeConfig(**values))
+ENGINE = OptionGroup((MODEL, *_optional_seed(flags_of(EngineConfig, ENGINE_HELP))), _engine_config)
+SAMPLING = OptionGroup(_optional_seed(flags_of(SamplingParams, SAMPLING_HELP)), _sampling_params)
+SERVE = OptionGroup(tuple(flags_of(ServeConfig, SERVE_HELP)), lambda values: ServeConfig(**values))
 MODEL_ONLY = ENGINE.without(*(name for name in ENGINE_HELP if name != "tokenizer"))

@@ -57,7 +57,7 @@ class _Server:
         ring = KeyRing(keys, shared_prefix_cache=config.shared_prefix_cache)
         self._is_open = not keys
         self._app = build_app(config, self._lifecycle, ring)
-        self._http = HttpServer(self._app, config)
+        self._http = HttpServer(self._app, config, self._app.state.metrics.http)
         self._engine = EngineClient(engine_config)
         self._service: Service | None = None
         self._signals: list[int] = []

@@ -28,6 +28,7 @@ class MedusaProposer:
     guesses move to their places; `paths` are the tree's, the best first."""
 
     is_sequential = False
+    guesses_chains = False
 
     def __init__(
         self,

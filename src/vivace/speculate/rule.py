@@ -17,6 +17,7 @@ from vivace.core.sequence import Sequence
 from vivace.speculate.acceptance import Acceptance
 from vivace.speculate.account import Account
 from vivace.speculate.step_cost import StepCost
+from vivace.speculate.tree_acceptance import TreeAcceptance
 
 MARGIN = 1.02  # guessing must promise so much more than a plain step to begin: estimates err
 ASKING_SHARE = 0.005  # of the time, for asking in vain
@@ -71,7 +72,7 @@ class LengthRule:
         self.target = StepCost()
         self.guessing = StepCost()  # a pass, by the sequences in it
         self.asking = StepCost()  # by sequences
-        self.acceptance = Acceptance(most)
+        self.acceptance: Acceptance | TreeAcceptance = Acceptance(most)
         self._asking_account = Account(ASKING_SHARE, MOST_CREDIT, FIRST_CREDIT)
         self._trial_account = Account(TRIAL_SHARE, MOST_CREDIT, FIRST_CREDIT)
         self._kind: Kind = "none"

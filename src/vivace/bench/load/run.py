@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import gc
 import resource
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+
+import uvloop
 
 from vivace.bench.generator_health import GeneratorLoad
 from vivace.bench.load.client import HttpClient
 from vivace.bench.load.clock import MonotonicClock
 from vivace.bench.load.conductor import Conductor
+from vivace.bench.load.description import Description, describe
 from vivace.bench.load.generator_watch import GeneratorWatch
 from vivace.bench.load.preflight import examine
 from vivace.bench.load.progress import RunProgress
@@ -65,13 +69,31 @@ async def run_traffic(
         )
         clock.start(LEAD_S + LEAD_PER_USER_S * (traffic.concurrency or 0))
         await observer.sample()
-        async with GeneratorWatch(clock) as watch:
+        async with GeneratorWatch() as watch:
             await _undisturbed(conductor, observer)
             load = watch.load()
         return RunReport(target, load, observer.memory)
     finally:
         client.close()
         observer.close()
+
+
+def send(traffic: Traffic, target: Target, on_record: Callable[[RequestRecord], None] = lambda _: None) -> RunReport:
+    """A whole run on an event loop of its own."""
+    return uvloop.run(run_traffic(traffic, target, on_record=on_record, on_sample=lambda _: None))
+
+
+def server_description(target: Target) -> Description:
+    """Ask the server what it is. Raises `TargetError`."""
+
+    async def ask() -> Description:
+        client = HttpClient(target.address, time.perf_counter, api_key=target.api_key, tls=target.tls)
+        try:
+            return await describe(client, target)
+        finally:
+            client.close()
+
+    return uvloop.run(ask())
 
 
 async def _undisturbed(conductor: Conductor, observer: _Observer) -> None:

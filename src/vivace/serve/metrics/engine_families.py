@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-
-from vivace.serve.metrics.families import Labels, counter, counters, gauge
+from vivace.serve.metrics.families import Family, Labels, counter, counters, gauge
 
 
 class EngineFacts(Protocol):
@@ -81,7 +79,7 @@ class Engine(Protocol):
     def state(self) -> str: ...
 
 
-def engine_families(engine: Engine, labels: Labels, num_queued: int) -> Iterator[Metric]:
+def engine_families(engine: Engine, labels: Labels, num_queued: int) -> Iterator[Family]:
     """`num_queued` requests wait in the front; they count as waiting, wherever dashboards and gateways look."""
     facts, now = engine.info, engine.gauges
     yield gauge("num_requests_running", "Sequences in the engine's batch.", labels, now.num_running)
@@ -109,21 +107,18 @@ def engine_families(engine: Engine, labels: Labels, num_queued: int) -> Iterator
     yield from _speculation(now, labels)
 
 
-def _cache_config(facts: EngineFacts, labels: Labels) -> GaugeMetricFamily:
+def _cache_config(facts: EngineFacts, labels: Labels) -> Family:
     """Gateways read size and count of the blocks from the labels of this one."""
     described = {
         "block_size": str(facts.block_size),
         "num_gpu_blocks": str(facts.num_kv_blocks),  # the field's name for it, whatever the device
         "cache_dtype": facts.kv_cache_dtype,
     }
-    family = GaugeMetricFamily(
-        "vivace:cache_config_info", "How the KV cache is laid out.", labels=[*labels.names, *described]
-    )
-    family.add_metric([*labels.values, *described.values()], 1.0)
-    return family
+    all_labels = Labels((*labels.names, *described), (*labels.values, *described.values()))
+    return gauge("cache_config_info", "How the KV cache is laid out.", all_labels, 1.0)
 
 
-def _computed(now: EngineNumbers, labels: Labels) -> CounterMetricFamily:
+def _computed(now: EngineNumbers, labels: Labels) -> Family:
     return counter(
         "engine_computed_tokens",
         "Tokens that went through the model, again included.",
@@ -132,7 +127,7 @@ def _computed(now: EngineNumbers, labels: Labels) -> CounterMetricFamily:
     )
 
 
-def _speculation(now: EngineNumbers, labels: Labels) -> Iterator[Metric]:
+def _speculation(now: EngineNumbers, labels: Labels) -> Iterator[Family]:
     """What was guessed, what stood, and what the rule that decides it last expected."""
     yield counter("spec_decode_num_drafts", "Guesses of one or more tokens.", labels, now.num_drafts)
     yield counter("spec_decode_num_draft_tokens", "Tokens guessed.", labels, now.num_draft_tokens)
@@ -141,16 +136,16 @@ def _speculation(now: EngineNumbers, labels: Labels) -> Iterator[Metric]:
         "spec_decode_num_accepted_tokens_per_pos",
         "Guessed tokens that stood, by their place in the guess.",
         labels,
-        "position",
-        {str(position): count for position, count in enumerate(now.num_accepted_by_position)},
+        ("position",),
+        {(str(position),): count for position, count in enumerate(now.num_accepted_by_position)},
     )
     yield counters(
         "spec_decode_choices",
         "Steps by what the rule chose: guess, plain (guessing would not pay), trial (to measure), none (no guess), "
         "rest (not asked, as asking costs as well).",
         labels,
-        "choice",
-        now.speculation_choices,
+        ("choice",),
+        {(choice,): count for choice, count in now.speculation_choices.items()},
     )
     yield gauge(
         "spec_decode_expected_gain",
