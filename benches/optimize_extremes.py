@@ -64,7 +64,9 @@ def main() -> None:
         for name, candidate in chosen.items():
             started = time.monotonic()
             runs[name].append(laboratory.measure(candidate, 1.0))
-            print(f"round {number + 1}: {name}, {time.monotonic() - started:.0f} s", flush=True)
+            last = runs[name][-1]
+            figures = f"{last.tokens_per_s:.1f} tok/s, one user {last.single_latency_ms:.0f} ms"
+            print(f"round {number + 1}: {name}: {figures}, in {time.monotonic() - started:.0f} s", flush=True)
     first = runs[next(iter(chosen))]
     for name, found in runs.items():
         speed = [a.tokens_per_s / b.tokens_per_s for a, b in zip(found, first, strict=True)]
