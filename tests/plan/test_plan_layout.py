@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-
 from vivace.backends.cpu.backend import LAYOUTS, CpuBackend
 from vivace.core.config import EngineConfig
 from vivace.core.errors import ConfigError
@@ -17,6 +16,8 @@ from vivace.models.presets import preset_spec
 from vivace.plan.layout import bits_per_weight, packed_bytes, stored_bytes
 from vivace.plan.planned_model import planned_model
 from vivace.plan.weights import quantization_name, weight_plan
+from vivace.quantize.gguf_export import export_gguf
+from vivace.resources import embedded_model_path
 
 # ggml-quants: bits a weight of each type.
 PUBLISHED_BITS = {"q4_0": 4.5, "q4_1": 5.0, "q5_0": 5.5, "q8_0": 8.5, "q4_k": 4.5, "q5_k": 5.5, "q6_k": 6.5625}
@@ -54,7 +55,8 @@ def test_planned_weights_are_what_the_engine_loads(quantization: str) -> None:
     planned = weight_plan(loaded.spec, quantization, "cpu")
     rope = loaded.parameters.rope.short.num_bytes
     assert planned.num_bytes in (loaded.weight_bytes, loaded.weight_bytes - rope)
-    assert planned.products[0].layout == loaded.parameters.layers[0].q.layout
+    layouts = [one.layout for one in planned.products if not one.is_head]
+    assert layouts == [loaded.parameters.layers[0].q.layout]
 
 
 def test_a_16_bit_model_of_a_gpu_is_two_bytes_a_parameter() -> None:
@@ -69,17 +71,18 @@ def test_tables_of_checkpoint_formats_stay_in_16_bits() -> None:
     assert {(one.layout, one.is_head) for one in awq.products} == {("int4_g128", False), ("bf16", True)}
 
 
-def test_a_gguf_file_keeps_its_own_encodings(shared: Path) -> None:
-    files = sorted((shared / "weights").rglob("*.gguf"))
-    if not files:
-        pytest.skip("no GGUF weights in the shared data")
-    model = planned_model(str(files[0]))
-    loaded = load_engine(EngineConfig(model=str(files[0]), num_threads=1, max_num_seqs=2, max_model_len=64))
+@pytest.mark.parametrize("encoding", ["Q4_K_M", "Q8_0"])
+def test_a_gguf_file_keeps_its_own_encodings(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "model.gguf"
+    export_gguf(embedded_model_path(), file, encoding)
+    model = planned_model(str(file))
+    loaded = load_engine(EngineConfig(model=str(file), num_threads=1, max_num_seqs=2, max_model_len=64))
     planned = weight_plan(model.spec, "stored", "cpu", model.stored)
-    assert abs(planned.num_bytes - loaded.weight_bytes) <= loaded.parameters.rope.short.num_bytes
+    assert loaded.weight_bytes - planned.num_bytes in (0, loaded.parameters.rope.short.num_bytes)
+    assert weight_plan(model.spec, encoding, "cpu").num_bytes == planned.num_bytes
 
 
-@pytest.mark.parametrize(("name", "message"), [("int3", "did you mean"), ("q4_k", "did you mean")])
+@pytest.mark.parametrize(("name", "message"), [("int3", "did you mean"), ("q4_k", "Q4_K_M")])
 def test_an_unknown_quantization_names_the_nearest(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         quantization_name(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import timeit
 from dataclasses import replace
 
 import pytest
@@ -192,14 +191,6 @@ def test_what_a_cache_holds_falls_with_what_is_read() -> None:
     assert shares == sorted(shares, reverse=True)
     assert shares[0] == 1
     assert shares[-1] == 0
-
-
-def test_a_thousand_candidates_are_ranked_in_less_than_a_second() -> None:
-    """The promise to the search: 1 ms each. Measured 0.05 to 0.2 ms; the bound holds on a busy machine, too."""
-    machine, traffic = perfect_machine(), TrafficShape(concurrency=16, slo=SLO(ttft=500))
-    candidates = [Deployment("int8", max_num_seqs=count) for count in range(1, 101)]
-    seconds = min(timeit.repeat(lambda: [predict(LLAMA_1B, machine, one, traffic) for one in candidates], number=1))
-    assert seconds < 0.1 * 10
 
 
 @pytest.mark.parametrize(
