@@ -16,6 +16,7 @@ from vivace.optimize.space import Space, Surroundings, usual
 from vivace.optimize.trials import Trials
 
 FINALISTS = 4
+WARM_UP_SHARE = 0.3
 FINAL_ROUNDS = 3
 FINALS_UNTIL = 0.97  # of the time budget: the texts of the finalists are compared in the rest
 MOST_ENTRANTS = 24
@@ -40,6 +41,8 @@ class Optimization:
         """Raises `ConfigError` where no candidate passes; `answer` tells what is known at any moment."""
         self.search = Search(self.space, self.trials, self.objective, self.gate, self.max_entrants)
         self.ladder = Ladder(self.naive)
+        if self.trials.affords(self.naive, LADDER_UNTIL, WARM_UP_SHARE):
+            self.trials.run(self.naive, WARM_UP_SHARE)  # the first run of a process is up to 35% off
         for first in (self.naive, usual(self.space)):  # whatever the time: there is something to say and to serve
             self.trials.run(first)
         self.trials.quality(usual(self.space))

@@ -22,7 +22,7 @@ from vivace.optimize.trials import Trial, Trials
 KEPT = 1 / 3  # of the candidates of a rung
 HOPELESS = 0.5  # of the best forecast: a family below is not measured
 GAIN = 1.01  # a change must bring so much to be followed
-HALVING_UNTIL, CLIMBING_UNTIL = 0.66, 0.82  # shares of the time budget
+HALVING_UNTIL, CLIMBING_UNTIL = 0.55, 0.68  # shares of the time budget
 
 
 @dataclass(frozen=True, slots=True)

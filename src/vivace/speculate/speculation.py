@@ -71,7 +71,9 @@ class Speculation:
         self.proposer.begin_step(plan)
         items = plan.drafting
         if items:
-            guesses = self.proposer.propose(items)
+            guesses = [
+                _allowed(item.sequence, made) for item, made in zip(items, self.proposer.propose(items), strict=True)
+            ]
             shorten(plan, [len(made) for made in guesses])
             for item, made in zip(items, guesses, strict=True):
                 item.draft[:] = made
@@ -112,7 +114,7 @@ class Speculation:
             self._note("rest")
             return
         began = self._clock()
-        going_on = [item.sequence for item in plan.scheduled if item.samples and _speculates(item.sequence)]
+        going_on = [item.sequence for item in plan.scheduled if item.samples and self._speculates(item.sequence)]
         if not going_on:
             self._note("none")
             return
@@ -129,6 +131,11 @@ class Speculation:
         """The sequence has ended."""
         self.proposer.forget(sequence)
         self.rule.acceptance.forget(sequence)
+
+    def _speculates(self, sequence: Sequence) -> bool:
+        return sequence.state is SequenceState.RUNNING and (
+            sequence.constraint is None or self.proposer.guesses_chains
+        )
 
     def _asked(self, sequences: list[Sequence]) -> Choice:
         most, proposer = self.rule.most, self.proposer
@@ -179,6 +186,8 @@ def _decodes(item: ScheduledSequence) -> bool:
     return item.samples and item.num_new == 1 + len(item.draft)
 
 
-def _speculates(sequence: Sequence) -> bool:
-    """A constraint's state follows its tokens one by one: those under one run without guesses."""
-    return sequence.state is SequenceState.RUNNING and sequence.constraint is None
+def _allowed(sequence: Sequence, guesses: list[int]) -> list[int]:
+    """The first of the guesses, as far as the sequence's constraint allows them and goes on behind them."""
+    if sequence.constraint is None:
+        return guesses
+    return guesses[: sequence.constraint.look_ahead(guesses)]
