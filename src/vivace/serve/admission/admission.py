@@ -16,6 +16,7 @@ from dataclasses import replace
 from functools import partial
 from math import ceil
 from types import TracebackType
+from typing import get_args
 
 from vivace.core.errors import ContextLengthError, DeadlineError, OverloadedError, RequestError
 from vivace.serve.admission.demand import Demand
@@ -55,7 +56,9 @@ class Admission:
         state: Callable[[], EngineState] | None = None,
     ) -> None:
         self.limits = limits
-        self.num_refused: Counter[str] = Counter()  # by reason
+        self.num_refused = Counter[str](
+            dict.fromkeys(get_args(Refusal), 0)
+        )  # a rate needs the 0 before the first one
         self._clock = clock
         self._state = state or partial(UnknownState, limits.engine.num_kv_blocks)
         self._rate = DrainRate(limits, self._state, clock)
