@@ -62,7 +62,6 @@ def plan(
     from vivace.plan.recommendation import recommendation
     from vivace.plan.weights import quantization_name
 
-    prices = _prices(price or [])
     quantizations = [quantization_name(name) for name in _names(quantization or "")]
     traffic = _traffic(workload, users, rate, slo)
     planned = planned_model(model)
@@ -71,7 +70,7 @@ def plan(
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
     )
-    machines = _machines(_names(hardware), calibrate)
+    prices, machines = _prices(price or []), _machines(_names(hardware), calibrate)
     candidates = compare(
         planned, machines, traffic, deployment=deployment, quantizations=quantizations, prices=prices
     )
