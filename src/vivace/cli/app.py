@@ -21,6 +21,7 @@ from vivace.cli.generate import generate
 from vivace.cli.goodput_command import GoodputCommand
 from vivace.cli.models import models, show
 from vivace.cli.optimize import optimize
+from vivace.cli.plan import plan
 from vivace.cli.profile import profile
 from vivace.cli.quantize import quantize
 from vivace.cli.serve import serve
@@ -61,7 +62,7 @@ def vivace(
     """Makes a language model fast on the machine you have, and proves it."""
 
 
-for command in (generate, chat, serve, tokenize, doctor, quantize, evaluate, profile, optimize):
+for command in (generate, chat, serve, tokenize, doctor, quantize, evaluate, profile, plan, optimize):
     app.command(command.__name__)(guarded(command))
 bench.command("latency")(guarded(bench_latency))
 bench.command("throughput")(guarded(bench_throughput))

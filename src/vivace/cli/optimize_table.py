@@ -35,11 +35,11 @@ def _ladder(answer: Answer) -> Table:
     for name in ("alone", "on top", "1 user", "total", "KL"):
         table.add_column(name, justify="right")
     table.add_column("")
-    for rung in answer.ladder.rungs:
+    for rung in answer.rungs:
         if rung.measured is None:
             continue
         table.add_row(
-            rung.technique.name,
+            rung.name,
             _brief(rung.alone_speed),
             _brief(rung.top_speed),
             _brief(rung.top_latency),
@@ -84,7 +84,7 @@ def _marked(answer: Answer, results: list[Result]) -> Iterator[tuple[str, Result
 
 
 def _conclusions(answer: Answer) -> Iterator[str]:
-    missing = [rung.technique.name for rung in answer.ladder.rungs if rung.measured is None]
+    missing = [rung.name for rung in answer.rungs if rung.measured is None]
     if missing:
         yield f"No time for {', '.join(missing)} on the ladder: a longer --time-budget has it."
     speed, quickness = _times(answer.speedup), _times(answer.quickening)

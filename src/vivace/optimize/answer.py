@@ -82,7 +82,8 @@ class Answer:
     why_not: str
     naive: Result
     results: tuple[Result, ...]  # of whole runs, in the order of their measurement
-    ladder: Ladder
+    rungs: tuple[Rung, ...]
+    top: Candidate  # of the ladder
     claims: tuple[Claim, ...]
     speedup: Interval  # throughput, naive to pick
     quickening: Interval  # one user's answer
@@ -118,7 +119,7 @@ class Answer:
             "latency_speedup": asdict(self.quickening),
             "binds": self.binds,
             "next_step": self.next_step,
-            "ladder": [_rung_record(rung) for rung in self.ladder.rungs],
+            "ladder": [_rung_record(rung) for rung in self.rungs],
             "claims": [{**asdict(one), "verdict": one.verdict} for one in self.claims],
             "results": [one.record() for one in self.results],
             "dropped": [[one.candidate.key, one.stage, one.reason] for one in self.dropped],
@@ -161,7 +162,8 @@ def make_answer(
         why_not="" if runner_up is None else _why_not(objective, pick, runner_up),
         naive=by_candidate[ladder.naive],
         results=tuple(results),
-        ladder=ladder,
+        rungs=ladder.rungs(trials),
+        top=ladder.top,
         claims=tuple(claims(trials, ladder, spec, pick.candidate)),
         speedup=_speedup(trials, pick, ladder.naive),
         quickening=trials.ratio(pick.candidate, ladder.naive, quickness),
@@ -247,7 +249,7 @@ def _rung_record(rung: Rung) -> dict[str, Any]:
     intervals = ("alone_speed", "alone_latency", "top_speed", "top_latency", "total_speed")
     found = {name: getattr(rung, name) for name in intervals}
     return {
-        "technique": rung.technique.name,
+        "technique": rung.name,
         "kept": rung.kept,
         "why_not": rung.why_not,
         "on_top": asdict(rung.on_top),

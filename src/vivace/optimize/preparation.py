@@ -119,7 +119,7 @@ def prepare(inquiry: Inquiry, memory: Memory, report: Report, clock: Callable[[]
     laboratory = EngineLaboratory(
         shelf,
         workload,
-        baseline=_baseline(space.axes["quantization"][-1], surroundings),
+        baseline=_baseline(space.axes["quantization"][0], surroundings),
         forecaster=forecaster,
         judge=None if subject.is_random else _judge(shelf, start, subject, workload, inquiry),
         slo=inquiry.slo,
@@ -192,7 +192,7 @@ class _Sizing:
 
 
 def _baseline(quantization: Any, surroundings: Surroundings) -> Candidate:
-    """What drift is told by: fast, so that it costs little, and always the same."""
+    """Always the same. What drift is told by has 16-bit weights, so that it feels memory as well as arithmetic."""
     threads = surroundings.fixed_threads or surroundings.num_threads
     return Candidate(quantization=quantization, max_num_seqs=16, num_threads=threads)
 

@@ -122,10 +122,15 @@ class Trials:
         return whole[(len(whole) - 1) // 2] if whole else None
 
     def ratio(self, candidate: Candidate, baseline: Candidate, figure: Callable[[Measurement], float]) -> Interval:
-        """How much larger a figure is than the baseline's, repetition by repetition, with a 95% interval."""
+        """How much larger a figure is than the baseline's, repetition by repetition, with a 95% interval; a single
+        run is compared with the median of the baseline's."""
+        own_runs, other_runs = self.runs.get(candidate, ()), self.runs.get(baseline, ())
+        middle = self.measurement(baseline)
+        if len(own_runs) == 1 and own_runs[0].measurement is not None and middle is not None:
+            return ratio_interval([figure(own_runs[0].measurement) / figure(middle)])
         ratios = [
             figure(own.measurement) / figure(other.measurement)
-            for own, other in zip(self.runs.get(candidate, ()), self.runs.get(baseline, ()), strict=False)
+            for own, other in zip(own_runs, other_runs, strict=False)
             if own.measurement is not None and other.measurement is not None and figure(other.measurement) > 0
         ]
         return ratio_interval(ratios)

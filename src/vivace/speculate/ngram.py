@@ -77,6 +77,7 @@ class NgramProposer:
     """
 
     is_sequential = False
+    guesses_chains = True
 
     def __init__(self, min_match: int) -> None:
         self.min_match = min_match

@@ -17,6 +17,7 @@ from vivace.core.sequence import Sequence
 from vivace.speculate.acceptance import Acceptance
 from vivace.speculate.account import Account
 from vivace.speculate.step_cost import StepCost
+from vivace.speculate.tree_acceptance import TreeAcceptance
 
 MARGIN = 1.02  # guessing must promise so much more than a plain step to begin: estimates err
 ASKING_SHARE = 0.005  # of the time, for asking in vain
@@ -24,8 +25,10 @@ TRIAL_SHARE = 0.008  # of the time, for guesses against the estimate: whether it
 FIRST_CREDIT = 4.0  # plain steps
 MOST_CREDIT = 16.0
 TRIAL_STEPS = 4  # the first of them pays for what a draft model has to catch up with
-REFRESH_STEPS = 64  # a plain step now and then keeps its measured time true
-OUTLIER = 4.0  # times the time expected: a preempted thread says nothing about guessing
+REFRESH_STEPS = 64  # a plain step now and then keeps its measured time true, more often where little is lost by it
+LEAST_REFRESH_STEPS = 8
+LONGEST_REST = 64  # steps
+OUTLIER = 2.0  # times the time expected: what is beyond is a preempted thread, no cost of guessing
 
 Kind = Literal["guess", "plain", "trial", "none", "rest"]
 """trial: against the estimate, to measure; none: nothing to guess; rest: not asked, for asking costs as well."""
@@ -71,7 +74,7 @@ class LengthRule:
         self.target = StepCost()
         self.guessing = StepCost()  # a pass, by the sequences in it
         self.asking = StepCost()  # by sequences
-        self.acceptance = Acceptance(most)
+        self.acceptance: Acceptance | TreeAcceptance = Acceptance(most)
         self._asking_account = Account(ASKING_SHARE, MOST_CREDIT, FIRST_CREDIT)
         self._trial_account = Account(TRIAL_SHARE, MOST_CREDIT, FIRST_CREDIT)
         self._kind: Kind = "none"
@@ -91,16 +94,19 @@ class LengthRule:
         if self.adaptive:
             self._book(report)
 
-    def may_ask(self, num_sequences: int) -> bool:
-        """Whether asking for the next step can be paid for. If not, it is to be a plain one."""
+    def steps_to_rest(self, num_sequences: int) -> int:
+        """How many plain steps to make before asking again, since asking cannot be paid for; LONGEST_REST at most."""
         if not self.adaptive or self._num_trials:
-            return True
+            return 0
         plain_s = self.target.seconds(num_sequences)
-        if not plain_s or self._asking_account.affords(self.asking.seconds(num_sequences) / plain_s):
-            return True
-        self._kind = "rest"
-        self._num_guessing = 0
-        return False
+        if not plain_s:
+            return 0
+        count = min(self._asking_account.steps_until(self.asking.seconds(num_sequences) / plain_s), LONGEST_REST)
+        if count:
+            self._kind = "rest"
+            self._num_guessing = 0
+            self._pass_steps(count - 1)  # the last of them is reported
+        return count
 
     def choose(self, sequences: list[Sequence], available: list[int], kinds: list[int] | None = None) -> Choice:
         """How many of the `available` guesses, of which `kinds`, to make for each sequence of the next step."""
@@ -145,7 +151,7 @@ class LengthRule:
         """What pays; now and then the other way, to know whether it still does."""
         if gain > (1.0 if self._kind == "guess" else MARGIN):
             self._num_trials = 0
-            if self._num_guessing >= REFRESH_STEPS:
+            if self._num_guessing >= max(LEAST_REFRESH_STEPS, min(1.0, gain - 1.0) * REFRESH_STEPS):
                 return Choice([0] * len(lengths), "trial", gain)
             return Choice(lengths, "guess", gain)
         if self._num_trials:
@@ -164,11 +170,16 @@ class LengthRule:
     def _book(self, report: StepReport) -> None:
         """In plain steps: what asking cost, and what guesses brought over the time that they took."""
         plain_s = self.target.seconds(report.num_sequences)
-        self._asking_account.pass_step()
-        self._trial_account.pass_step()
-        self._asking_account.book(-report.asking_s / plain_s)
+        self._pass_steps(1)
+        asking_s = min(report.asking_s, OUTLIER * self.asking.seconds(report.num_sequences))
+        self._asking_account.book(-asking_s / plain_s)
         if not report.lengths:
             return
-        steps = report.num_tokens / report.num_sequences
-        spent = min((report.target_s + report.guessing_s) / plain_s, OUTLIER * (1.0 + sum(report.lengths)))
-        (self._trial_account if report.is_trial else self._asking_account).book(steps - spent)
+        expected_s = self.target.seconds(report.num_sequences + sum(report.lengths)) + report.guessing_s
+        seconds = min(report.target_s + report.guessing_s, OUTLIER * expected_s)
+        account = self._trial_account if report.is_trial else self._asking_account
+        account.book(report.num_tokens / report.num_sequences - seconds / plain_s)
+
+    def _pass_steps(self, count: int) -> None:
+        self._asking_account.pass_steps(count)
+        self._trial_account.pass_steps(count)

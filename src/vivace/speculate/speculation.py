@@ -17,6 +17,7 @@ from vivace.speculate.rule import Choice, Kind, LengthRule, StepReport
 from vivace.speculate.verdict import INTERVAL_S, Verdict
 from vivace.speculate.verification import Accepted, verify
 
+NOTHING = Accepted([], [], [])
 logger = logging.getLogger(__name__)
 
 
@@ -55,6 +56,7 @@ class Speculation:
         self._clock = clock
         self._cycle = _Cycle(clock())
         self._kind: Kind = "none"  # of the last choice
+        self._num_resting = 0  # steps until the rule is asked again; the last of them is measured
         self._was_guessing = False  # in the step before this one
         self._guessing: list[Sequence] = []  # who is to guess in the next step
         self._verdict = Verdict()
@@ -63,6 +65,9 @@ class Speculation:
 
     def propose(self, plan: StepPlan) -> None:
         """Fill the plan's room for guesses, and give back what is not needed."""
+        if self._num_resting > 1:
+            self._rest(plan)
+            return
         began = self._clock()
         self._report(began)
         if began >= self._verdict.due:
@@ -71,7 +76,9 @@ class Speculation:
         self.proposer.begin_step(plan)
         items = plan.drafting
         if items:
-            guesses = self.proposer.propose(items)
+            guesses = [
+                _allowed(item.sequence, made) for item, made in zip(items, self.proposer.propose(items), strict=True)
+            ]
             shorten(plan, [len(made) for made in guesses])
             for item, made in zip(items, guesses, strict=True):
                 item.draft[:] = made
@@ -84,12 +91,15 @@ class Speculation:
         What it returns comes out before the plan is committed, for its blocks are named by their tokens.
         """
         cycle = self._cycle
+        if self._num_resting > 1:
+            self.proposer.end_step(plan, result)
+            return NOTHING
         if plan.num_tokens == len(plan.scheduled) + sum(cycle.lengths) and all(map(_decodes, plan.scheduled)):
             cycle.num_sequences = cycle.num_tokens = len(plan.scheduled)
         items = plan.drafting
         if not items:
             self.proposer.end_step(plan, result)
-            return Accepted([], [], [])
+            return NOTHING
         accepted, counts = verify(plan, result)
         self.proposer.end_step(plan, result)
         cycle.num_tokens += sum(counts)
@@ -103,16 +113,21 @@ class Speculation:
 
     def choose(self, plan: StepPlan) -> None:
         """After the step's tokens are appended: how many to guess for each sequence in the next one."""
+        if self._num_resting > 1:
+            self._num_resting -= 1
+            return
         for sequence in self._guessing:
             sequence.num_speculative = 0
         self._guessing = []
         if not any(item.sequence.state is SequenceState.RUNNING for item in plan.scheduled):
             self._cycle.num_sequences = 0  # what comes next may have to be waited for
-        if not self.rule.may_ask(len(plan.scheduled)):
-            self._note("rest")
+        self._num_resting = self.rule.steps_to_rest(len(plan.scheduled))
+        if self._num_resting:
+            self._kind = "rest"
+            self.stats.num_choices["rest"] += self._num_resting
             return
         began = self._clock()
-        going_on = [item.sequence for item in plan.scheduled if item.samples and _speculates(item.sequence)]
+        going_on = [item.sequence for item in plan.scheduled if item.samples and self._speculates(item.sequence)]
         if not going_on:
             self._note("none")
             return
@@ -130,6 +145,11 @@ class Speculation:
         self.proposer.forget(sequence)
         self.rule.acceptance.forget(sequence)
 
+    def _speculates(self, sequence: Sequence) -> bool:
+        return sequence.state is SequenceState.RUNNING and (
+            sequence.constraint is None or self.proposer.guesses_chains
+        )
+
     def _asked(self, sequences: list[Sequence]) -> Choice:
         most, proposer = self.rule.most, self.proposer
         available = [proposer.available(sequence, most) for sequence in sequences]
@@ -138,6 +158,13 @@ class Speculation:
     def _note(self, kind: Kind) -> None:
         self._kind = kind
         self.stats.num_choices[kind] += 1
+
+    def _rest(self, plan: StepPlan) -> None:
+        """A step that is not looked at: a rule that rests costs less than a microsecond."""
+        if self._cycle.num_sequences:
+            self._report(self._clock())
+            self._cycle.num_sequences = 0
+        self.proposer.begin_step(plan)
 
     def _look(self, now: float) -> None:
         stats = self.stats
@@ -179,6 +206,8 @@ def _decodes(item: ScheduledSequence) -> bool:
     return item.samples and item.num_new == 1 + len(item.draft)
 
 
-def _speculates(sequence: Sequence) -> bool:
-    """A constraint's state follows its tokens one by one: those under one run without guesses."""
-    return sequence.state is SequenceState.RUNNING and sequence.constraint is None
+def _allowed(sequence: Sequence, guesses: list[int]) -> list[int]:
+    """The first of the guesses, as far as the sequence's constraint allows them and goes on behind them."""
+    if sequence.constraint is None:
+        return guesses
+    return guesses[: sequence.constraint.look_ahead(guesses)]
