@@ -1,6 +1,7 @@
 """Speculation beside plain decoding, the same prompts in one process, interleaved A B A B.
 
-    python benches/speculate.py [MODEL] [--draft embedded-draft] [--prompts FILE.txt] [--batches 1 4 16] [--rounds 5]
+    python benches/speculate.py [MODEL] [--draft embedded-draft] [--heads FOLDER] [--methods n-gram Medusa]
+        [--prompts FILE.txt] [--batches 1 4 16] [--rounds 5]
 
 Prompts are pieces of a text (default: copy-heavy ones made here, and the beginnings of the package's own sample);
 for method and batch size every round decodes the same requests with and without speculation. Prints a Markdown
@@ -78,6 +79,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("model", nargs="?")
     parser.add_argument("--draft", default="embedded-draft")
+    parser.add_argument("--heads", help="Folder of Medusa heads; default: those of the embedded model")
+    parser.add_argument("--methods", nargs="+", choices=("n-gram", "draft model", "Medusa"))
     parser.add_argument("--prompts", type=Path)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--rounds", type=int, default=5)
@@ -88,12 +91,15 @@ def main() -> None:
     methods = {
         "n-gram": {"method": "ngram", "num_speculative_tokens": most},
         "draft model": {"method": "draft_model", "model": arguments.draft, "num_speculative_tokens": most},
+        "Medusa": {"method": "medusa", "model": arguments.heads, "num_speculative_tokens": most},
     }
     plain = LLM(arguments.model, **options)
     text = arguments.prompts.read_text() if arguments.prompts else sample_text()
     print("| method | prompts | temperature | batch | plain tok/s | ratio | tokens a step | stood, by position |")
     print("|---" * 8 + "|")
     for name, method in methods.items():
+        if arguments.methods and name not in arguments.methods:
+            continue
         speculating = LLM(arguments.model, **options, speculative_config=method)
         for kind in ("copies", "text"):
             for temperature in (0.0, 0.8):
