@@ -1,7 +1,12 @@
 """Speculation beside plain decoding, the same prompts in one process, interleaved A B A B.
 
+<<<<<<< HEAD
     python benches/speculate.py [MODEL] [--draft embedded-draft] [--prompts FILE] [--questions FILE.jsonl]
         [--batches 1 16] [--rounds 40] [--methods ngram draft_model medusa] [--temperatures 0 0.8]
+=======
+    python benches/speculate.py [MODEL] [--draft embedded-draft] [--heads FOLDER] [--methods n-gram Medusa]
+        [--prompts FILE.txt] [--batches 1 4 16] [--rounds 5]
+>>>>>>> medusa
 
 Two kinds of prompts: `text`, pieces of a text (default: the package's), and `copying`, those of the questions
 (default: pieces of the text) whose greedy continuation prompt lookup would have known at COPIED of its places: what
@@ -123,6 +128,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("model", nargs="?")
     parser.add_argument("--draft", default="embedded-draft")
+    parser.add_argument("--heads", help="Folder of Medusa heads; default: those of the embedded model")
+    parser.add_argument("--methods", nargs="+", choices=("n-gram", "draft model", "Medusa"))
     parser.add_argument("--prompts", type=Path)
     parser.add_argument("--questions", type=Path)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
@@ -131,6 +138,7 @@ def main() -> None:
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 0.8])
     parser.add_argument("--num-speculative-tokens", type=int, default=5)
     arguments = parser.parse_args()
+<<<<<<< HEAD
     options: dict[str, Any] = {"max_model_len": 512, "max_num_seqs": max(arguments.batches), "num_kv_blocks": 2048}
     plain = LLM(arguments.model, **options)
     tokens = plain.tokenizer.encode(arguments.prompts.read_text() if arguments.prompts else passages())
@@ -152,6 +160,25 @@ def main() -> None:
         )
         for kind in KINDS:
             for temperature in arguments.temperatures:
+=======
+    options: dict[str, Any] = {"max_model_len": 512, "max_num_seqs": max(arguments.batches)}
+    most = arguments.num_speculative_tokens
+    methods = {
+        "n-gram": {"method": "ngram", "num_speculative_tokens": most},
+        "draft model": {"method": "draft_model", "model": arguments.draft, "num_speculative_tokens": most},
+        "Medusa": {"method": "medusa", "model": arguments.heads, "num_speculative_tokens": most},
+    }
+    plain = LLM(arguments.model, **options)
+    text = arguments.prompts.read_text() if arguments.prompts else sample_text()
+    print("| method | prompts | temperature | batch | plain tok/s | ratio | tokens a step | stood, by position |")
+    print("|---" * 8 + "|")
+    for name, method in methods.items():
+        if arguments.methods and name not in arguments.methods:
+            continue
+        speculating = LLM(arguments.model, **options, speculative_config=method)
+        for kind in ("copies", "text"):
+            for temperature in (0.0, 0.8):
+>>>>>>> medusa
                 params = SamplingParams(max_tokens=OUTPUT_LEN, temperature=temperature, seed=1, ignore_eos=True)
                 for batch in arguments.batches:
                     cells = compare(plain, speculating, pools[kind], batch, params, arguments.rounds)
