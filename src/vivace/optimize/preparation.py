@@ -38,6 +38,7 @@ from vivace.optimize.workload import (
     make_workload,
 )
 
+METHOD = 2  # of measuring: figures of another one are not comparable
 RUN_SHARE = 0.012  # of the time budget: what one run of the crowd should take on a fast candidate
 LIMIT_SHARE = 0.02  # and where a slow one is cut off
 NUM_PROBES, PROBE_PROMPT = 8, 256
@@ -96,6 +97,7 @@ def prepare(inquiry: Inquiry, memory: Memory, report: Report, clock: Callable[[]
     machine = machine_identity(subject.config)
     identity = {
         "version": __version__,
+        "method": METHOD,
         "model": subject.identity,
         "context": subject.config.max_model_len,
         "machine": machine,
