@@ -18,6 +18,7 @@ from vivace.optimize.time_budget import TimeBudget
 
 Report = Callable[[str, Candidate | None], None]
 RANDOM_WEIGHTS: Record = {}
+REPEATING_UNTIL = 0.9  # of the time budget: behind it what drift spoiled stays so, and says so
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,9 @@ class Trials:
         self.report("measuring", candidate)
         started = self.laboratory.clock()
         try:
-            steady = self.guard.measure(lambda: self.laboratory.measure(candidate, share))
+            steady = self.guard.measure(
+                lambda: self.laboratory.measure(candidate, share), lambda: self.budget.allows(0.0, REPEATING_UNTIL)
+            )
         except ConfigError as error:
             return Trial(candidate, share, None, str(error)).record()
         record = Trial(candidate, share, steady.measurement, "", steady.drift, steady.num_discarded).record()
