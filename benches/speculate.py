@@ -3,12 +3,14 @@
     python benches/speculate.py [MODEL] [--draft embedded-draft] [--prompts FILE] [--questions FILE.jsonl]
         [--batches 1 16] [--rounds 40] [--methods ngram draft_model medusa] [--temperatures 0 0.8]
 
-Two kinds of prompts: `text`, pieces of a text (default: the package's), and `copying`, those of the questions
-(default: pieces of the text) whose greedy continuation prompt lookup would have known at COPIED of its places: what
-models do that quote, edit or fill in. Every round decodes other prompts of the kind, with and without speculation, by
-engines that live as long as the table; texts are compared, and a difference ends the run. Prints a Markdown row for
-each: plain decoding, all plain seconds over all seconds with speculation, the same round by round (10th to 90th
-percentile), tokens that a step brings, the share of guesses that stood by place, and what the rule chose.
+A batch is what runs at once: four times as many requests queue for it, so that who ends early makes room for the next
+and the batch stays full, as in a server. Two kinds of prompts: `text`, pieces of a text (default: the package's), and
+`copying`, those of the questions (default: pieces of the text) whose greedy continuation prompt lookup would have
+known at COPIED of its places: what models do that quote, edit or fill in. Every round decodes other prompts of the
+kind, with and without speculation, by engines that live as long as the table; texts are compared, and a difference
+ends the run. Prints a Markdown row for each: plain decoding, all plain seconds over all seconds with speculation, the
+same round by round (10th to 90th percentile), tokens that a step brings, the share of guesses that stood by place,
+and what the rule chose.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from vivace.speculate.ngram import TokenIndex
 
 OUTPUT_LEN = 96
 PROMPT_LEN = 160
-COPIED = 0.8
+COPIED = 0.9
 POOL = 32  # prompts of a kind
 TRIED = 400  # prompts that are looked through for copying ones
 KINDS = ("copying", "text")
@@ -98,8 +100,8 @@ class Figures:
 def compare(
     plain: LLM, speculating: LLM, pool: list[list[int]], batch: int, params: SamplingParams, rounds: int
 ) -> str:
-    groups = [pool[first : first + batch] for first in range(0, len(pool) - batch + 1, batch)]
-    for group in groups[:4]:
+    groups = [[pool[(first + number) % len(pool)] for number in range(4 * batch)] for first in range(0, len(pool), 4)]
+    for group in groups:
         decode(plain, group, params)
         decode(speculating, group, params)
     figures, pairs = Figures(speculating), []
@@ -113,9 +115,9 @@ def compare(
     plain_s, speculating_s = (sum(column) for column in zip(*pairs, strict=True))
     ratios = sorted(first / second for first, second in pairs)
     return (
-        f"{rounds * batch * OUTPUT_LEN / plain_s:.0f} | {plain_s / speculating_s:.2f} "
+        f"{rounds * 4 * batch * OUTPUT_LEN / plain_s:.0f} | {plain_s / speculating_s:.2f} "
         f"({ratios[len(ratios) // 10]:.2f} - {ratios[-1 - len(ratios) // 10]:.2f}) | "
-        + figures.words(rounds * OUTPUT_LEN)
+        + figures.words(rounds * 4 * OUTPUT_LEN)
     )
 
 
@@ -131,7 +133,7 @@ def main() -> None:
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 0.8])
     parser.add_argument("--num-speculative-tokens", type=int, default=5)
     arguments = parser.parse_args()
-    options: dict[str, Any] = {"max_model_len": 512, "max_num_seqs": max(arguments.batches), "num_kv_blocks": 2048}
+    options: dict[str, Any] = {"max_model_len": 512, "num_kv_blocks": 2048}
     plain = LLM(arguments.model, **options)
     tokens = plain.tokenizer.encode(arguments.prompts.read_text() if arguments.prompts else passages())
     candidates = beginnings(tokens, TRIED)
@@ -143,19 +145,16 @@ def main() -> None:
         "| method | prompts | temperature | batch | plain tok/s | ratio | tokens a step | stood, by place | chosen |"
     )
     print("|---" * 9 + "|")
-    for method in arguments.methods:
+    for method, batch in itertools.product(arguments.methods, arguments.batches):
         config = {"method": method, "num_speculative_tokens": arguments.num_speculative_tokens}
-        speculating = LLM(
-            arguments.model,
-            **options,
-            speculative_config={**config, **({"model": arguments.draft} if method == "draft_model" else {})},
-        )
-        for kind in KINDS:
-            for temperature in arguments.temperatures:
-                params = SamplingParams(max_tokens=OUTPUT_LEN, temperature=temperature, seed=1, ignore_eos=True)
-                for batch in arguments.batches:
-                    cells = compare(plain, speculating, pools[kind], batch, params, arguments.rounds)
-                    print(f"| {method} | {kind} | {temperature} | {batch} | {cells} |", flush=True)
+        if method == "draft_model":
+            config["model"] = arguments.draft
+        plain = LLM(arguments.model, **options, max_num_seqs=batch)
+        speculating = LLM(arguments.model, **options, max_num_seqs=batch, speculative_config=config)
+        for kind, temperature in itertools.product(KINDS, arguments.temperatures):
+            params = SamplingParams(max_tokens=OUTPUT_LEN, temperature=temperature, seed=1, ignore_eos=True)
+            cells = compare(plain, speculating, pools[kind], batch, params, arguments.rounds)
+            print(f"| {method} | {kind} | {temperature} | {batch} | {cells} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from vivace.optimize.ladder import Rung
 THROUGHPUT = Axis("Throughput", "tok/s")
 LATENCY = Axis("One user's whole answer", "ms")
 MEMORY = Axis("Weights and KV pool", "MiB")
-MOST_DROPPED = 40
+MOST_NAMES = 3
 
 
 def report_html(answer: Answer, configuration: str) -> str:
@@ -251,11 +251,21 @@ def _results(answer: Answer) -> str:
 
 
 def _left_out(answer: Answer) -> str:
+    """By reason, those that share one together."""
     refused = [(one.candidate.short, "gate", one.refusal) for one in answer.results if one.refusal]
-    dropped = [(one.candidate.short, one.stage, one.reason) for one in answer.dropped[:MOST_DROPPED]]
+    dropped = [(one.candidate.short, one.stage, one.reason) for one in answer.dropped]
     excluded = [(f"{axis}: {value}", "space", reason) for axis, value, reason in answer.exclusions]
-    rows = [*refused, *dropped, *excluded]
+    together: dict[tuple[str, str], list[str]] = {}
+    for name, stage, reason in (*refused, *dropped, *excluded):
+        together.setdefault((stage, reason), []).append(name)
+    rows = [(_some(names), stage, reason) for (stage, reason), names in together.items()]
     return table(["what", "stage", "reason"], rows) if rows else "<p>Nothing.</p>\n"
+
+
+def _some(names: list[str]) -> str:
+    if len(names) <= MOST_NAMES:
+        return "; ".join(names)
+    return f"{'; '.join(names[:MOST_NAMES])}; and {len(names) - MOST_NAMES} more"
 
 
 def _times(interval: Interval | None) -> str:

@@ -176,7 +176,8 @@ class Speculation:
     def _report(self, ended: float) -> None:
         """Tell the rule of the step that ends where the next one begins."""
         cycle = self._cycle
-        is_steady, self._was_guessing = self._was_guessing, bool(cycle.lengths)
+        is_steady = self._was_guessing == bool(cycle.lengths)
+        self._was_guessing = bool(cycle.lengths)
         if not cycle.num_sequences:
             return
         target_s = ended - cycle.began - cycle.guessing_s - cycle.asking_s
