@@ -207,6 +207,8 @@ SERVE_HELP = {
     "drain_timeout": "Seconds that running requests have to end after SIGTERM.",
     "log_format": f"Lines of the log on stderr: {', '.join(SERVE_CHOICES['log_format'])}.",
     "access_log": "Log a line for every request.",
+    "otlp_endpoint": "Send OpenTelemetry traces to this collector, as OTLP over HTTP (needs vivace[otel]); "
+    "default: OTEL_EXPORTER_OTLP_ENDPOINT, else none.",
 }
 
 _ENGINE_DEFAULTS = EngineConfig()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Set
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -140,8 +141,10 @@ def make_answer(
     ladder: Ladder | None,
     search: Search | None,
     spec: ModelSpec | None,
+    checked: Set[Candidate],
 ) -> Answer:
-    """Raises `ConfigError` where nothing that was measured passes the bars, saying what stood in the way."""
+    """The pick is one of `checked`, whose texts were compared, if there is one. Raises `ConfigError` where nothing
+    that was measured passes the bars, saying what stood in the way."""
     known = trials.measurement(ladder.naive) if ladder is not None else None
     if ladder is None or search is None or known is None:
         raise ConfigError("nothing is measured yet: give it more time")
@@ -152,7 +155,7 @@ def make_answer(
     on_front = set(front(accepted, lambda one: _merits(trials, one)))
     results = [_result(trials, search, one, one in on_front) for one in trials.runs if trials.measurement(one)]
     by_candidate = {one.candidate: one for one in results}
-    ranked = _ranked([by_candidate[one] for one in accepted])
+    ranked = _ranked([by_candidate[one] for one in accepted if one in checked or not checked & {*accepted}])
     pick, runner_up = ranked[0], _runner_up(ranked)
     binds = _binding(pick)
     return Answer(
