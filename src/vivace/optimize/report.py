@@ -235,14 +235,13 @@ def _results(answer: Answer) -> str:
             )
         )
     headers = [
-        "weights, cache, at once, tokens a step/block",
+        "weights, cache, at once, step/block",
         "tok/s",
         "forecast",
         "error",
         "1 user, ms",
         "MiB",
         "KL",
-        "runs",
         "",
     ]
     return table(headers, rows)
