@@ -49,7 +49,7 @@ FRONT_LEAD = (
 )
 RESULTS_LEAD = (
     "Whole runs, best first. Figures are scaled by a baseline that ran before and after each of them, so that a "
-    "machine that slows down in between does not decide. Predicted is what the planner expected beforehand."
+    "machine that slows down in between does not decide. The forecast is the planner's, made beforehand."
 )
 
 
