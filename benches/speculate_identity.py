@@ -1,6 +1,6 @@
 """Greedy and sampled text with and without each method of speculation, over real prompts: every token must be equal.
 
-    python benches/speculate_identity.py MODEL[=DRAFT] ... --prompts FILE.jsonl ... [--num-prompts 560] [--max-tokens 64]
+    python benches/speculate_identity.py MODEL[=DRAFT] ... --prompts FILE.jsonl ... [--max-tokens 64]
 
 A JSONL line is an object with "turns" (each is a prompt), "prompt" or "question". `embedded=embedded-draft` names a
 model and its draft; without a draft prompt lookup alone is compared. Each method guesses as many tokens as it can at
@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,8 @@ def compare(name: str, draft: str, texts: list[str], max_tokens: int) -> bool:
     plain = LLM(None if name == "embedded" else name, **options)
     room = plain.engine.config.max_model_len - max_tokens
     prompts = [plain.tokenizer.encode(text)[-room:] for text in texts]
-    settings = [
-        SamplingParams(max_tokens=max_tokens, temperature=heat, seed=7, ignore_eos=True) for heat in (0.0, 0.8)
-    ]
+    greedy = SamplingParams(max_tokens=max_tokens, temperature=0.0, seed=7, ignore_eos=True)
+    settings = [greedy, replace(greedy, temperature=0.8)]
     expected = [tokens_of(plain, prompts, params) for params in settings]
     all_equal = True
     for method in methods(draft):

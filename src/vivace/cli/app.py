@@ -9,6 +9,7 @@ import typer
 
 from vivace import __version__
 from vivace.cli.bench import bench_latency, bench_throughput
+from vivace.cli.bench_compare import bench_compare
 from vivace.cli.bench_results import bench_diff, bench_list, bench_show
 from vivace.cli.bench_serve import bench_serve
 from vivace.cli.bench_speculate import bench_speculate
@@ -66,6 +67,7 @@ for command in (generate, chat, serve, tokenize, doctor, quantize, evaluate, pro
 bench.command("latency")(guarded(bench_latency))
 bench.command("throughput")(guarded(bench_throughput))
 bench.command("serve", cls=GoodputCommand)(guarded(bench_serve))
+bench.command("compare", cls=GoodputCommand)(guarded(bench_compare))
 bench.command("speculate")(guarded(bench_speculate))
 bench.command("list")(guarded(bench_list))
 bench.command("show")(guarded(bench_show))

@@ -56,28 +56,21 @@ def plan(
     html: Annotated[Path | None, typer.Option(help="Write one self-contained HTML page to this file.")] = None,
 ) -> None:
     """Say whether a model fits a machine and how fast it would be there: memory, latency, users, cost."""
-    from vivace.bench.slo import SLO
-    from vivace.core.config import CHOICES
-    from vivace.plan.comparison import compare, workload_shape
+    from vivace.plan.comparison import compare
     from vivace.plan.deployment import Deployment
     from vivace.plan.planned_model import planned_model
     from vivace.plan.recommendation import recommendation
     from vivace.plan.weights import quantization_name
 
-    if kv_cache_dtype not in CHOICES["kv_cache_dtype"]:
-        raise ConfigError(f"--kv-cache-dtype must be one of {', '.join(CHOICES['kv_cache_dtype'])}")
-    names = [name.strip() for name in hardware.split(",") if name.strip()]
-    prices = _prices(price or [])
-    quantizations = [quantization_name(name.strip()) for name in quantization.split(",")] if quantization else []
-    objectives = SLO.parse(slo) if slo else None
-    traffic = replace(workload_shape(workload), concurrency=users, rate_per_s=rate, slo=objectives)
+    quantizations = [quantization_name(name) for name in _names(quantization or "")]
+    traffic = _traffic(workload, users, rate, slo)
     planned = planned_model(model)
-    deployment: Any = Deployment(
-        kv_cache_dtype=kv_cache_dtype,  # type: ignore[arg-type]
+    deployment = Deployment(
+        kv_cache_dtype=_kv_cache_dtype(kv_cache_dtype),
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
     )
-    machines = _machines(names, calibrate)
+    prices, machines = _prices(price or []), _machines(_names(hardware), calibrate)
     candidates = compare(
         planned, machines, traffic, deployment=deployment, quantizations=quantizations, prices=prices
     )
@@ -88,6 +81,25 @@ def plan(
         print(json.dumps(_record(planned, candidates, traffic, sentences)))
         return
     _print(planned, candidates, traffic, sentences)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _kv_cache_dtype(name: str) -> Any:
+    from vivace.core.config import CHOICES
+
+    if name not in CHOICES["kv_cache_dtype"]:
+        raise ConfigError(f"--kv-cache-dtype must be one of {', '.join(CHOICES['kv_cache_dtype'])}")
+    return name
+
+
+def _traffic(workload: str, users: int, rate: float | None, slo: list[str] | None) -> TrafficShape:
+    from vivace.bench.slo import SLO
+    from vivace.plan.comparison import workload_shape
+
+    return replace(workload_shape(workload), concurrency=users, rate_per_s=rate, slo=SLO.parse(slo) if slo else None)
 
 
 def _machines(names: list[str], calibrate: bool) -> list[Machine]:

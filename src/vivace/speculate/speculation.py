@@ -17,6 +17,7 @@ from vivace.speculate.rule import Choice, Kind, LengthRule, StepReport
 from vivace.speculate.verdict import INTERVAL_S, Verdict
 from vivace.speculate.verification import Accepted, verify
 
+NOTHING = Accepted([], [], [])
 logger = logging.getLogger(__name__)
 
 
@@ -55,6 +56,7 @@ class Speculation:
         self._clock = clock
         self._cycle = _Cycle(clock())
         self._kind: Kind = "none"  # of the last choice
+        self._num_resting = 0  # steps until the rule is asked again; the last of them is measured
         self._was_guessing = False  # in the step before this one
         self._guessing: list[Sequence] = []  # who is to guess in the next step
         self._verdict = Verdict()
@@ -63,6 +65,9 @@ class Speculation:
 
     def propose(self, plan: StepPlan) -> None:
         """Fill the plan's room for guesses, and give back what is not needed."""
+        if self._num_resting > 1:
+            self._rest(plan)
+            return
         began = self._clock()
         self._report(began)
         if began >= self._verdict.due:
@@ -86,12 +91,15 @@ class Speculation:
         What it returns comes out before the plan is committed, for its blocks are named by their tokens.
         """
         cycle = self._cycle
+        if self._num_resting > 1:
+            self.proposer.end_step(plan, result)
+            return NOTHING
         if plan.num_tokens == len(plan.scheduled) + sum(cycle.lengths) and all(map(_decodes, plan.scheduled)):
             cycle.num_sequences = cycle.num_tokens = len(plan.scheduled)
         items = plan.drafting
         if not items:
             self.proposer.end_step(plan, result)
-            return Accepted([], [], [])
+            return NOTHING
         accepted, counts = verify(plan, result)
         self.proposer.end_step(plan, result)
         cycle.num_tokens += sum(counts)
@@ -105,13 +113,18 @@ class Speculation:
 
     def choose(self, plan: StepPlan) -> None:
         """After the step's tokens are appended: how many to guess for each sequence in the next one."""
+        if self._num_resting > 1:
+            self._num_resting -= 1
+            return
         for sequence in self._guessing:
             sequence.num_speculative = 0
         self._guessing = []
         if not any(item.sequence.state is SequenceState.RUNNING for item in plan.scheduled):
             self._cycle.num_sequences = 0  # what comes next may have to be waited for
-        if not self.rule.may_ask(len(plan.scheduled)):
-            self._note("rest")
+        self._num_resting = self.rule.steps_to_rest(len(plan.scheduled))
+        if self._num_resting:
+            self._kind = "rest"
+            self.stats.num_choices["rest"] += self._num_resting
             return
         began = self._clock()
         going_on = [item.sequence for item in plan.scheduled if item.samples and self._speculates(item.sequence)]
@@ -146,6 +159,13 @@ class Speculation:
         self._kind = kind
         self.stats.num_choices[kind] += 1
 
+    def _rest(self, plan: StepPlan) -> None:
+        """A step that is not looked at: a rule that rests costs less than a microsecond."""
+        if self._cycle.num_sequences:
+            self._report(self._clock())
+            self._cycle.num_sequences = 0
+        self.proposer.begin_step(plan)
+
     def _look(self, now: float) -> None:
         stats = self.stats
         self._verdict.look(now, stats.num_choices, stats.gain, self.rule, self._cycle.num_sequences)
@@ -156,7 +176,8 @@ class Speculation:
     def _report(self, ended: float) -> None:
         """Tell the rule of the step that ends where the next one begins."""
         cycle = self._cycle
-        is_steady, self._was_guessing = self._was_guessing, bool(cycle.lengths)
+        is_steady = self._was_guessing == bool(cycle.lengths)
+        self._was_guessing = bool(cycle.lengths)
         if not cycle.num_sequences:
             return
         target_s = ended - cycle.began - cycle.guessing_s - cycle.asking_s

@@ -8,6 +8,7 @@ from vivace.serve.admission import Admission
 from vivace.serve.metrics.engine_families import Engine, engine_families
 from vivace.serve.metrics.families import Family, Labels, counter, counters, gauge, histogram, histograms
 from vivace.serve.metrics.http_metrics import HttpMetrics
+from vivace.serve.metrics.process_families import process_families
 from vivace.serve.metrics.server_metrics import ServerMetrics
 
 
@@ -25,6 +26,7 @@ class MetricsCollector:
         yield from _request_families(self._server, self._labels)
         yield from _admission_families(self._admission, self._labels)
         yield from _http_families(self._server.http)
+        yield from process_families(self._engine.engine_pid, self._labels)
         loop, bare = self._server.event_loop, Labels((), ())
         yield histogram("event_loop_lag_seconds", "How late the front runs what is due.", bare, loop.lag_s)
         yield gauge("front_num_tasks", "Tasks of the front's event loop.", bare, loop.num_tasks)

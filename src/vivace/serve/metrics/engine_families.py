@@ -18,6 +18,8 @@ class EngineFacts(Protocol):
     @property
     def kv_cache_dtype(self) -> str: ...
     @property
+    def kv_bytes_per_token(self) -> int: ...
+    @property
     def max_model_len(self) -> int: ...
     @property
     def max_num_seqs(self) -> int: ...
@@ -77,6 +79,8 @@ class Engine(Protocol):
     def gauges(self) -> EngineNumbers: ...
     @property
     def state(self) -> str: ...
+    @property
+    def engine_pid(self) -> int | None: ...
 
 
 def engine_families(engine: Engine, labels: Labels, num_queued: int) -> Iterator[Family]:
@@ -95,6 +99,8 @@ def engine_families(engine: Engine, labels: Labels, num_queued: int) -> Iterator
     yield gauge("max_model_len", "Tokens of the context window.", labels, facts.max_model_len)
     yield gauge("max_num_seqs", "Sequences that the engine runs at once.", labels, facts.max_num_seqs)
     yield gauge("weight_bytes", "Memory of the weights.", labels, facts.weight_bytes)
+    kv_bytes = facts.num_kv_blocks * facts.block_size * facts.kv_bytes_per_token
+    yield gauge("kv_cache_bytes", "Memory of the KV cache.", labels, kv_bytes)
     yield gauge("engine_ready", "1 while the engine stands.", labels, float(engine.state == "ready"))
     yield gauge("engine_last_step_seconds", "Duration of the last step.", labels, now.last_step_s)
     yield _cache_config(facts, labels)
