@@ -22,8 +22,8 @@ MARGIN = (
     1.06  # guessing must promise so much more than a plain step to begin: the best of many estimates errs upwards
 )
 STAYING_MARGIN = 1.03  # to go on
-ASKING_SHARE = 0.005  # of the time, for asking in vain
-TRIAL_SHARE = 0.008  # of the time, for guesses against the estimate: whether it still holds
+ASKING_SHARE = 0.003  # of the time, for asking in vain
+TRIAL_SHARE = 0.005  # of the time, for guesses against the estimate: whether it still holds
 FIRST_CREDIT = 4.0  # plain steps
 MOST_CREDIT = 16.0
 TRIAL_STEPS = 4  # the first of them pays for what a draft model has to catch up with
