@@ -30,7 +30,7 @@ TRIAL_STEPS = 4  # the first of them pays for what a draft model has to catch up
 REFRESH_STEPS = 64  # plain steps now and then keep their measured time true, more often where little is lost by them
 NUM_REFRESHING = 2  # of them: the first one after guesses packs its batch anew and takes 5 to 10% longer
 LEAST_REFRESH_STEPS = 8
-LONGEST_REST = 64  # steps
+SHORTEST_REST, LONGEST_REST = 8, 512  # steps
 OUTLIER = 2.0  # times the time expected: what is beyond is a preempted thread, no cost of guessing
 
 Kind = Literal["guess", "plain", "trial", "none", "rest"]
@@ -103,14 +103,15 @@ class LengthRule:
             self._book(report)
 
     def steps_to_rest(self, num_sequences: int) -> int:
-        """How many plain steps to make before asking again, since asking cannot be paid for; LONGEST_REST at most."""
-        if not self.adaptive or self._num_trials:
+        """How many plain steps to make before asking, since asking cannot be paid for; then it is to be asked."""
+        if not self.adaptive or self._num_trials or self._kind == "rest":
             return 0
         plain_s = self.plain.seconds(num_sequences)
         if not plain_s:
             return 0
-        count = min(self._asking_account.steps_until(self.asking.seconds(num_sequences) / plain_s), LONGEST_REST)
+        count = self._asking_account.steps_until(self.asking.seconds(num_sequences) / plain_s)
         if count:
+            count = max(SHORTEST_REST, min(count, LONGEST_REST))
             self._kind = "rest"
             self._num_guessing = 0
             self._pass_steps(count - 1)  # the last of them is reported
