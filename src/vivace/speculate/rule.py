@@ -165,11 +165,12 @@ class LengthRule:
 
     def _judged(self, lengths: list[int], gain: float) -> Choice:
         """What pays; now and then the other way, to know whether it still does."""
-        if self._num_refreshing or gain > (STAYING_MARGIN if self._kind == "guess" else MARGIN):
+        pays = gain > (STAYING_MARGIN if self._kind == "guess" else MARGIN)
+        if self._num_refreshing or (pays and self._asking_account.balance > 0.0):  # in debt, promises count no more
             return self._paying(lengths, gain)
         if self._num_trials:
             self._num_trials -= 1
-        elif self._trial_account.affords(min(TRIAL_STEPS * (1.0 / gain - 1.0), MOST_CREDIT)):
+        elif self._trial_account.affords(min(TRIAL_STEPS * max(0.0, 1.0 / gain - 1.0), MOST_CREDIT)):
             self._num_trials = TRIAL_STEPS - 1
         else:
             return Choice([0] * len(lengths), "plain", gain)
@@ -199,8 +200,11 @@ class LengthRule:
             return
         expected_s = self.verifying.seconds(report.num_sequences + sum(report.lengths)) + report.guessing_s
         seconds = min(report.target_s + report.guessing_s, OUTLIER * expected_s)
-        account = self._trial_account if report.is_trial else self._asking_account
-        account.book(report.num_tokens / report.num_sequences - seconds / plain_s)
+        won = report.num_tokens / report.num_sequences - seconds / plain_s
+        if report.is_trial:
+            self._trial_account.book(won)
+        if won > 0.0 or not report.is_trial:
+            self._asking_account.book(won)
 
     def _pass_steps(self, count: int) -> None:
         self._asking_account.pass_steps(count)
