@@ -5,8 +5,8 @@
 Each level runs so many streams at once against benches/mock_server.py, whose processes' clock is the same: what it
 really sent when is the truth. The same summary is made of both sides and compared, figure by figure. "together": all
 streams begin at once and get their tokens at the same moments, as from a server that batches; else they begin within
-a second. Prints a table and one line of JSON. Whatever else runs on the machine is in the figures: `chrt -f 5` before
-the command keeps it out.
+a second. Prints a table and one line of JSON. Whatever else runs on the machine is in the figures; `chrt -f 5` before
+the command keeps it out, but for the kernel's own pauses of real-time tasks.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ from vivace.core.config import EngineConfig
 from vivace.optimize.candidate import Candidate
 from vivace.optimize.engine_laboratory import EngineLaboratory
 from vivace.optimize.engine_shelf import EngineShelf
+from vivace.optimize.kv_pool import KVPool
 from vivace.optimize.measurement import Forecast, Measurement
-from vivace.optimize.preparation import num_kv_blocks
 from vivace.optimize.subject import read_subject
 from vivace.optimize.workload import make_workload
 
@@ -56,7 +56,7 @@ def main() -> None:
     subject = read_subject(config)
     workload = make_workload("chat", subject.reader, arguments.requests, 0)
     workload = replace(workload, alone=replace(workload.alone, requests=workload.alone.requests[:2]))
-    shelf = EngineShelf(subject.config, lambda one: num_kv_blocks(one, workload))
+    shelf = EngineShelf(subject.config, KVPool.of(workload, subject.spec).num_blocks)
     laboratory = EngineLaboratory(shelf, workload, FAST, lambda _: Forecast(1, 1, 1), limit_s=arguments.limit)
     chosen = {k: v for k, v in candidates(workload.longest_tokens).items() if k in (arguments.only or [k])}
     runs: dict[str, list[Measurement]] = {name: [] for name in chosen}

@@ -8,6 +8,7 @@ Prints the pick's throughput over the best's.
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import time
 from dataclasses import replace
@@ -68,8 +69,9 @@ def main() -> None:
     # The best of many noisy figures is too good: the leaders and the pick run again, in turn.
     final = measured(prepared, list(dict.fromkeys([*ranked[:3], pick])), arguments.final_rounds)
     for one in sorted(final, key=lambda one: -final[one]):
-        print(f"{grid[one]:9,.0f}, again {final[one]:9,.0f} tok/s  {one.words}")
-    print(f"pick: rank {ranked.index(pick) + 1}, {final[pick] / max(final.values()):.3f} of the best: {pick.words}")
+        print(f"{grid.get(one, math.nan):9,.0f}, again {final[one]:9,.0f} tok/s  {one.words}")
+    rank = ranked.index(pick) + 1 if pick in grid else "outside"
+    print(f"pick: rank {rank}, {final[pick] / max(final.values()):.3f} of the best: {pick.words}")
 
 
 if __name__ == "__main__":

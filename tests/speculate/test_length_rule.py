@@ -51,7 +51,16 @@ class World:
         made = [length for length in lengths if length]
         asking_s = 0.0 if kind == "rest" else ASKING_S
         self.rule.observe(
-            StepReport(len(lengths), made, tokens, target_s, guess_s, asking_s, self.was_guessing, kind == "trial")
+            StepReport(
+                len(lengths),
+                made,
+                tokens,
+                target_s,
+                guess_s,
+                asking_s,
+                is_steady=self.was_guessing == bool(made),
+                is_trial=kind == "trial",
+            )
         )
         self.was_guessing = bool(made)
         return tokens, target_s + guess_s + asking_s

@@ -89,7 +89,8 @@ class LoadSession:
 
     def _capacity(self) -> float:
         """Requests a second of a closed loop: no rate above it can be kept up for long."""
-        load = replace(self._load, num_requests=min(self._load.num_requests, PROBE_REQUESTS), request_rate=())
+        num_requests = min(self._load.num_requests, PROBE_REQUESTS)
+        load = replace(self._load, num_requests=num_requests, request_rate=(), think_time=0.0)
         opened = self._opened
         traffic = load_traffic(load, opened.tokenizer, opened.max_model_len, self._seed + 1000, users=PROBE_USERS)
         ended_s: list[float] = []

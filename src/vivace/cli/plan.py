@@ -62,9 +62,7 @@ def plan(
     from vivace.plan.recommendation import recommendation
     from vivace.plan.weights import quantization_name
 
-    names = [name.strip() for name in hardware.split(",") if name.strip()]
-    prices = _prices(price or [])
-    quantizations = [quantization_name(name.strip()) for name in quantization.split(",")] if quantization else []
+    quantizations = [quantization_name(name) for name in _names(quantization or "")]
     traffic = _traffic(workload, users, rate, slo)
     planned = planned_model(model)
     deployment = Deployment(
@@ -72,7 +70,7 @@ def plan(
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
     )
-    machines = _machines(names, calibrate)
+    prices, machines = _prices(price or []), _machines(_names(hardware), calibrate)
     candidates = compare(
         planned, machines, traffic, deployment=deployment, quantizations=quantizations, prices=prices
     )
@@ -83,6 +81,10 @@ def plan(
         print(json.dumps(_record(planned, candidates, traffic, sentences)))
         return
     _print(planned, candidates, traffic, sentences)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _kv_cache_dtype(name: str) -> Any:

@@ -18,6 +18,7 @@ from vivace.optimize.time_budget import TimeBudget
 
 Report = Callable[[str, Candidate | None], None]
 RANDOM_WEIGHTS: Record = {}
+REPEATING_UNTIL = 0.9  # of the time budget: behind it what drift spoiled stays so, and says so
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class Trials:
     partial: list[Trial] = field(default_factory=list)
     is_over: bool = False  # nothing is measured any more: what is not known stays so
     _guard: DriftGuard | None = None
+    _judging_s: float = 0.0  # what the last judgement took
     _costs: dict[Candidate, float] = field(default_factory=dict)  # seconds of a whole run
 
     def run(self, candidate: Candidate, share: float = 1.0, repetition: int = 0) -> Trial:
@@ -86,9 +88,11 @@ class Trials:
         found = self.notebook.entry(key, lambda: self._judge(candidate))
         return Quality.from_record(found) if found else None
 
-    def is_judged(self, candidate: Candidate) -> bool:
-        """Whether its quality is known, or may still be found out."""
-        return not self.is_over or self.notebook.known("quality " + " ".join(candidate.logits_key)) is not None
+    def may_judge(self, candidate: Candidate, until: float) -> bool:
+        """Whether its quality is known, or there is time to find it out."""
+        if self.notebook.known("quality " + " ".join(candidate.logits_key)) is not None:
+            return True
+        return not self.is_over and self.budget.allows(self._judging_s, until)
 
     def known_quality(self, candidate: Candidate) -> Quality | None:
         """As `quality`, but None where it was not judged."""
@@ -144,7 +148,9 @@ class Trials:
         self.report("measuring", candidate)
         started = self.laboratory.clock()
         try:
-            steady = self.guard.measure(lambda: self.laboratory.measure(candidate, share))
+            steady = self.guard.measure(
+                lambda: self.laboratory.measure(candidate, share), lambda: self.budget.allows(0.0, REPEATING_UNTIL)
+            )
         except ConfigError as error:
             return Trial(candidate, share, None, str(error)).record()
         record = Trial(candidate, share, steady.measurement, "", steady.drift, steady.num_discarded).record()
@@ -156,7 +162,9 @@ class Trials:
     def _judge(self, candidate: Candidate) -> Record:
         self.report("judging the quality of", candidate)
         self.guard.pause()
+        started = self.laboratory.clock()
         found = self.laboratory.quality(candidate)
+        self._judging_s = self.laboratory.clock() - started
         return RANDOM_WEIGHTS if found is None else found.record()
 
     def _compare(self, candidate: Candidate) -> Record:

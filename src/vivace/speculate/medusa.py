@@ -30,7 +30,7 @@ class MedusaProposer:
 
     is_sequential = False
     guesses_chains = False
-    guesses_chains = False
+    reads_every_step = True
 
     def __init__(
         self,
