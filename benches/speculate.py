@@ -21,12 +21,17 @@ import json
 import statistics
 import time
 from array import array
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vivace.core.config import EngineConfig
 from vivace.core.sampling import SamplingParams
 from vivace.core.sequence import Sequence
+from vivace.core.speculation import SpeculativeConfig
+from vivace.engine.engine import Engine
 from vivace.engine.llm import LLM
+from vivace.engine.loader import load_again
 from vivace.resources.passages import passages
 from vivace.speculate.ngram import TokenIndex
 
@@ -67,23 +72,32 @@ def copying(llm: LLM, candidates: list[list[int]]) -> list[list[int]]:
     return chosen[:POOL]
 
 
-def decode(llm: LLM, prompts: list[list[int]], params: SamplingParams) -> tuple[float, list[list[int]]]:
+def decode(engine: Engine, prompts: list[list[int]], params: SamplingParams) -> tuple[float, list[list[int]]]:
     """Seconds with a warm prefix cache, and the tokens."""
+    tokens: list[list[int]] = [[] for _ in prompts]
     started = time.perf_counter()
-    outputs = llm.generate(prompts, params)
-    return time.perf_counter() - started, [output.outputs[0].token_ids for output in outputs]
+    for number, prompt in enumerate(prompts):
+        engine.add(str(number), prompt, params)
+    while engine.num_unfinished:
+        for event in engine.step():
+            if event.token is not None:
+                tokens[int(event.request_id)].append(event.token)
+    seconds = time.perf_counter() - started
+    for number in range(len(prompts)):
+        engine.forget(str(number))
+    return seconds, tokens
 
 
 class Figures:
     """What a method did between two looks at its engine."""
 
-    def __init__(self, llm: LLM) -> None:
-        assert llm.engine.speculation is not None
-        self._llm, self._stats = llm, llm.engine.speculation.stats
+    def __init__(self, engine: Engine) -> None:
+        assert engine.speculation is not None
+        self._engine, self._stats = engine, engine.speculation.stats
         self._before = (
             self._stats.num_drafts,
             list(self._stats.num_accepted_by_position),
-            llm.engine.stats.num_steps,
+            engine.stats.num_steps,
             self._stats.num_choices.copy(),
         )
 
@@ -94,11 +108,11 @@ class Figures:
         stood = " ".join(f"{b / a:.2f}" for a, b in itertools.pairwise(reached) if a)
         made = self._stats.num_choices - choices
         chosen = ", ".join(f"{count / made.total():.0%} {name}" for name, count in made.most_common() if count)
-        return f"{num_tokens_a_sequence / (self._llm.engine.stats.num_steps - num_steps):.2f} | {stood} | {chosen}"
+        return f"{num_tokens_a_sequence / (self._engine.stats.num_steps - num_steps):.2f} | {stood} | {chosen}"
 
 
 def compare(
-    plain: LLM, speculating: LLM, pool: list[list[int]], batch: int, params: SamplingParams, rounds: int
+    plain: Engine, speculating: Engine, pool: list[list[int]], batch: int, params: SamplingParams, rounds: int
 ) -> str:
     groups = [[pool[(first + number) % len(pool)] for number in range(4 * batch)] for first in range(0, len(pool), 4)]
     for group in groups:
@@ -134,13 +148,13 @@ def main() -> None:
     parser.add_argument("--num-speculative-tokens", type=int, default=5)
     arguments = parser.parse_args()
     options: dict[str, Any] = {"max_model_len": 512, "num_kv_blocks": 2048}
-    plain = LLM(arguments.model, **options)
-    tokens = plain.tokenizer.encode(arguments.prompts.read_text() if arguments.prompts else passages())
+    llm = LLM(arguments.model, **options)
+    tokens = llm.tokenizer.encode(arguments.prompts.read_text() if arguments.prompts else passages())
     candidates = beginnings(tokens, TRIED)
     if arguments.questions:
         lines = map(json.loads, arguments.questions.read_text().splitlines())
-        candidates = [plain.tokenizer.encode(line["turns"][0])[-400:] for line in lines][:TRIED]
-    pools = {"copying": copying(plain, candidates), "text": beginnings(tokens, POOL)}
+        candidates = [llm.tokenizer.encode(line["turns"][0])[-400:] for line in lines][:TRIED]
+    pools = {"copying": copying(llm, candidates), "text": beginnings(tokens, POOL)}
     print(
         "| method | prompts | temperature | batch | plain tok/s | ratio | tokens a step | stood, by place | chosen |"
     )
@@ -149,8 +163,11 @@ def main() -> None:
         config = {"method": method, "num_speculative_tokens": arguments.num_speculative_tokens}
         if method == "draft_model":
             config["model"] = arguments.draft
-        plain = LLM(arguments.model, **options, max_num_seqs=batch)
-        speculating = LLM(arguments.model, **options, max_num_seqs=batch, speculative_config=config)
+        settings = EngineConfig(model=arguments.model, **options, max_num_seqs=batch)
+        plain = load_again(llm.loaded, settings).engine
+        speculating = load_again(
+            llm.loaded, replace(settings, speculative_config=SpeculativeConfig.parse(config))
+        ).engine
         for kind, temperature in itertools.product(KINDS, arguments.temperatures):
             params = SamplingParams(max_tokens=OUTPUT_LEN, temperature=temperature, seed=1, ignore_eos=True)
             cells = compare(plain, speculating, pools[kind], batch, params, arguments.rounds)

@@ -192,13 +192,12 @@ def _merits(trials: Trials, candidate: Candidate) -> tuple[float, ...]:
 def _result(trials: Trials, search: Search, candidate: Candidate, is_on_front: bool) -> Result:
     measured = trials.measurement(candidate)
     assert measured is not None
-    is_known = candidate.batching == "continuous" or candidate in search.forecasts
     return Result(
         candidate=candidate,
         measured=measured,
         repetitions=len(trials.runs[candidate]),
         quality=trials.known_quality(candidate),
-        forecast=search.forecast(candidate) if is_known else None,
+        forecast=search.forecast(candidate),
         refusal=search.gate.refused.get(candidate, ""),
         score=search.score(candidate),
         is_on_front=is_on_front,
@@ -233,6 +232,8 @@ def _why_not(objective: Objective, pick: Result, other: Result) -> str:
     if _loss(other) > _loss(pick):
         return f"as fast within noise ({shown}), but KL divergence {_loss(other):.2g} against {_loss(pick):.2g} nats"
     own, its = pick.measured.memory_bytes / 2**20, other.measured.memory_bytes / 2**20
+    if its <= own:
+        return f"as fast within noise: {shown}"
     return f"as fast within noise ({shown}), but {its:,.0f} MiB against {own:,.0f}"
 
 

@@ -12,7 +12,7 @@ from vivace.charts.table import facts, table
 from vivace.charts.tiles import Tile, tiles
 from vivace.charts.waterfall import Stage, waterfall
 from vivace.optimize.answer import Answer, Result
-from vivace.optimize.candidate import WEIGHT_WORDS, speculation_words
+from vivace.optimize.candidate import CACHE_WORDS, WEIGHT_WORDS, speculation_words
 from vivace.optimize.interval import Interval
 from vivace.optimize.ladder import Rung
 
@@ -49,21 +49,21 @@ FRONT_LEAD = (
 )
 RESULTS_LEAD = (
     "Whole runs, best first. Figures are scaled by a baseline that ran before and after each of them, so that a "
-    "machine that slows down in between does not decide. Predicted is what the planner expected beforehand."
+    "machine that slows down in between does not decide. The forecast is the planner's, made beforehand."
 )
 
 
 def _tiles(answer: Answer) -> Iterator[Tile]:
     measured, naive = answer.pick.measured, answer.naive.measured
     yield Tile("Throughput", f"{answer.speedup.value:.1f}×", "naive", _range(answer.speedup))
-    yield Tile("One user's answer", f"{answer.quickening.value:.1f}×", "faster", _range(answer.quickening))
-    yield Tile("Output tokens", f"{measured.tokens_per_s:,.0f}", "per second", f"naive: {naive.tokens_per_s:,.0f}")
+    yield Tile("One user", f"{answer.quickening.value:.1f}×", "faster", _range(answer.quickening))
+    yield Tile("Output tokens", f"{measured.tokens_per_s:,.0f}", "tok/s", f"naive: {naive.tokens_per_s:,.0f}")
     weights = measured.weight_bytes / 2**20
     yield Tile("Weights", f"{weights:,.1f}", "MiB", f"naive: {naive.weight_bytes / 2**20:,.1f} MiB")
     if answer.pick.quality is not None:
         quality = answer.pick.quality
         note = f"perplexity {100 * quality.perplexity_change:+.2f}%"
-        yield Tile("KL divergence", f"{quality.kl:.2g}", "nats a token", note)
+        yield Tile("KL divergence", f"{quality.kl:.2g}", "nats", note)
 
 
 def _range(interval: Interval) -> str:
@@ -121,7 +121,7 @@ def _columns(results: list[Result]) -> Iterator[list[str]]:
         measured = one.measured
         yield [
             WEIGHT_WORDS[one.candidate.quantization],
-            one.candidate.kv_cache_dtype,
+            CACHE_WORDS[one.candidate.kv_cache_dtype],
             speculation_words(one.candidate.speculation),
             str(one.candidate.max_num_seqs),
             f"{measured.tokens_per_s:,.0f}",
@@ -159,12 +159,11 @@ def _gains(answer: Answer) -> str:
             _times(rung.alone_speed),
             _times(rung.top_speed),
             _times(rung.total_speed),
-            _times(rung.alone_latency),
             _times(rung.top_latency),
         )
         for rung in answer.rungs
     ]
-    headers = ["technique", "alone", "on top", "in all", "one user, alone", "one user, on top"]
+    headers = ["technique", "alone", "on top", "in all", "one user, on top"]
     return table(headers, rows, caption="Times the throughput, and times as fast for one user's answer")
 
 
@@ -232,19 +231,17 @@ def _results(answer: Answer) -> str:
                 f"{one.measured.single_latency_ms:,.1f}",
                 f"{one.measured.memory_bytes / 2**20:,.0f}",
                 None if one.quality is None else f"{one.quality.kl:.2g}",
-                str(one.repetitions),
-                one.refusal or ("on the front" if one.is_on_front else ""),
+                "refused" if one.refusal else "front" if one.is_on_front else "",
             )
         )
     headers = [
-        "weights, cache, at once, tokens a step/block",
+        "weights, cache, at once, step/block",
         "tok/s",
         "forecast",
         "error",
         "1 user, ms",
         "MiB",
         "KL",
-        "runs",
         "",
     ]
     return table(headers, rows)
@@ -269,9 +266,9 @@ def _some(names: list[str]) -> str:
 
 
 def _times(interval: Interval | None) -> str:
-    return (
-        "–"
-        if interval is None
-        else f"{interval.value:.2f}×"
-        + ("" if interval.low is None else f" ({interval.low:.2f} to {interval.high:.2f})")
-    )
+    """The value and half of its interval."""
+    if interval is None:
+        return "–"
+    if interval.low is None or interval.high is None:
+        return f"{interval.value:.2f}×"
+    return f"{interval.value:.2f}× ±{(interval.high - interval.low) / 2:.2f}"

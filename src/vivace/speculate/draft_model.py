@@ -39,6 +39,7 @@ class DraftModel:
 
     is_sequential = True
     guesses_chains = True
+    reads_every_step = False
 
     def __init__(
         self,

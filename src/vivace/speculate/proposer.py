@@ -20,6 +20,11 @@ class Proposer(Protocol):
         """Whether each guess follows the one before: only then can a constraint go along with them."""
         ...
 
+    @property
+    def reads_every_step(self) -> bool:
+        """Whether it must see every step (`end_step`), not only those that move blocks (`begin_step`)."""
+        ...
+
     def available(self, sequence: Sequence, most: int) -> int:
         """How many tokens, `most` at most, could be guessed after the sequence's last one."""
         ...

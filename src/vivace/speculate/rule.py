@@ -23,15 +23,15 @@ MARGIN = (
     1.06  # guessing must promise so much more than a plain step to begin: the best of many estimates errs upwards
 )
 STAYING_MARGIN = 1.03  # to go on
-ASKING_SHARE = 0.005  # of the time, for asking in vain
-TRIAL_SHARE = 0.008  # of the time, for guesses against the estimate: whether it still holds
+ASKING_SHARE = 0.003  # of the time, for asking in vain
+TRIAL_SHARE = 0.005  # of the time, for guesses against the estimate: whether it still holds
 FIRST_CREDIT = 4.0  # plain steps
 MOST_CREDIT = 16.0
 TRIAL_STEPS = 4  # the first of them pays for what a draft model has to catch up with
 REFRESH_STEPS = 64  # plain steps now and then keep their measured time true, more often where little is lost by them
 NUM_REFRESHING = 2  # of them: the first one after guesses packs its batch anew and takes 5 to 10% longer
 LEAST_REFRESH_STEPS = 8
-LONGEST_REST = 64  # steps
+SHORTEST_REST, LONGEST_REST = 8, 512  # steps
 OUTLIER = 2.0  # times the time expected: what is beyond is a preempted thread, no cost of guessing
 
 Kind = Literal["guess", "plain", "trial", "none", "rest"]
@@ -104,14 +104,15 @@ class LengthRule:
             self._book(report)
 
     def steps_to_rest(self, num_sequences: int) -> int:
-        """How many plain steps to make before asking again, since asking cannot be paid for; LONGEST_REST at most."""
-        if not self.adaptive or self._num_trials:
+        """How many plain steps to make before asking, since asking cannot be paid for; then it is to be asked."""
+        if not self.adaptive or self._num_trials or self._kind == "rest":
             return 0
         plain_s = self.plain.seconds(num_sequences)
         if not plain_s:
             return 0
-        count = min(self._asking_account.steps_until(self.asking.seconds(num_sequences) / plain_s), LONGEST_REST)
+        count = self._asking_account.steps_until(self.asking.seconds(num_sequences) / plain_s)
         if count:
+            count = max(SHORTEST_REST, min(count, LONGEST_REST))
             self._kind = "rest"
             self._num_guessing = 0
             self._pass_steps(count - 1)  # the last of them is reported
@@ -165,11 +166,12 @@ class LengthRule:
 
     def _judged(self, lengths: list[int], gain: float) -> Choice:
         """What pays; now and then the other way, to know whether it still does."""
-        if self._num_refreshing or gain > (STAYING_MARGIN if self._kind == "guess" else MARGIN):
+        pays = gain > (STAYING_MARGIN if self._kind == "guess" else MARGIN)
+        if self._num_refreshing or (pays and self._asking_account.balance > 0.0):  # in debt, promises count no more
             return self._paying(lengths, gain)
         if self._num_trials:
             self._num_trials -= 1
-        elif self._trial_account.affords(min(TRIAL_STEPS * (1.0 / gain - 1.0), MOST_CREDIT)):
+        elif self._trial_account.affords(min(TRIAL_STEPS * max(0.0, 1.0 / gain - 1.0), MOST_CREDIT)):
             self._num_trials = TRIAL_STEPS - 1
         else:
             return Choice([0] * len(lengths), "plain", gain)
@@ -199,8 +201,11 @@ class LengthRule:
             return
         expected_s = self.verifying.seconds(report.num_sequences + sum(report.lengths)) + report.guessing_s
         seconds = min(report.target_s + report.guessing_s, OUTLIER * expected_s)
-        account = self._trial_account if report.is_trial else self._asking_account
-        account.book(report.num_tokens / report.num_sequences - seconds / plain_s)
+        won = report.num_tokens / report.num_sequences - seconds / plain_s
+        if report.is_trial:
+            self._trial_account.book(won)
+        if won > 0.0 or not report.is_trial:
+            self._asking_account.book(won)
 
     def _pass_steps(self, count: int) -> None:
         self._asking_account.pass_steps(count)

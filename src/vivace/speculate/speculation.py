@@ -63,11 +63,20 @@ class Speculation:
         self._verdict.due = self._cycle.began + INTERVAL_S
         self.stats = SpeculationStats(num_accepted_by_position=[0] * rule.most)
 
+    def rests(self, plan: StepPlan) -> bool:
+        """Whether this step is not looked at: a step that rests costs half a microsecond."""
+        if self._num_resting <= 1 or self.proposer.reads_every_step:
+            return False
+        self._num_resting -= 1
+        if self._cycle.num_sequences:
+            self._report(self._clock())
+            self._cycle.num_sequences = 0
+        if plan.table_resets or plan.preempted or plan.block_copies:
+            self.proposer.begin_step(plan)
+        return True
+
     def propose(self, plan: StepPlan) -> None:
         """Fill the plan's room for guesses, and give back what is not needed."""
-        if self._num_resting > 1:
-            self._rest(plan)
-            return
         began = self._clock()
         self._report(began)
         if began >= self._verdict.due:
@@ -84,6 +93,8 @@ class Speculation:
                 item.draft[:] = made
             cycle.lengths = [len(made) for made in guesses if made]
             cycle.guessing_s = self._clock() - began
+        else:
+            cycle.asking_s = self._clock() - began
 
     def verify(self, plan: StepPlan, result: StepResult) -> Accepted:
         """Judge the guesses of the step that has just run; only what stands stays in plan and result.
@@ -91,9 +102,6 @@ class Speculation:
         What it returns comes out before the plan is committed, for its blocks are named by their tokens.
         """
         cycle = self._cycle
-        if self._num_resting > 1:
-            self.proposer.end_step(plan, result)
-            return NOTHING
         if plan.num_tokens == len(plan.scheduled) + sum(cycle.lengths) and all(map(_decodes, plan.scheduled)):
             cycle.num_sequences = cycle.num_tokens = len(plan.scheduled)
         items = plan.drafting
@@ -113,14 +121,14 @@ class Speculation:
 
     def choose(self, plan: StepPlan) -> None:
         """After the step's tokens are appended: how many to guess for each sequence in the next one."""
-        if self._num_resting > 1:
-            self._num_resting -= 1
-            return
         for sequence in self._guessing:
             sequence.num_speculative = 0
         self._guessing = []
         if not any(item.sequence.state is SequenceState.RUNNING for item in plan.scheduled):
             self._cycle.num_sequences = 0  # what comes next may have to be waited for
+        if self._num_resting > 1:
+            self._num_resting -= 1
+            return
         self._num_resting = self.rule.steps_to_rest(len(plan.scheduled))
         if self._num_resting:
             self._kind = "rest"
@@ -138,7 +146,7 @@ class Speculation:
                 self._guessing.append(sequence)
         self._note(choice.kind)
         self.stats.gain = choice.gain
-        self._cycle.asking_s = self._clock() - began
+        self._cycle.asking_s += self._clock() - began
 
     def forget(self, sequence: Sequence) -> None:
         """The sequence has ended."""
@@ -158,13 +166,6 @@ class Speculation:
     def _note(self, kind: Kind) -> None:
         self._kind = kind
         self.stats.num_choices[kind] += 1
-
-    def _rest(self, plan: StepPlan) -> None:
-        """A step that is not looked at: a rule that rests costs less than a microsecond."""
-        if self._cycle.num_sequences:
-            self._report(self._clock())
-            self._cycle.num_sequences = 0
-        self.proposer.begin_step(plan)
 
     def _look(self, now: float) -> None:
         stats = self.stats

@@ -1,7 +1,7 @@
 """Families as the text that Prometheus reads (format 0.0.4), or as OpenMetrics 1.0.
 
-prometheus_client's writer checks and sorts every sample: 4 to 9 ms a scrape in which no token of any stream goes out,
-against 0.3 here.
+prometheus_client's writer checks and sorts every sample: 60 kB take it 4 ms, as OpenMetrics 8 ms, in which no token
+of any stream goes out; here they take 1 ms.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import os
 import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from vivace.serve.metrics.families import PREFIX, Family, Labels, counter, gauge
@@ -32,12 +33,11 @@ class ProcessUse:
         """None for a process that is gone."""
         try:
             words = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
-            booted = next(line for line in (_PROC / "stat").read_text().splitlines() if line.startswith("btime"))
-        except (OSError, StopIteration):
+        except OSError:
             return None
         user, system, threads, start, pages = (int(words[place]) for place in (11, 12, 17, 19, 21))
-        started_s = int(booted.split()[1]) + start / _TICKS_PER_S
-        return cls(pages * _PAGE_BYTES, (user + system) / _TICKS_PER_S, threads, started_s)
+        cpu_s = (user + system) / _TICKS_PER_S
+        return cls(pages * _PAGE_BYTES, cpu_s, threads, _booted_s() + start / _TICKS_PER_S)
 
 
 def process_families(engine_pid: int | None, labels: Labels) -> Iterator[Family]:
@@ -59,6 +59,13 @@ def process_families(engine_pid: int | None, labels: Labels) -> Iterator[Family]
 
 
 _BARE = Labels((), ())
+
+
+@cache
+def _booted_s() -> int:
+    """Seconds since 1970. Read once: that file takes the kernel 0.2 ms to write."""
+    lines = (_PROC / "stat").read_text().splitlines()
+    return next((int(line.split()[1]) for line in lines if line.startswith("btime")), 0)
 
 
 def _plain(family: Family) -> Family:
