@@ -12,7 +12,7 @@ import httpx
 import pytest
 from served_process import ServedProcess, eventually, served
 
-from vivace.serve.stories import RequestBook, RequestStory
+from vivace.serve.stories import PromptStory, RequestBook, RequestStory
 
 FLAGS = ("--num-threads", "1", "--num-kv-blocks", "64", "--max-num-seqs", "2", "--max-num-batched-tokens", "64")
 GUESSES = ("--speculative-config", '{"method": "ngram", "adaptive": false}')
@@ -56,6 +56,13 @@ def test_every_id_of_a_request_finds_it(client: httpx.Client) -> None:
         by_header, by_id = answer.headers["x-request-id"], answer.json()["id"]
         assert by_header != by_id
         assert explained(client, by_header)["id"] == by_header == explained(client, by_id)["id"]
+
+
+def test_embeddings_have_one_too(client: httpx.Client) -> None:
+    answer = client.post("/v1/embeddings", json={"input": ["one", "two words"], "pooling": "last"})
+    explanation = explained(client, answer.headers["x-request-id"])
+    assert (explanation["num_prompts"], explanation["status"]) == (2, "finished")
+    assert [one["prefix"]["first_miss"] for one in explanation["prompts"]] == ["short", "short"]
 
 
 def test_only_the_key_that_made_it_is_told(keyed: ServedProcess, client: httpx.Client) -> None:
@@ -185,7 +192,7 @@ def test_a_restart_is_told_of(keyed: ServedProcess, client: httpx.Client) -> Non
 def test_the_book_is_bounded() -> None:
     book = RequestBook(max_requests=3)
     for number in range(10):
-        book.add(RequestStory(f"req-{number}", "a", 1, 0))
+        book.add(RequestStory(f"req-{number}", "a", 1, 0, [PromptStory("job")]))
     assert len(book) == 3
     assert book.find("req-6", "a") is None
     assert book.find("chatcmpl-9", "a") is book.find("resp_9", "a") is book.find("req-9", "a") is not None

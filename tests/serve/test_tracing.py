@@ -97,6 +97,12 @@ def test_attributes_are_those_of_the_conventions() -> None:
     assert used["vivace.request.id"] == "req-1"
 
 
+def test_embeddings_have_no_sampling() -> None:
+    span = recorded(story(first_token=None), call("/v1/embeddings"))
+    assert span.name == "embeddings small"
+    assert not [name for name in span.attributes if name.startswith("gen_ai.request.") and "model" not in name]
+
+
 def test_failures_say_their_kind_and_departures_are_none() -> None:
     failed = recorded(story(first_token=None, admitted=None), call(), EngineError("secret words"))
     assert failed.status.status_code is StatusCode.ERROR
@@ -123,8 +129,9 @@ def test_it_hangs_where_the_caller_says(header: str) -> None:
 
 def test_a_tracer_that_breaks_breaks_nothing(caplog: pytest.LogCaptureFixture) -> None:
     tracer = RequestTracer(SimpleSpanProcessor(InMemorySpanExporter()), "small")
+    broken: Any = RequestStory("req-1", "key-1", 1, 0, [None])  # type: ignore[list-item]
     for _ in range(3):
-        tracer.record(RequestStory("req-1", "key-1", 1, 0, []), call(), None)  # a story without a prompt has no start
+        tracer.record(broken, call(), None)
     assert caplog.text.count("could not be traced") == 1
 
 

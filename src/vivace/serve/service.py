@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 
 from vivace.core.errors import OverloadedError
@@ -84,6 +84,19 @@ class Service:
                 generation.let_in()
         self.book.add(story)
         return Batch(generations, order.params.n, caller.log, on_end)
+
+    @contextmanager
+    def told(self, story: RequestStory, call: TracedCall) -> Iterator[None]:
+        """Remember the story, and trace it at the end of the block."""
+        self.book.add(story)
+        error: BaseException | None = None
+        try:
+            yield
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            self._trace(story, call)(error)
 
     def _trace(self, story: RequestStory, call: TracedCall) -> Callable[[BaseException | None], None]:
         """What is to be done when the request has ended, with the error that ended it."""

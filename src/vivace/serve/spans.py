@@ -27,6 +27,7 @@ OPERATIONS = {
     "/v1/chat/completions": "chat",
     "/v1/responses": "chat",
     "/v1/completions": "text_completion",
+    "/v1/embeddings": "embeddings",
 }
 
 logger = logging.getLogger("vivace.serve")
@@ -68,13 +69,15 @@ class RequestTracer:
 
     def _record(self, story: RequestStory, call: TracedCall, error: BaseException | None) -> None:
         to_epoch_ns = time.time_ns() - time.monotonic_ns()
-        operation = OPERATIONS.get(call.path, "generate_content")
-        prompts = story.prompts
+        operation, prompts = OPERATIONS.get(call.path, "generate_content"), story.prompts
+        if not prompts:  # refused before its first
+            return
+        sampling = {} if operation == "embeddings" else _sampling(call.params)
         span = self._tracer.start_span(
             f"{operation} {self._model}",
             context=self._propagator.extract(dict(call.headers)),
             kind=SpanKind.SERVER,
-            attributes={"gen_ai.operation.name": operation, **self._attributes(story, call.params)},
+            attributes={"gen_ai.operation.name": operation, **self._attributes(story), **sampling},
             start_time=_ns(min(one.arrived for one in prompts), to_epoch_ns),
         )
         for number, prompt in enumerate(prompts):
@@ -87,7 +90,7 @@ class RequestTracer:
         ends = [one.ended for one in prompts if one.ended is not None]
         span.end(_ns(max(ends, default=time.monotonic()), to_epoch_ns))
 
-    def _attributes(self, story: RequestStory, params: SamplingParams) -> dict[str, Any]:
+    def _attributes(self, story: RequestStory) -> dict[str, Any]:
         prompts = story.prompts
         reasons = [one.finish_reason for one in prompts if one.finish_reason is not None]
         first_tokens = [one.first_token for one in prompts if one.first_token is not None]
@@ -95,8 +98,6 @@ class RequestTracer:
             "gen_ai.provider.name": "vivace",
             "gen_ai.request.model": self._model,
             "gen_ai.response.model": self._model,
-            "gen_ai.request.temperature": params.temperature,
-            "gen_ai.request.top_p": params.top_p,
             "gen_ai.usage.input_tokens": sum(one.num_prompt_tokens for one in prompts),
             "gen_ai.usage.output_tokens": sum(one.num_output_tokens for one in prompts),
             "gen_ai.usage.cache_read.input_tokens": sum(one.num_cached_tokens for one in prompts),
@@ -104,18 +105,25 @@ class RequestTracer:
             "vivace.request.id": story.request_id,
             "vivace.key": story.key,
         }
-        optional = {
-            "gen_ai.request.max_tokens": params.max_tokens,
-            "gen_ai.request.seed": params.seed if params.seed is None or params.seed < 2**63 else None,
-            "gen_ai.request.choice.count": params.n if params.n != 1 else None,
-            "gen_ai.request.top_k": params.top_k or None,
-            "gen_ai.request.frequency_penalty": params.frequency_penalty or None,
-            "gen_ai.request.presence_penalty": params.presence_penalty or None,
-        }
         if first_tokens:
             arrived = min(one.arrived for one in prompts)
             attributes["gen_ai.response.time_to_first_chunk"] = min(first_tokens) - arrived
-        return attributes | {name: value for name, value in optional.items() if value is not None}
+        return attributes
+
+
+def _sampling(params: SamplingParams) -> dict[str, Any]:
+    """What was asked of the sampler. No stop strings: they are text of the client's."""
+    optional = {
+        "gen_ai.request.temperature": params.temperature,
+        "gen_ai.request.top_p": params.top_p,
+        "gen_ai.request.max_tokens": params.max_tokens,
+        "gen_ai.request.seed": params.seed if params.seed is None or params.seed < 2**63 else None,
+        "gen_ai.request.choice.count": params.n if params.n != 1 else None,
+        "gen_ai.request.top_k": params.top_k or None,
+        "gen_ai.request.frequency_penalty": params.frequency_penalty or None,
+        "gen_ai.request.presence_penalty": params.presence_penalty or None,
+    }
+    return {name: value for name, value in optional.items() if value is not None}
 
 
 def _events(story: PromptStory) -> list[tuple[float, str, dict[str, Any]]]:

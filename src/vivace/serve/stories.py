@@ -95,4 +95,4 @@ class RequestBook:
     def find(self, request_id: str, key: str) -> RequestStory | None:
         """The story of this key's request, also by its answer's id (`chatcmpl-…`, `cmpl-…`, `resp_…`)."""
         story = self._stories.get("req-" + request_id.replace("_", "-").rpartition("-")[2])
-        return story if story is not None and story.key == key else None
+        return story if story is not None and story.key == key and story.prompts else None

@@ -30,11 +30,7 @@ class MedusaProposer:
 
     is_sequential = False
     guesses_chains = False
-<<<<<<< HEAD
-    guesses_chains = False
-=======
     reads_every_step = True
->>>>>>> rule
 
     def __init__(
         self,
