@@ -47,11 +47,6 @@ inline constexpr int64_t MAX_TREE_DEPTH = 32;
 // Blocks that positions p .. p + MAX_TREE_DEPTH - 1 touch, wherever p is in a block.
 inline int64_t tree_end_blocks(int64_t block_size) { return (MAX_TREE_DEPTH + block_size - 2) / block_size + 1; }
 
-// Their number is at most that of blocks of one token.
-inline constexpr int32_t TREE_END_SLOTS[MAX_TREE_DEPTH + 1] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10,
-                                                               11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
-                                                               22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32};
-
 inline int64_t recent_head_bytes(const KVLayer& cache) {
   return cache.recent ? cache.head_dim * cache.block_size * static_cast<int64_t>(sizeof(uint16_t)) : 0;
 }

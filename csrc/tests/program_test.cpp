@@ -127,6 +127,53 @@ VIVACE_TEST(attention_agrees_with_double_precision_in_any_chunking) {
   }
 }
 
+// Behind a root, a guess that is wrong lies where the next token belongs; the right two lie behind it.
+VIVACE_TEST(guesses_of_a_tree_have_the_bits_of_plain_tokens) {
+  for (const KernelTable* kernels : supported_kernels()) {
+    for (const Case& c : {Case{64, KVDtype::F32, 0, 33, 16}, Case{40, KVDtype::BF16, 7, 35}, Case{8, KVDtype::F16, 0, 20, 1},
+                          Case{72, KVDtype::INT8, 0, 34, 16}, Case{40, KVDtype::INT4, 0, 33, 16},
+                          Case{72, KVDtype::INT4_CHANNEL_KEYS, 0, 33, 16}, Case{72, KVDtype::INT4_CHANNEL_KEYS, 0, 34, 16}}) {
+      const auto root = static_cast<int32_t>(c.num_tokens - 4);
+      Fixture plain(*kernels, 1, c), tree(*kernels, 2, c);
+      plain.run(0, root);
+      plain.run(root, root + 3);
+      tree.run(0, root);
+      const auto slot = [&](int32_t position) {
+        const auto block = static_cast<size_t>(position / c.block_size);
+        return static_cast<int32_t>(tree.table_of_blocks[block] * c.block_size + position % c.block_size);
+      };
+      const int32_t width = static_cast<int32_t>(tree.table_of_blocks.size());
+      std::vector<int32_t> tables;
+      for (int span = 0; span < 3; ++span) {
+        tables.insert(tables.end(), tree.table_of_blocks.begin(), tree.table_of_blocks.end());
+      }
+      const std::vector<int32_t> ids{root, 0, root + 1, root + 2}, positions{root, root + 1, root + 1, root + 2};
+      const std::vector<int32_t> slots{slot(root), slot(root + 1), slot(root + 2), slot(root + 3)};
+      const std::vector<int32_t> starts{0, 2, 3, 4}, contexts{root + 2, root + 2, root + 3}, parents{-1, -1, 0, 2};
+      tree.program.run({.num_tokens = 4,
+                        .num_sampled = 0,
+                        .num_sequences = 3,
+                        .token_ids = ids.data(),
+                        .positions = positions.data(),
+                        .slots = slots.data(),
+                        .query_starts = starts.data(),
+                        .context_lens = contexts.data(),
+                        .block_tables = tables.data(),
+                        .table_width = width,
+                        .sampled_rows = nullptr,
+                        .parents = parents.data()});
+      for (int64_t i = 0; i < HEADS * c.head_dim; ++i) {
+        CHECK(tree.out(2)[i] == plain.out(1)[i]);
+        CHECK(tree.out(3)[i] == plain.out(2)[i]);
+      }
+      tree.cache->move_tokens(kernels->attention, {{slots[2], slots[1]}, {slots[3], slots[2]}});
+      plain.run(root + 3, root + 4);
+      tree.run(root + 3, root + 4);
+      for (int64_t i = 0; i < HEADS * c.head_dim; ++i) CHECK(tree.out(0)[i] == plain.out(0)[i]);
+    }
+  }
+}
+
 VIVACE_TEST(programs_refuse_what_lies_outside) {
   const Case c{8, KVDtype::F32, 0, 20};
   Fixture fixture(*supported_kernels().back(), 2, c);

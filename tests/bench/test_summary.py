@@ -83,13 +83,14 @@ def test_goodput(slo: SLO, num_good: int) -> None:
 
 
 def test_a_slow_generator_is_named() -> None:
-    summary = summarise([LATE, PROMPT], (), load=GeneratorLoad(25.0, 80.0, 0.97))
+    summary = summarise([LATE, PROMPT], (), load=GeneratorLoad(25.0, 800.0, 0.97))
     assert summary.generator.late_share == 0.5
     assert summary.generator.send_lag_max_ms == pytest.approx(200)
     text = " ".join(summary.generator.warnings)
     assert "50.0% of the requests" in text
     assert "25 ms late" in text
     assert "97% of its core" in text
+    assert "stood still for 0.80 s" in text
     assert summarise([PROMPT], (), load=GeneratorLoad(1.0, 3.0, 0.2)).generator.warnings == ()
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 LATE_S = 0.010  # a request sent later than this was held up; asyncio on an idle machine stays under 2 ms
 LATE_SHARE = 0.01
+STANDSTILL_MS = 250.0  # once is enough: every stream was blind for so long
 BUSY_SHARE = 0.85  # of one core: parsing and sending run on one thread
 
 
@@ -40,6 +41,11 @@ class GeneratorHealth:
             found.append(
                 f"the load generator's event loop ran {self.load.loop_lag_p99_ms:.0f} ms late (p99): token times are "
                 "that much too late; use fewer streams, or a machine of its own"
+            )
+        if self.load is not None and self.load.loop_lag_max_ms > STANDSTILL_MS:
+            found.append(
+                f"the load generator stood still for {self.load.loop_lag_max_ms / 1e3:.2f} s (stopped, or without a "
+                "processor): the longest latencies are its own"
             )
         if self.load is not None and self.load.cpu_share > BUSY_SHARE:
             found.append(

@@ -99,7 +99,7 @@ def _flag_type(hint: Any, name: str) -> Any:
     return hint
 
 
-def _flags_of(value_type: type, help_texts: dict[str, str]) -> list[Parameter]:
+def flags_of(value_type: type, help_texts: dict[str, str]) -> list[Parameter]:
     """One flag for each field that has a help text, with the field's default."""
     hints = get_type_hints(value_type)
     flags = []
@@ -150,7 +150,8 @@ ENGINE_HELP = {
     "batching": f"Who runs together: {_one_of('batching')}.",
     "static_batch_size": "With --batching static: requests that start together.",
     "static_batch_timeout_ms": "With --batching static: how long a batch waits to fill up.",
-    "speculative_config": 'Guess tokens: {"method": "ngram"}, or {"method": "draft_model", "model": NAME}.',
+    "speculative_config": 'Guess tokens: {"method": "ngram"}, {"method": "medusa"}, '
+    '{"method": "draft_model", "model": NAME}.',
     "num_threads": "Threads that compute; default: the physical cores that affinity and quota leave to this process.",
     "instruction_set": "Force one instruction set (vivace doctor lists them).",
     "backend": f"Who computes: {_one_of('backend')}.",
@@ -207,6 +208,8 @@ SERVE_HELP = {
     "drain_timeout": "Seconds that running requests have to end after SIGTERM.",
     "log_format": f"Lines of the log on stderr: {', '.join(SERVE_CHOICES['log_format'])}.",
     "access_log": "Log a line for every request.",
+    "otlp_endpoint": "Send OpenTelemetry traces to this collector, as OTLP over HTTP (needs vivace[otel]); "
+    "default: OTEL_EXPORTER_OTLP_ENDPOINT, else none.",
 }
 
 _ENGINE_DEFAULTS = EngineConfig()
@@ -249,7 +252,7 @@ def _optional_seed(flags: list[Parameter]) -> tuple[Parameter, ...]:
     return tuple(p.replace(default=None, annotation=seed) if p.name == "seed" else p for p in flags)
 
 
-ENGINE = OptionGroup((MODEL, *_optional_seed(_flags_of(EngineConfig, ENGINE_HELP))), _engine_config)
-SAMPLING = OptionGroup(_optional_seed(_flags_of(SamplingParams, SAMPLING_HELP)), _sampling_params)
-SERVE = OptionGroup(tuple(_flags_of(ServeConfig, SERVE_HELP)), lambda values: ServeConfig(**values))
+ENGINE = OptionGroup((MODEL, *_optional_seed(flags_of(EngineConfig, ENGINE_HELP))), _engine_config)
+SAMPLING = OptionGroup(_optional_seed(flags_of(SamplingParams, SAMPLING_HELP)), _sampling_params)
+SERVE = OptionGroup(tuple(flags_of(ServeConfig, SERVE_HELP)), lambda values: ServeConfig(**values))
 MODEL_ONLY = ENGINE.without(*(name for name in ENGINE_HELP if name != "tokenizer"))

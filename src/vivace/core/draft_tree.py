@@ -29,6 +29,11 @@ class DraftTree:
         return tuple(paths)
 
     @cached_property
+    def depths(self) -> tuple[int, ...]:
+        """Of each guess: 1 for those behind the last token."""
+        return tuple(map(len, self.paths))
+
+    @cached_property
     def children(self) -> tuple[tuple[int, ...], ...]:
         """Of the last token, then of each guess."""
         children: list[list[int]] = [[] for _ in range(len(self.parents) + 1)]

@@ -90,7 +90,7 @@ class DeadlineError(VivaceError):
 
 
 class TargetError(VivaceError):
-    """A server that is to be measured cannot be reached, refuses the key or the model, or does not answer as OpenAI's."""
+    """A server that is to be measured is not there, refuses the key or the model, or does not answer as OpenAI's."""
 
 
 class EngineError(VivaceError):

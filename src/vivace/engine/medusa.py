@@ -62,7 +62,7 @@ def medusa_speculation(
     ]
     acceptance = TreeAcceptance(expected_chances(_accuracy(heads), paths))
     proposer = MedusaProposer(backend, executables, kv_cache, paths, acceptance, block_size=config.block_size)
-    rule = LengthRule(len(paths), adaptive=wanted.adaptive)
+    rule = LengthRule(len(paths), adaptive=wanted.adaptive, sequential=False)
     rule.acceptance = acceptance
     return Speculation(proposer, rule)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Set
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -82,7 +83,8 @@ class Answer:
     why_not: str
     naive: Result
     results: tuple[Result, ...]  # of whole runs, in the order of their measurement
-    ladder: Ladder
+    rungs: tuple[Rung, ...]
+    top: Candidate  # of the ladder
     claims: tuple[Claim, ...]
     speedup: Interval  # throughput, naive to pick
     quickening: Interval  # one user's answer
@@ -118,7 +120,7 @@ class Answer:
             "latency_speedup": asdict(self.quickening),
             "binds": self.binds,
             "next_step": self.next_step,
-            "ladder": [_rung_record(rung) for rung in self.ladder.rungs],
+            "ladder": [_rung_record(rung) for rung in self.rungs],
             "claims": [{**asdict(one), "verdict": one.verdict} for one in self.claims],
             "results": [one.record() for one in self.results],
             "dropped": [[one.candidate.key, one.stage, one.reason] for one in self.dropped],
@@ -139,8 +141,10 @@ def make_answer(
     ladder: Ladder | None,
     search: Search | None,
     spec: ModelSpec | None,
+    checked: Set[Candidate],
 ) -> Answer:
-    """Raises `ConfigError` where nothing that was measured passes the bars, saying what stood in the way."""
+    """The pick is one of `checked`, whose texts were compared, if there is one. Raises `ConfigError` where nothing
+    that was measured passes the bars, saying what stood in the way."""
     known = trials.measurement(ladder.naive) if ladder is not None else None
     if ladder is None or search is None or known is None:
         raise ConfigError("nothing is measured yet: give it more time")
@@ -151,7 +155,7 @@ def make_answer(
     on_front = set(front(accepted, lambda one: _merits(trials, one)))
     results = [_result(trials, search, one, one in on_front) for one in trials.runs if trials.measurement(one)]
     by_candidate = {one.candidate: one for one in results}
-    ranked = _ranked([by_candidate[one] for one in accepted])
+    ranked = _ranked([by_candidate[one] for one in accepted if one in checked or not checked & {*accepted}])
     pick, runner_up = ranked[0], _runner_up(ranked)
     binds = _binding(pick)
     return Answer(
@@ -161,7 +165,8 @@ def make_answer(
         why_not="" if runner_up is None else _why_not(objective, pick, runner_up),
         naive=by_candidate[ladder.naive],
         results=tuple(results),
-        ladder=ladder,
+        rungs=ladder.rungs(trials),
+        top=ladder.top,
         claims=tuple(claims(trials, ladder, spec, pick.candidate)),
         speedup=_speedup(trials, pick, ladder.naive),
         quickening=trials.ratio(pick.candidate, ladder.naive, quickness),
@@ -187,13 +192,12 @@ def _merits(trials: Trials, candidate: Candidate) -> tuple[float, ...]:
 def _result(trials: Trials, search: Search, candidate: Candidate, is_on_front: bool) -> Result:
     measured = trials.measurement(candidate)
     assert measured is not None
-    is_known = candidate.batching == "continuous" or candidate in search.forecasts
     return Result(
         candidate=candidate,
         measured=measured,
         repetitions=len(trials.runs[candidate]),
         quality=trials.known_quality(candidate),
-        forecast=search.forecast(candidate) if is_known else None,
+        forecast=search.forecast(candidate),
         refusal=search.gate.refused.get(candidate, ""),
         score=search.score(candidate),
         is_on_front=is_on_front,
@@ -228,6 +232,8 @@ def _why_not(objective: Objective, pick: Result, other: Result) -> str:
     if _loss(other) > _loss(pick):
         return f"as fast within noise ({shown}), but KL divergence {_loss(other):.2g} against {_loss(pick):.2g} nats"
     own, its = pick.measured.memory_bytes / 2**20, other.measured.memory_bytes / 2**20
+    if its <= own:
+        return f"as fast within noise: {shown}"
     return f"as fast within noise ({shown}), but {its:,.0f} MiB against {own:,.0f}"
 
 
@@ -247,7 +253,7 @@ def _rung_record(rung: Rung) -> dict[str, Any]:
     intervals = ("alone_speed", "alone_latency", "top_speed", "top_latency", "total_speed")
     found = {name: getattr(rung, name) for name in intervals}
     return {
-        "technique": rung.technique.name,
+        "technique": rung.name,
         "kept": rung.kept,
         "why_not": rung.why_not,
         "on_top": asdict(rung.on_top),

@@ -87,7 +87,7 @@ def _attention(spec: ModelSpec | None) -> Iterator[Claim]:
 def _speeds(trials: Trials, ladder: Ladder, best: Candidate | None) -> Iterator[Claim]:
     guesses = [
         trials.ratio(rung.on_top, rung.below, quickness).value
-        for rung in ladder.rungs
+        for rung in ladder.rungs(trials)
         if rung.on_top.speculation is not None and rung.measured is not None
     ]
     remark = "one user, sampled text, on top of the ladder" if guesses else "it was not tried"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from vivace.core.speculation import SpeculativeConfig
-from vivace.optimize.candidate import Candidate, speculation_words
+from vivace.optimize.candidate import Candidate
 from vivace.optimize.gate import Gate
 from vivace.optimize.interval import Interval
 from vivace.optimize.measurement import Measurement, Quality
@@ -16,7 +16,7 @@ from vivace.optimize.trials import Trials
 
 LADDER_UNTIL = 0.38  # of the time budget
 MOST_ROUNDS = 3
-WORTH = 0.98  # a technique that takes more than this much off the speed is not kept
+WORTH = 0.98  # a change of 2% is noise: what costs more, or brings less to everybody, is not kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,7 @@ class Technique:
 class Rung:
     """A technique measured. Ratios are to the naive baseline alone, and to the rung below on top."""
 
-    technique: Technique
-    alone: Candidate
+    name: str
     on_top: Candidate
     below: Candidate
     kept: bool
@@ -47,19 +46,55 @@ class Rung:
     measured: Measurement | None
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A technique in its place; `why_not` is empty where it was kept."""
+
+    technique: Technique
+    alone: Candidate
+    on_top: Candidate
+    below: Candidate
+    why_not: str
+
+
 @dataclass(slots=True)
 class Ladder:
-    """The naive baseline and the rungs above it."""
+    """The naive baseline and the steps above it."""
 
     naive: Candidate
-    rungs: list[Rung] = field(default_factory=list)
-    num_rounds: int = 0
+    steps: list[Step] = field(default_factory=list)
 
     @property
     def top(self) -> Candidate:
         """With every technique that was kept."""
-        kept = [rung.on_top for rung in self.rungs if rung.kept]
+        kept = [step.on_top for step in self.steps if not step.why_not]
         return kept[-1] if kept else self.naive
+
+    def climb(self, trials: Trials, gate: Gate, techniques: Iterable[Technique]) -> None:
+        """Measure every technique alone and on top, as far as the time goes, and decide what is kept."""
+        at = self.naive
+        for technique in techniques:
+            step = Step(technique, technique.apply(self.naive), technique.apply(at), at, "")
+            for candidate in dict.fromkeys((step.alone, step.on_top)):
+                if trials.affords(candidate, LADDER_UNTIL):
+                    trials.run(candidate)
+            self.steps.append(replace(step, why_not=_objection(trials, gate, step)))
+            at = at if self.steps[-1].why_not else step.on_top
+
+    def repeat(self, trials: Trials, until: float) -> None:
+        """Whole rounds of everything again, in the same order, while there is time for one: how sure is it."""
+        everything = [self.naive, *(one for step in self.steps for one in (step.alone, step.on_top))]
+        measured = [one for one in dict.fromkeys(everything) if trials.measurement(one) is not None]
+        for repetition in range(1, MOST_ROUNDS):
+            missing = [one for one in measured if not trials.is_known(one, 1.0, repetition)]
+            if not trials.budget.allows(sum(trials.cost_s(one) for one in missing), until):
+                return
+            for candidate in measured:
+                trials.run(candidate, repetition=repetition)
+
+    def rungs(self, trials: Trials) -> tuple[Rung, ...]:
+        """The steps with what was measured of them."""
+        return tuple(_rung(trials, self.naive, step) for step in self.steps)
 
 
 def techniques(space: Space, surroundings: Surroundings, naive: Candidate) -> list[Technique]:
@@ -87,42 +122,10 @@ def techniques(space: Space, surroundings: Surroundings, naive: Candidate) -> li
     return found
 
 
-def climb(trials: Trials, gate: Gate, naive: Candidate, steps: Iterable[Technique]) -> Ladder:
-    """Measure every technique alone and on top, in rounds, as far as the time goes. The first round decides what is
-    kept; the others tell how sure that is."""
-    ladder = Ladder(naive)
-    trials.run(naive)
-    chain: list[tuple[Technique, Candidate, Candidate, str]] = []
-    at = naive
-    for step in steps:
-        on_top = step.apply(at)
-        for candidate in dict.fromkeys((step.apply(naive), on_top)):
-            if trials.affords(candidate, LADDER_UNTIL):
-                trials.run(candidate)
-        why_not = _objection(trials, gate, step, at, on_top)
-        chain.append((step, at, on_top, why_not))
-        at = at if why_not else on_top
-    ladder.num_rounds = 1 + _repeat(trials, naive, chain)
-    ladder.rungs = [_rung(trials, naive, *link) for link in chain]
-    return ladder
-
-
-def _repeat(trials: Trials, naive: Candidate, chain: list[tuple[Technique, Candidate, Candidate, str]]) -> int:
-    """Whole rounds of everything again, in the same order, while there is time for one; how many."""
-    everything = list(dict.fromkeys([naive, *(one for step, _, top, _ in chain for one in (step.apply(naive), top))]))
-    everything = [one for one in everything if trials.measurement(one) is not None]
-    for repetition in range(1, MOST_ROUNDS):
-        missing = [one for one in everything if not trials.is_known(one, 1.0, repetition)]
-        if not trials.budget.allows(sum(trials.cost_s(one) for one in missing), LADDER_UNTIL):
-            return repetition - 1
-        for candidate in everything:
-            trials.run(candidate, repetition=repetition)
-    return MOST_ROUNDS - 1
-
-
-def _objection(trials: Trials, gate: Gate, step: Technique, below: Candidate, on_top: Candidate) -> str:
+def _objection(trials: Trials, gate: Gate, step: Step) -> str:
     """Why a technique does not stay on the ladder; empty where it does."""
-    measured, before = trials.measurement(on_top), trials.measurement(below)
+    on_top = step.on_top
+    measured, before = trials.measurement(on_top), trials.measurement(step.below)
     if measured is None or before is None:
         runs = trials.runs.get(on_top, [])
         return runs[0].failure if runs else "the time budget was over"
@@ -131,34 +134,33 @@ def _objection(trials: Trials, gate: Gate, step: Technique, below: Candidate, on
     ):
         return gate.refused[on_top]
     ratio = measured.tokens_per_s / before.tokens_per_s
-    if step.serves == "memory":
+    if step.technique.serves == "memory":
         saved = 1 - measured.kv_bytes_per_token / before.kv_bytes_per_token
         return (
             ""
             if ratio > 1 - saved / 2
             else f"{100 * (1 - ratio):.0f}% slower, which {100 * saved:.0f}% less cache is not worth"
         )
-    return "" if ratio >= WORTH else f"{100 * (1 - ratio):.0f}% slower here"
+    if ratio < WORTH:
+        return f"{100 * (1 - ratio):.0f}% slower here"
+    gain = max(ratio, before.single_latency_ms / measured.single_latency_ms)
+    return "" if gain >= 2 - WORTH else "brings nothing here"
 
 
-def _rung(
-    trials: Trials, naive: Candidate, step: Technique, below: Candidate, on_top: Candidate, why_not: str
-) -> Rung:
-    alone = step.apply(naive)
-
+def _rung(trials: Trials, naive: Candidate, step: Step) -> Rung:
     def gain(candidate: Candidate, baseline: Candidate, figure: Callable[[Measurement], float]) -> Interval | None:
         found = trials.ratio(candidate, baseline, figure)
         return None if math.isnan(found.value) else found
 
+    alone, on_top, below = step.alone, step.on_top, step.below
     measured = trials.measurement(on_top)
     return Rung(
-        technique=step,
-        alone=alone,
+        name=step.technique.name,
         on_top=on_top,
         below=below,
-        kept=not why_not,
-        why_not=why_not,
-        quality=None if measured is None else trials.quality(on_top),
+        kept=not step.why_not,
+        why_not=step.why_not,
+        quality=None if measured is None else trials.known_quality(on_top),
         alone_speed=gain(alone, naive, throughput),
         alone_latency=gain(alone, naive, quickness),
         top_speed=gain(on_top, below, throughput),
@@ -188,4 +190,5 @@ def _batched(candidate: Candidate, max_num_seqs: int) -> Candidate:
 
 
 def _speculation(method: SpeculativeConfig) -> Technique:
-    return Technique(speculation_words(method), lambda one: replace(one, speculation=method))
+    names = {"ngram": "guesses by n-grams", "draft_model": "guesses by a draft", "medusa": "guesses by Medusa heads"}
+    return Technique(names[method.method], lambda one: replace(one, speculation=method))

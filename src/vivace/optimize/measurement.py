@@ -112,8 +112,3 @@ class Forecast:
     single_latency_ms: float
     memory_bytes: int
     binds: str = ""  # bandwidth, arithmetic, memory or queueing
-
-    def scaled(self, factor: float) -> Forecast:
-        return replace(
-            self, tokens_per_s=self.tokens_per_s * factor, single_latency_ms=self.single_latency_ms / factor
-        )

@@ -8,20 +8,22 @@ Talwalkar, 2016). Then single values are changed around the best until none help
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+import statistics
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from vivace.optimize.candidate import Candidate
 from vivace.optimize.gate import Gate
-from vivace.optimize.measurement import Forecast
+from vivace.optimize.measurement import Forecast, Measurement
 from vivace.optimize.objective import Objective
 from vivace.optimize.space import Space
 from vivace.optimize.trials import Trial, Trials
 
 KEPT = 1 / 3  # of the candidates of a rung
 HOPELESS = 0.5  # of the best forecast: a family below is not measured
+JUDGING_UNTIL = 0.9  # of the time budget: who is not judged by then cannot win
 GAIN = 1.01  # a change must bring so much to be followed
-HALVING_UNTIL, CLIMBING_UNTIL = 0.66, 0.82  # shares of the time budget
+HALVING_UNTIL, CLIMBING_UNTIL = 0.55, 0.68  # shares of the time budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,14 @@ class Dropped:
     candidate: Candidate
     stage: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """Measured over forecast."""
+
+    speed: float = 1.0
+    latency: float = 1.0
 
 
 @dataclass(slots=True)
@@ -46,13 +56,26 @@ class Search:
     forecasts: dict[Candidate, Forecast] = field(default_factory=dict)
     dropped: list[Dropped] = field(default_factory=list)
     num_forecast: int = 0
+    correction: Correction = field(default_factory=Correction)
+    climbed: set[Candidate] = field(default_factory=set)
 
-    def run(self) -> Candidate | None:
-        """The best candidate that the bars allow; None where none was measured."""
-        entrants = self.entrants()
-        self._halve(entrants)
-        self._climb()
-        return self.best()
+    def narrow(self) -> None:
+        """From the whole space to the few that ran the whole workload."""
+        self._halve(self.entrants())
+
+    def leaders(self, count: int) -> list[Candidate]:
+        """The best by score, best first, that the bars allow."""
+        return sorted(self.accepted(), key=lambda one: -self.score(one))[:count]
+
+    def correct(self) -> None:
+        """Scale forecasts to what was measured so far: the median ratio, of speeds and of latencies."""
+        known = [(self._expected(one), measured) for one in self.trials.runs if (measured := self._steady(one))]
+        if known:
+            self.correction = Correction(
+                statistics.median(measured.tokens_per_s / cast.tokens_per_s for cast, measured in known),
+                statistics.median(measured.single_latency_ms / cast.single_latency_ms for cast, measured in known),
+            )
+            self.forecasts.clear()
 
     def entrants(self) -> list[Candidate]:
         """The promising, best first: one of every pair of weights and cache, and what is near the very best."""
@@ -72,9 +95,23 @@ class Search:
         return list(dict.fromkeys([*hopeful, *near]))[: self.max_entrants]
 
     def forecast(self, candidate: Candidate) -> Forecast:
+        """Corrected by what the ladder has measured."""
         if candidate not in self.forecasts:
-            self.forecasts[candidate] = self.trials.laboratory.forecast(candidate)
+            cast, correction = self._expected(candidate), self.correction
+            self.forecasts[candidate] = replace(
+                cast,
+                tokens_per_s=cast.tokens_per_s * correction.speed,
+                single_latency_ms=cast.single_latency_ms * correction.latency,
+            )
         return self.forecasts[candidate]
+
+    def _expected(self, candidate: Candidate) -> Forecast:
+        return self.trials.laboratory.forecast(candidate)
+
+    def _steady(self, candidate: Candidate) -> Measurement | None:
+        """Of a candidate that batches continuously and does not guess: what the planner is good at."""
+        is_plain = candidate.batching == "continuous" and candidate.speculation is None
+        return self.trials.measurement(candidate) if is_plain else None
 
     def best(self) -> Candidate | None:
         return max(self.accepted(), key=self.score, default=None)
@@ -154,7 +191,7 @@ class Search:
 
     def _is_good(self, candidate: Candidate) -> bool:
         """Whether bars of quality and memory let it through, by what is measured."""
-        if candidate in self.gate.refused or not self.trials.is_judged(candidate):
+        if candidate in self.gate.refused or not self.trials.may_judge(candidate, JUDGING_UNTIL):
             return False
         found = [
             one for one in (*self.trials.runs.get(candidate, ()), *self.trials.partial) if one.candidate == candidate
@@ -164,12 +201,11 @@ class Search:
             candidate, self.trials.quality(candidate)
         )
 
-    def _climb(self) -> None:
+    def climb(self) -> None:
         """Change one value at a time; follow the best change while it brings more than noise."""
         at = self.best()
-        tried: set[Candidate] = set()
-        while at is not None and at not in tried:
-            tried.add(at)
+        while at is not None and at not in self.climbed:
+            self.climbed.add(at)
             for neighbour in sorted(self.space.neighbours(at), key=lambda one: -self._promise(one)):
                 if self._fits(self.forecast(neighbour)) and self.trials.affords(neighbour, CLIMBING_UNTIL):
                     self.trials.run(neighbour)

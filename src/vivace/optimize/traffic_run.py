@@ -34,8 +34,8 @@ class _Underway:
 class TrafficRun:
     """Sends what is due, steps the engine, notes when each token came. Used once.
 
-    After `limit_s` seconds and one whole answer everything ends: what is under way is cancelled with the tokens that it
-    has.
+    After `limit_s` seconds and one whole answer everything ends: what is under way is cancelled with the tokens that
+    it has.
     In a closed loop a user who has an answer sends at once: pauses between turns cost the measurement's time, not the
     engine's. In an open one requests come at their `arrival_s`.
     """

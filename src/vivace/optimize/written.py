@@ -17,7 +17,14 @@ from vivace.optimize.reasons import reasons
 
 WIDTH = 110
 # What follows from nothing that was searched, or is better left to the machine that serves.
-LEFT_OUT = ("kv_cache_memory_bytes", "backend", "packed_cache", "enable_chunked_prefill", "static_batch_timeout_ms")
+LEFT_OUT = (
+    "kv_cache_memory_bytes",
+    "backend",
+    "packed_cache",
+    "enable_chunked_prefill",
+    "static_batch_size",
+    "static_batch_timeout_ms",
+)
 
 
 def configuration_text(answer: Answer, config: EngineConfig) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from vivace.core.step import StepPlan
 from vivace.ops.backend import Int32Array, StepInputs
-from vivace.runtime.tree_spans import tree_spans
+from vivace.runtime.tree_rows import tree_rows
 
 FEW_TOKENS = 32  # packed in 8 us (one token) to 25 by a loop, in 22 to 35 by arrays
 
@@ -100,26 +100,16 @@ class BatchBuilder:
         return self._tables[rows]
 
     def _build_trees(self, plan: StepPlan, sampled_rows: list[int]) -> StepInputs:
-        """Guesses off the first chain are spans of one row, in slots behind the chain's."""
-        spans = tree_spans(plan)
-        rows_B, starts_B, counts_B, slots_B = (np.array(column, np.int32) for column in spans.columns)
-        query_starts_B1 = np.zeros(len(rows_B) + 1, np.int32)
-        np.cumsum(counts_B, out=query_starts_B1[1:])
-        num_blocks = -(-int((slots_B + counts_B).max()) // self._block_size)
-        tables_BX = self._tables[rows_B, :num_blocks]
-        span_T = np.repeat(np.arange(len(rows_B), dtype=np.int32), counts_B)
-        offset_T = np.arange(plan.num_tokens, dtype=np.int32) - query_starts_B1[:-1][span_T]
-        place_T = slots_B[span_T] + offset_T
-        block_T = tables_BX[span_T, place_T // self._block_size]
+        rows = tree_rows(plan, self._block_size)
         return StepInputs(
-            token_ids_T=_token_ids(plan),
-            positions_T=starts_B[span_T] + offset_T,
-            slots_T=block_T * np.int32(self._block_size) + place_T % np.int32(self._block_size),
-            query_starts_B1=query_starts_B1,
-            context_lens_B=starts_B + counts_B,
-            block_tables_BX=tables_BX,
+            token_ids_T=np.array(rows.tokens, np.int32),
+            positions_T=np.array(rows.positions, np.int32),
+            slots_T=np.array(rows.slots, np.int32),
+            query_starts_B1=np.array(rows.query_starts, np.int32),
+            context_lens_B=np.array(rows.context_lens, np.int32),
+            block_tables_BX=self._tables[rows.tables],
             sampled_rows_S=np.array(sampled_rows, np.int32),
-            parents_T=np.array(spans.parents, np.int32),
+            parents_T=np.array(rows.parents, np.int32),
         )
 
     def _extend_table(self, row: int, block_ids: list[int]) -> None:

@@ -17,6 +17,7 @@ from vivace.core.sequence import Sequence
 from vivace.speculate.acceptance import Acceptance
 from vivace.speculate.account import Account
 from vivace.speculate.step_cost import StepCost
+from vivace.speculate.tree_acceptance import TreeAcceptance
 
 MARGIN = (
     1.06  # guessing must promise so much more than a plain step to begin: the best of many estimates errs upwards
@@ -78,7 +79,7 @@ class LengthRule:
         self.verifying = StepCost(is_coarse=True)  # a step with guesses, by rows
         self.guessing = StepCost()  # a pass, by the sequences in it
         self.asking = StepCost()  # by sequences
-        self.acceptance = Acceptance(most)
+        self.acceptance: Acceptance | TreeAcceptance = Acceptance(most)
         self._asking_account = Account(ASKING_SHARE, MOST_CREDIT, FIRST_CREDIT)
         self._trial_account = Account(TRIAL_SHARE, MOST_CREDIT, FIRST_CREDIT)
         self._kind: Kind = "none"

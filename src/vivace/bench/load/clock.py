@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import time
 from typing import Protocol
 
@@ -17,11 +18,16 @@ class Clock(Protocol):
 
 
 class MonotonicClock:
-    """Is at 0 `lead_s` after `start`. `awake_s` is the processor time that waiting took: it is not load."""
+    """Is at 0 `lead_s` after `start`.
+
+    One task is awake for all that wait for their last stretch: a hundred awake at once would each take a turn of the
+    event loop before the first of them could send.
+    """
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
-        self.awake_s = 0.0
+        self._alarms: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._num_alarms = 0
 
     def start(self, lead_s: float = 0.0) -> None:
         self._start = time.perf_counter() + lead_s
@@ -30,11 +36,28 @@ class MonotonicClock:
         return time.perf_counter() - self._start
 
     async def sleep_until(self, moment: float) -> None:
-        """Returns at once where the moment is over. While it is awake, other tasks and sockets have their turn."""
+        """Returns at once where the moment is over. Others have their turn meanwhile, and sockets are read."""
         left_s = moment - self.now()
         if left_s > COARSE_S:
             await asyncio.sleep(left_s - COARSE_S)
-        began = self.now()
-        while self.now() < moment:
-            await asyncio.sleep(0)
-        self.awake_s += self.now() - began
+        if self.now() < moment:
+            await self._alarm(moment)
+
+    def _alarm(self, moment: float) -> asyncio.Future[None]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        self._num_alarms += 1
+        if not self._alarms:
+            loop.call_soon(self._ring)
+        heapq.heappush(self._alarms, (moment, self._num_alarms, future))
+        return future
+
+    def _ring(self) -> None:
+        """Once a turn of the event loop, until nobody waits."""
+        now = self.now()
+        while self._alarms and self._alarms[0][0] <= now:
+            future = heapq.heappop(self._alarms)[2]
+            if not future.done():
+                future.set_result(None)
+        if self._alarms:
+            asyncio.get_running_loop().call_soon(self._ring)

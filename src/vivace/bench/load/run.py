@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import resource
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+
+import uvloop
 
 from vivace.bench.generator_health import GeneratorLoad
 from vivace.bench.load.client import HttpClient
 from vivace.bench.load.clock import MonotonicClock
 from vivace.bench.load.conductor import Conductor
+from vivace.bench.load.description import Description, describe
 from vivace.bench.load.generator_watch import GeneratorWatch
 from vivace.bench.load.preflight import examine
 from vivace.bench.load.progress import RunProgress
@@ -63,10 +68,10 @@ async def run_traffic(
             on_record,
             max_concurrency=target.max_concurrency,
         )
-        clock.start(LEAD_S + LEAD_PER_USER_S * (traffic.concurrency or 0))
-        await observer.sample()
-        async with GeneratorWatch(clock) as watch:
-            await _undisturbed(conductor, observer)
+        async with GeneratorWatch() as watch:
+            with _no_garbage_collection():
+                clock.start(LEAD_S + LEAD_PER_USER_S * (traffic.concurrency or 0))
+                await _watched(conductor, observer)
             load = watch.load()
         return RunReport(target, load, observer.memory)
     finally:
@@ -74,11 +79,40 @@ async def run_traffic(
         observer.close()
 
 
-async def _undisturbed(conductor: Conductor, observer: _Observer) -> None:
-    """Play without pauses of the garbage collector: one of its rounds takes tens of milliseconds."""
+def send(traffic: Traffic, target: Target, on_record: Callable[[RequestRecord], None] = lambda _: None) -> RunReport:
+    """A whole run on an event loop of its own."""
+    return uvloop.run(run_traffic(traffic, target, on_record=on_record, on_sample=lambda _: None))
+
+
+def server_description(target: Target) -> Description:
+    """Ask the server what it is. Raises `TargetError`."""
+
+    async def ask() -> Description:
+        client = HttpClient(target.address, time.perf_counter, api_key=target.api_key, tls=target.tls)
+        try:
+            return await describe(client, target)
+        finally:
+            client.close()
+
+    return uvloop.run(ask())
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """One round of it takes tens of milliseconds. What is there by now is collected before."""
     gc.collect()
     gc.freeze()
     gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
+
+
+async def _watched(conductor: Conductor, observer: _Observer) -> None:
+    """Play, with a sample of the server before, now and then, and after."""
+    await observer.sample()
     watching = asyncio.create_task(observer.watch())
     try:
         await conductor.play()
@@ -86,8 +120,6 @@ async def _undisturbed(conductor: Conductor, observer: _Observer) -> None:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
         await observer.sample()
-        gc.enable()
-        gc.unfreeze()
 
 
 class _Observer:

@@ -1,0 +1,197 @@
+"""The laboratory on the real engine: traffic in process, quality and greedy texts, and a real trap."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vivace.bench.traffic.request import Traffic, TrafficRequest
+from vivace.core.config import EngineConfig
+from vivace.core.errors import ConfigError
+from vivace.engine.llm import LLM
+from vivace.evaluate.evaluation import sample_text
+from vivace.optimize.candidate import Candidate
+from vivace.optimize.engine_laboratory import EngineLaboratory
+from vivace.optimize.engine_shelf import EngineShelf
+from vivace.optimize.gate import Gate, QualityBar
+from vivace.optimize.judge import Judge
+from vivace.optimize.kv_pool import KVPool
+from vivace.optimize.measurement import Forecast
+from vivace.optimize.prompts import PromptReader, first_of, openings
+from vivace.optimize.subject import read_subject
+from vivace.optimize.traffic_run import TrafficRun
+from vivace.optimize.workload import Workload, check_workload, make_workload
+
+BASE = EngineConfig(max_model_len=512, num_threads=1)
+SERVED = Candidate("int8", max_num_seqs=8, num_threads=1)
+
+
+@pytest.fixture(scope="module")
+def reader() -> PromptReader:
+    return read_subject(BASE).reader
+
+
+@pytest.fixture(scope="module")
+def workload(reader: PromptReader) -> Workload:
+    return make_workload("chat", reader, 8, seed=5)
+
+
+@pytest.fixture(scope="module")
+def shelf() -> EngineShelf:
+    return EngineShelf(BASE, lambda one: 2048 // one.block_size)
+
+
+def laboratory(shelf: EngineShelf, workload: Workload, judge: Judge | None = None) -> EngineLaboratory:
+    return EngineLaboratory(shelf, workload, SERVED, lambda _: Forecast(1.0, 1.0, 1), judge)
+
+
+def test_a_run_leaves_a_record_for_every_request(shelf: EngineShelf, workload: Workload) -> None:
+    run = TrafficRun(shelf.engine(SERVED).engine, workload.reader, workload.crowd)
+    records = run.run()
+    wanted = {request.index: request.output_len for request in workload.crowd.requests}
+    assert {record.index: record.output_len for record in records} == wanted
+    assert all(record.status == "ok" for record in records)
+    for record in records:
+        assert record.intended_s <= record.sent_s <= record.token_s[0] <= record.token_s[-1] <= record.ended_s
+        assert len(record.token_s) == record.output_len
+
+
+def test_a_next_turn_comes_after_the_answer_and_holds_it(shelf: EngineShelf, workload: Workload) -> None:
+    run = TrafficRun(shelf.engine(SERVED).engine, workload.reader, workload.crowd)
+    records = {record.index: record for record in run.run()}
+    followers = [request for request in workload.crowd.requests if request.after is not None]
+    assert followers, "the seed gives no second turn: choose another"
+    for request in followers:
+        assert request.after is not None
+        assert records[request.index].sent_s >= records[request.after].ended_s
+        spoken = workload.reader.with_answer(request, run.answers[request.after]).messages
+        assert spoken is not None
+        assert spoken[-2]["content"] == workload.reader.tokenizer.decode(run.answers[request.after])
+        assert (records[request.index].num_cached_tokens or 0) > 0
+
+
+def test_users_of_a_closed_loop_are_never_more_than_they_are(shelf: EngineShelf, workload: Workload) -> None:
+    crowd = replace(workload.crowd, concurrency=2)
+    records = TrafficRun(shelf.engine(SERVED).engine, workload.reader, crowd).run()
+    for one in records:
+        others = sum(other.sent_s <= one.sent_s < other.ended_s for other in records)
+        assert others <= 2
+
+
+def test_open_traffic_comes_in_time(shelf: EngineShelf, reader: PromptReader) -> None:
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    requests = tuple(TrafficRequest(i, 3, 2, token_ids=(5, 6, 7 + i), arrival_s=10.0 * i) for i in range(3))
+    run = TrafficRun(
+        shelf.engine(SERVED).engine, reader, Traffic("open", requests), clock=lambda: now[0], sleep=sleep
+    )
+    assert [record.sent_s for record in run.run()] == [0.0, 10.0, 20.0]
+
+
+def test_a_run_that_takes_too_long_is_cut_off_behind_an_answer(shelf: EngineShelf, workload: Workload) -> None:
+    records = TrafficRun(shelf.engine(SERVED).engine, workload.reader, workload.crowd, limit_s=0.0).run()
+    assert sum(record.status == "ok" for record in records) >= 1
+    assert any(record.status == "cancelled" for record in records)
+
+
+def test_a_refused_request_is_recorded(shelf: EngineShelf, reader: PromptReader) -> None:
+    requests = (TrafficRequest(0, 1, 1, token_ids=(999_999,)), TrafficRequest(1, 1, 1, token_ids=(5,)))
+    records = TrafficRun(shelf.engine(SERVED).engine, reader, Traffic("wrong", requests)).run()
+    assert [record.status for record in sorted(records, key=lambda one: one.index)] == ["refused", "ok"]
+
+
+def test_measurements_have_their_figures(shelf: EngineShelf, workload: Workload) -> None:
+    bench = laboratory(shelf, workload)
+    found = bench.measure(SERVED, 1.0)
+    assert found.num_failed == 0
+    assert min(found.tokens_per_s, found.single_latency_ms, found.ttft_ms, found.tpot_ms) > 0
+    assert found.prefix_hit_rate > 0
+    without = bench.measure(replace(SERVED, enable_prefix_caching=False), 0.5)
+    assert without.prefix_hit_rate == 0
+    assert found.kv_pool_bytes == 2048 // 16 * bench.shelf.engine(SERVED).kv_spec.bytes_per_block
+    assert bench.pulse() > 0
+
+
+def test_a_candidate_that_cannot_run_says_why(workload: Workload) -> None:
+    tiny = EngineShelf(replace(BASE, max_model_len=4096), lambda _: 64)
+    with pytest.raises(ConfigError, match="context window"):
+        laboratory(tiny, workload).measure(SERVED, 1.0)
+
+
+def test_serving_tricks_change_no_text(shelf: EngineShelf, workload: Workload) -> None:
+    probes = [workload.reader.token_ids(request)[:64] for request in workload.crowd.requests[:4]]
+    judge = Judge(shelf, Candidate("f32", "f32", num_threads=1), sample_text()[:1500], probes)
+    for candidate in (SERVED, replace(SERVED, kv_cache_dtype="int8_per_token_head", block_size=32)):
+        found = judge.interaction(candidate)
+        assert (found.num_equal, found.num_probes) == (8, 8)
+        assert found.agreement > 0.9
+
+
+def test_quality_is_that_of_the_text(shelf: EngineShelf, workload: Workload) -> None:
+    judge = Judge(shelf, Candidate("f32", "f32", num_threads=1), sample_text()[:1500], [])
+    same = judge.quality(Candidate("f32", "f32", num_threads=1))
+    eight, four = judge.quality(SERVED), judge.quality(replace(SERVED, quantization="int4"))
+    assert same.kl == pytest.approx(0.0, abs=1e-9)
+    assert 0 < eight.kl < four.kl < 0.1
+    assert laboratory(shelf, workload).quality(SERVED) is None
+
+
+def test_a_cache_that_ruins_the_text_is_refused(shared: Path) -> None:
+    """int4 by token on heads of 8: 35% of perplexity lost, at the least memory of all caches."""
+    config = EngineConfig(model=str(shared / "weights" / "stories260K"), num_threads=1, max_model_len=512)
+    shelf = EngineShelf(config, lambda _: 64)
+    text = (shared / "eval" / "tinystories_sample.txt").read_text()[:3000]
+    reference = Candidate("f32", "f32", num_threads=1)
+    judge = Judge(shelf, reference, text, [LLM.of(shelf.engine(reference)).tokenizer.encode("Once upon a time")])
+    gate = Gate(QualityBar())
+    trap, fine = (replace(reference, kv_cache_dtype=name) for name in ("int4_per_token_head", "int8_per_token_head"))
+    assert gate.allows_quality(fine, judge.quality(fine))
+    assert not gate.allows_quality(trap, judge.quality(trap))
+    assert "KL divergence" in gate.refused[trap]
+    assert not Gate(QualityBar(None, 0.01)).allows_quality(trap, judge.quality(trap))
+
+
+def test_parts_of_a_traffic_keep_its_conversations(workload: Workload) -> None:
+    part = first_of(workload.crowd, 4).requests
+    assert all(request.after is None or request.after < request.index for request in part)
+    alone = openings(workload.crowd, 3)
+    assert (len(alone.requests), alone.concurrency) == (3, 1)
+    known = {request.index for request in alone.requests}
+    assert all(request.after is None or request.after in known for request in alone.requests)
+
+
+def test_workloads_have_names(tmp_path: Path) -> None:
+    check_workload("chat")
+    with pytest.raises(ConfigError, match="chat"):
+        check_workload("chta")
+    with pytest.raises(ConfigError, match="no trace"):
+        check_workload(f"trace:{tmp_path / 'absent.csv'}")
+
+
+def test_a_trace_is_a_workload(reader: PromptReader, shared: Path) -> None:
+    path = shared / "traces" / "AzureLLMInferenceTrace_conv.csv.gz"
+    found = make_workload(f"trace:{path}", reader, 8, seed=0)
+    assert found.num_requests == 8
+    assert all(request.arrival_s is None for request in found.crowd.requests)
+
+
+def test_random_weights_borrow_a_tokenizer() -> None:
+    subject = read_subject(EngineConfig(load_format="dummy", config="llama-3.2-1b"))
+    assert subject.is_random
+    assert not subject.reader.is_own
+    assert subject.drafts == ()
+    assert subject.num_parameters > 1e9
+
+
+def test_a_pool_fits_the_memory_and_one_whole_context(workload: Workload) -> None:
+    spec = read_subject(BASE).spec
+    wide, narrow = KVPool(workload, spec, 1 << 40), KVPool(workload, spec, 1)
+    assert narrow.num_blocks(SERVED) * SERVED.block_size > BASE.max_model_len  # type: ignore[operator]
+    alone = replace(SERVED, max_num_seqs=1, enable_prefix_caching=False)
+    assert wide.num_blocks(alone) < wide.num_blocks(replace(SERVED, enable_prefix_caching=False))
+    assert wide.num_blocks(SERVED) * 16 >= 2 * workload.users * workload.longest_tokens
