@@ -43,7 +43,9 @@ def test_any_split_into_steps_gives_the_same(shape: AttentionShape, monkeypatch:
     attention = PagedAttention(CudaBackend("cpu"), shape, lengths, seed)
     done = [0] * len(lengths)
     while any(start < length for start, length in zip(done, lengths, strict=True)):
-        sizes = [min(int(rng.choice([0, 1, 1, 7, 40])), length - at) for length, at in zip(lengths, done, strict=True)]
+        sizes = [
+            min(int(rng.choice([0, 1, 1, 7, 40])), length - at) for length, at in zip(lengths, done, strict=True)
+        ]
         steps = [(index, done[index], done[index] + size) for index, size in enumerate(sizes) if size]
         for (index, start, stop), out in zip(steps, attention.run(steps) if steps else [], strict=True):
             np.testing.assert_allclose(out, expected[index][start:stop], rtol=1e-6, atol=1e-7)
