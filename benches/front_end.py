@@ -67,7 +67,7 @@ async def through_http(client: Client, workload: Workload, prompts: Sequence[lis
     for answer in answers:
         assert answer.status == 200, answer.body
         assert answer.num_tokens == workload.output_len, answer.body[-500:]
-        first, gap_s = answer.events_at[0], answer.mean_gap_s
+        first, gap_s = answer.token_s[0], answer.mean_gap_s
         streams.append(Stream(answer.sent, [first + gap_s * number for number in range(workload.output_len)]))
     return Timeline(workload, tuple(streams))
 
@@ -85,7 +85,7 @@ async def measure(
     client = Client("127.0.0.1", server.port)
     rounds = []
     for number in range(-1, num_rounds):
-        bare = row(run(engine, workload, workload.prompts(VOCAB_SIZE, 2 * number), time.monotonic))
+        bare = row(run(engine, workload, workload.prompts(VOCAB_SIZE, 2 * number), time.perf_counter))
         prompts, cpu_s = workload.prompts(VOCAB_SIZE, 2 * number + 1), server.cpu_s
         http = row(await through_http(client, workload, prompts))
         http["front_cpu_us_per_token"] = 1e6 * (server.cpu_s - cpu_s) / (NUM_STREAMS * workload.output_len)

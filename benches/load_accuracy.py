@@ -5,7 +5,8 @@
 Each level runs so many streams at once against benches/mock_server.py, whose processes' clock is the same: what it
 really sent when is the truth. The same summary is made of both sides and compared, figure by figure. "together": all
 streams begin at once and get their tokens at the same moments, as from a server that batches; else they begin within
-half a second. Prints a table and one line of JSON.
+a second. Prints a table and one line of JSON. Whatever else runs on the machine is in the figures; `chrt -f 5` before
+the command keeps it out, but for the kernel's own pauses of real-time tasks.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from vivace.bench.statistics import Distribution, Estimate
 from vivace.bench.summary import Summary, summarise
 from vivace.bench.traffic.request import Traffic, TrafficRequest
 
-TTFT_S, GAP_S, SPREAD_S, CHUNK = 0.150, 0.050, 0.5, 2
+TTFT_S, GAP_S, SPREAD_S, CHUNK = 0.150, 0.050, 1.0, 2
 LIMIT_MS, LIMIT_SHARE = 1.0, 0.01
 FIGURES = ("mean", "p50", "p90", "p99", "max")
 
@@ -90,13 +91,15 @@ def level(url: str, num_streams: int, num_tokens: int, *, together: bool) -> dic
         "found": round(worst[1], 3),
         "true": round(worst[2], 3),
         "worst_error": round(badness(worst[1], worst[2]), 3),
-        "is_within": all(badness(value, true) <= 1 for _, value, true in pairs),
+        "outside": [name for name, value, true in pairs if badness(value, true) > 1],
         "ttft_p50_error_ms": round(difference(pairs, "ttft_ms p50"), 3),
         "itl_p50_error_ms": round(difference(pairs, "itl_ms p50"), 3),
         "itl_p99_error_ms": round(difference(pairs, "itl_ms p99"), 3),
         "e2el_p50_error_ms": round(difference(pairs, "e2el_ms p50"), 3),
         "cpu_share": round(report.load.cpu_share, 2),
         "loop_lag_p99_ms": round(report.load.loop_lag_p99_ms, 2),
+        "send_lag_p50_ms": round(found.generator.send_lag_p50_ms or 0.0, 3),
+        "send_lag_max_ms": round(found.generator.send_lag_max_ms or 0.0, 3),
         "warnings": len(found.generator.warnings),
     }
 

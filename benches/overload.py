@@ -62,10 +62,10 @@ def request(chance: random.Random) -> dict[str, Any]:
 
 
 async def closed_loop(client: Client, chance: random.Random) -> Phase:
-    phase = Phase(time.monotonic())
+    phase = Phase(time.perf_counter())
 
     async def one_client() -> None:
-        while time.monotonic() < phase.began + CAPACITY_S:
+        while time.perf_counter() < phase.began + CAPACITY_S:
             answer = await client.post("/v1/completions", request(chance))
             phase.answers.append(answer)
             if answer.status == 429:
@@ -82,7 +82,7 @@ async def open_loop(client: Client, chance: random.Random, per_s: float) -> Phas
         dues.append(due)
         due += chance.expovariate(per_s)
     requests = [client.prepared("/v1/completions", request(chance)) for _ in dues]
-    phase = Phase(time.monotonic())
+    phase = Phase(time.perf_counter())
 
     async def one_request(content: bytes) -> None:
         try:
@@ -92,7 +92,7 @@ async def open_loop(client: Client, chance: random.Random, per_s: float) -> Phas
 
     tasks = []
     for due, content in zip(dues, requests, strict=True):
-        delay_s = phase.began + due - time.monotonic()
+        delay_s = phase.began + due - time.perf_counter()
         phase.most_behind_s = max(phase.most_behind_s, -delay_s)
         await asyncio.sleep(max(delay_s, 0.0))
         tasks.append(asyncio.create_task(one_request(content)))

@@ -3,9 +3,8 @@
     python benches/plan_error.py --calibrate          # some tens of seconds; once a machine
     python benches/plan_error.py --models embedded qwen2.5-0.5b llama-3.2-1b
 
-Each step is measured with the engine's own work added; the read rate and the cores' peak are measured just before and
-after it, and the prediction is made twice: with these ceilings, and with those of the calibration. Run it on a quiet
-machine.
+Each step is measured with the engine's own work added; the read rate is measured just before and after it, and the
+prediction is made twice: with that rate, and with the calibration's. Run it on a quiet machine.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ from vivace.core.config import EngineConfig
 from vivace.engine.loader import LoadedEngine, load_engine
 from vivace.plan.deployment import Deployment
 from vivace.plan.machine import Machine
-from vivace.plan.measurement import peak_rate
 from vivace.plan.step_time import step_model
 from vivace.plan.this_machine import calibrate, calibrated_machine, load_calibration, read_rate
 
@@ -56,7 +54,6 @@ class Comparison:
     predicted_s: float
     predicted_before_s: float
     read_bytes_per_s: float
-    peak_per_s: float
 
     @property
     def error(self) -> float:
@@ -106,16 +103,15 @@ def compare(
     for phase in PHASES:
         inputs = step_inputs(phase, loaded.kv_spec.block_size, loaded.spec.vocab_size)
         program.executable.run(inputs)
-        reads, peaks = [read_rate(backend)], [peak_rate(backend)]
+        reads = [read_rate(backend)]
         seconds = []
         for _ in range(DECODE_REPEATS if phase.num_new == 1 else PREFILL_REPEATS):
             started = time.perf_counter()
             program.executable.run(inputs)
             seconds.append(time.perf_counter() - started)
         reads.append(read_rate(backend))
-        peaks.append(peak_rate(backend))
-        read, peak = statistics.mean(reads), statistics.mean(peaks)
-        now = replace(machine, read_bytes_per_s=read, operations_per_s={**machine.operations_per_s, "f32": peak})
+        read = statistics.mean(reads)
+        now = replace(machine, read_bytes_per_s=read)
         engine = _engine_seconds(loaded, model, phase.num_streams, engines)
         yield Comparison(
             model,
@@ -129,7 +125,6 @@ def compare(
             _predicted(loaded, now, quantization, phase),
             _predicted(loaded, machine, quantization, phase),
             read,
-            peak,
         )
 
 
@@ -160,7 +155,7 @@ def _line(one: Comparison) -> str:
     return (
         f"{what}: measured {1e3 * one.measured_s:9.3f} ms (least {1e3 * one.least_s:9.3f}), "
         f"predicted {1e3 * one.predicted_s:9.3f} ({one.error:+.0%}; {one.error_before:+.0%} with the read rate of "
-        f"the calibration), read {one.read_bytes_per_s / 1e9:.1f} GB/s, f32 {one.peak_per_s / 1e9:.0f} GOP/s"
+        f"the calibration), read {one.read_bytes_per_s / 1e9:.1f} GB/s"
     )
 
 
@@ -168,8 +163,8 @@ def summary(comparisons: list[Comparison]) -> str:
     """Medians of the errors' sizes."""
     lines = [f"{len(comparisons)} steps"]
     for name, errors in (
-        ("with the ceilings of the minute", [abs(one.error) for one in comparisons]),
-        ("with the ceilings of the calibration", [abs(one.error_before) for one in comparisons]),
+        ("with the read rate of the minute", [abs(one.error) for one in comparisons]),
+        ("with that of the calibration", [abs(one.error_before) for one in comparisons]),
     ):
         ordered = sorted(errors)
         lines.append(

@@ -42,7 +42,7 @@ def prompts(chance: random.Random, *, is_shared: bool) -> list[list[int]]:
 
 async def one_round(client: Client, all_prompts: Sequence[list[int]]) -> dict[str, float]:
     """Each client sends its next request when it has its answer."""
-    left, answers, began = list(all_prompts), list[Answer](), time.monotonic()
+    left, answers, began = list(all_prompts), list[Answer](), time.perf_counter()
 
     async def one_client() -> None:
         while left:

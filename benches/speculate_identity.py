@@ -1,8 +1,8 @@
 """Greedy and sampled text with and without each method of speculation, over real prompts: every token must be equal.
 
-    python benches/speculate_identity.py MODEL[=DRAFT] ... --prompts FILE.jsonl ... [--num-prompts 560] [--max-tokens 64]
+    python benches/speculate_identity.py MODEL[=DRAFT] ... --prompts FILE.jsonl ... [--max-tokens 64]
 
-A JSONL line is an object with "turns" (the first is taken), "prompt" or "question". `embedded=embedded-draft` names a
+A JSONL line is an object with "turns" (each is a prompt), "prompt" or "question". `embedded=embedded-draft` names a
 model and its draft; without a draft prompt lookup alone is compared. Each method guesses as many tokens as it can at
 every step (more guesses to be wrong about), then once more under the rule. Prints a Markdown row for each run and
 ends with exit status 1 where a token differs.
@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,12 @@ BATCH = 32
 
 
 def read_prompts(paths: list[Path], most: int) -> list[str]:
-    """Of each line that is no duplicate, in order."""
+    """Without duplicates, in order."""
     prompts: dict[str, None] = {}
     for path in paths:
         for line in path.read_text().splitlines():
             entry = json.loads(line)
-            prompts[entry["turns"][0] if "turns" in entry else entry.get("prompt") or entry["question"]] = None
+            prompts.update(dict.fromkeys(entry.get("turns") or [entry.get("prompt") or entry["question"]]))
     return list(prompts)[:most]
 
 
@@ -45,6 +46,8 @@ def methods(draft: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [{"method": "ngram", "prompt_lookup_min": 2}]
     if draft:
         found.append({"method": "draft_model", "model": draft})
+    if draft == "embedded-draft":
+        found.append({"method": "medusa"})
     return found
 
 
@@ -54,7 +57,8 @@ def compare(name: str, draft: str, texts: list[str], max_tokens: int) -> bool:
     plain = LLM(None if name == "embedded" else name, **options)
     room = plain.engine.config.max_model_len - max_tokens
     prompts = [plain.tokenizer.encode(text)[-room:] for text in texts]
-    settings = [SamplingParams(max_tokens=max_tokens, temperature=heat, seed=7, ignore_eos=True) for heat in (0.0, 0.8)]
+    greedy = SamplingParams(max_tokens=max_tokens, temperature=0.0, seed=7, ignore_eos=True)
+    settings = [greedy, replace(greedy, temperature=0.8)]
     expected = [tokens_of(plain, prompts, params) for params in settings]
     all_equal = True
     for method in methods(draft):

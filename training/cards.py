@@ -46,6 +46,7 @@ def draft_facts(draft: Llama, target: Llama, acceptance: Acceptance) -> dict[str
 def medusa_facts(manifest: dict[str, Any]) -> dict[str, Any]:
     """From `medusa.json`."""
     width, num_heads = manifest["hidden_size"], manifest["num_heads"]
+    num_inputs = width * (2 if manifest["training"]["sees_token"] else 1)
     rows = [
         f"| head {head} | " + " | ".join(f"{100 * sum(row[:k]):.1f}%" for k in (1, 3, 5, 10)) + " |"
         for head, row in enumerate(manifest["accuracy"])
@@ -54,7 +55,7 @@ def medusa_facts(manifest: dict[str, Any]) -> dict[str, Any]:
         "num_heads": num_heads,
         "tree_size": len(manifest["tree"]),
         "expected": list(manifest["expected_tokens"].values())[-1],
-        "million_parameters": num_heads * (width + 1) * width / 1e6,
+        "million_parameters": num_heads * (num_inputs + 1) * width / 1e6,
         "training": manifest["training"],
         "num_sequences": manifest["training"]["num_sequences"],
         "accuracy_rows": "\n".join(rows),

@@ -27,6 +27,6 @@ python -m training.export --data "$work/data" --run "$work/draft-run" --target "
 heads=$work/embedded-medusa
 if [ -e "$heads/medusa.json" ] && [ "$heads/medusa.json" -ot "$work/embedded/model.safetensors" ]; then rm -r "$heads"; fi
 [ -e "$heads/medusa.json" ] || python -m vivace train-medusa "$work/embedded" --data "$work/data/prompts.txt" \
-    --output "$heads" --num-sequences 384 --steps 500 --batch 384
+    --output "$heads" --num-sequences 512 --steps 450 --batch 384
 python -m training.medusa_card "$heads"
 echo "to ship them: cp -r $work/embedded $work/embedded-draft $work/embedded-medusa src/vivace/resources/"

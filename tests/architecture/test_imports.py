@@ -11,6 +11,7 @@ LAZY = {
     "engine/llm.py": "60 ms of jinja2 that plain prompts do not pay",
     "engine/constraint_room.py": "60 ms of llguidance that free text does not pay",
     "engine/backend.py": "only the backend that was asked for is imported",
+    "serve/tracing.py": "OpenTelemetry is an extra that few install",
     "engine/source.py": "huggingface_hub costs 60 ms that local models do not pay",
 }
 
@@ -21,6 +22,7 @@ OWNERS = {
     "jinja2": "engine/",
     "huggingface_hub": "engine/source.py",
     "llguidance": "engine/structured_output.py",
+    "opentelemetry": "serve/spans.py",
     "vivace.backends.cpu._native": "backends/cpu/",
     "torch": "backends/cuda/",
 }

@@ -84,10 +84,13 @@ def test_a_table_for_people(vivace: Vivace, store: Path) -> None:
     assert f"run 1 in {store}" in done.stdout
 
 
-def test_rates_are_runs(vivace: Vivace, store: Path) -> None:
+def test_rates_are_runs_on_one_page(vivace: Vivace, store: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
     with Mock() as server:
-        done = vivace("bench", "serve", "--url", server.url, *LOAD, "--request-rate", "100,200", "--json")
+        flags = ("--request-rate", "100,200", "--html", str(page), "--json")
+        done = vivace("bench", "serve", "--url", server.url, *LOAD, *flags)
     assert done.code == 0
+    assert "2 runs" in page.read_text()
     points = json.loads(done.stdout)["points"]
     assert [point["rate"] for point in points] == [100, 200]
     assert [run.num_requests for run in ResultStore(store, read_only=True).runs()] == [6, 6]

@@ -9,6 +9,7 @@ import pytest
 from command_run import Vivace
 
 from vivace.cli.serve import configurations
+from vivace.evaluate.evaluation import sample_text
 from vivace.optimize.search import Search
 
 QUICK = ("--time-budget", "4s", "--num-threads", "1", "--max-model-len", "512")
@@ -21,18 +22,20 @@ def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_interrupted_and_taken_up_again(vivace: Vivace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first run is interrupted and keeps what it has; the second goes on, and writes what serve reads."""
-    output, report = tmp_path / "vivace.toml", tmp_path / "report.html"
+    output, report, text = (tmp_path / name for name in ("vivace.toml", "report.html", "text.txt"))
+    text.write_text(sample_text()[:1200])
+    options = (*QUICK, "-o", str(output), "--dataset", str(text))
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(Search, "climb", interrupt)
-        done = vivace("optimize", *QUICK, "-o", str(output))
+        done = vivace("optimize", *options)
     assert done.code == 130, done.stderr
     assert "goes on from here" in done.stderr
     assert "quantization" in output.read_text()
-    done = vivace("optimize", *QUICK, "-o", str(output), "--report", str(report), "--json", "--emit", "vllm")
+    done = vivace("optimize", *options, "--report", str(report), "--json", "--emit", "vllm")
     assert done.code == 0, done.stderr
     assert "going on from" in done.stderr
     answer, _ = json.JSONDecoder().raw_decode(done.stdout)

@@ -286,3 +286,24 @@ def test_control_tokens_are_no_text(tokenizer: Tokenizer, compiler: ConstraintCo
 def test_values_are_checked(make: object) -> None:
     with pytest.raises(RequestError):
         make()  # type: ignore[operator]
+
+
+def test_looking_ahead_leaves_no_trace_and_stops_before_the_end(
+    tokenizer: Tokenizer, compiler: ConstraintCompiler
+) -> None:
+    """Masks behind guesses are those of a second constraint that accepted them."""
+    compiled = compiler.compile(StructuredOutputs("regex", "(the sea|the ship) and the [a-z]{5}"))
+    constraint, other = compiled.begin(), compiled.begin()
+    text = tokenizer.encode("the sea and the whale")
+    before = constraint.allowed_tokens()
+    assert constraint.look_ahead(text) == len(text) - 1, "the last one ends the text"
+    for count, token in enumerate(text[:-1], 1):
+        other.accept(token)
+        assert constraint.allowed_ahead(count) == other.allowed_tokens()
+    assert constraint.allowed_tokens() == before
+    assert constraint.look_ahead([text[0], *tokenizer.encode("!"), text[1]]) == 1
+    for token in text:
+        constraint.accept(token)
+    assert constraint.is_complete
+    assert constraint.failure is None
+    assert constraint.look_ahead(text) == 0

@@ -10,6 +10,7 @@ from vivace.core.events import RequestOutput
 from vivace.core.sampling import SamplingParams
 from vivace.core.structured_outputs import StructuredOutputs
 from vivace.engine.llm import LLM
+from vivace.resources import embedded_model_path
 
 OPTIONS: dict[str, Any] = {"max_num_seqs": 8, "max_model_len": 160, "enable_prefix_caching": False}
 CONSTRAINTS = (
@@ -70,4 +71,25 @@ def test_together_equals_alone(alone: list[Any], changes: dict[str, Any]) -> Non
     outputs = llm.generate(PROMPTS, [params(number) for number in range(len(PROMPTS))])
     assert [trace(output) for output in outputs] == alone
     assert llm.engine.stats.num_preemptions > 0 or "num_kv_blocks" not in changes
+    llm.engine.scheduler.block_manager.check_integrity()
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"method": "ngram", "prompt_lookup_min": 1, "num_speculative_tokens": 4},
+        {"method": "draft_model", "model": "embedded-draft"},
+        {"method": "draft_model", "model": str(embedded_model_path()), "num_speculative_tokens": 3},
+    ],
+    ids=["ngram", "draft model", "itself"],
+)
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_guesses_under_a_constraint_change_nothing(alone: list[Any], method: dict[str, Any], adaptive: bool) -> None:
+    llm = LLM(**OPTIONS, speculative_config={**method, "adaptive": adaptive})
+    constrained = [number for number, constraint in enumerate(CONSTRAINTS) if constraint is not None]
+    outputs = llm.generate([PROMPTS[number] for number in constrained], [params(number) for number in constrained])
+    assert [trace(output) for output in outputs] == [alone[number] for number in constrained]
+    assert llm.engine.speculation is not None
+    stats = llm.engine.speculation.stats
+    assert adaptive or 0 < stats.num_accepted_tokens < stats.num_draft_tokens
     llm.engine.scheduler.block_manager.check_integrity()

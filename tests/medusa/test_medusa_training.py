@@ -78,7 +78,7 @@ def test_a_random_model_from_directory_and_from_gguf(tiny: Path, text: Path, tmp
         report = train_medusa(LLM(model), model, [text], output, SMALL)
         heads = read_medusa(output)
         assert sorted(bytes_of(output)) == ["medusa.json", "medusa.safetensors"]
-        assert heads.weights_KDD.shape == (2, 32, 32)
+        assert heads.weights_KDI.shape == (2, 32, 64)
         assert heads.tree == report.tree.paths
         assert report.num_positions == 4 * (24 - 3 - 1 - 2)
 
@@ -109,10 +109,12 @@ def test_reported_accuracy_is_that_of_the_written_heads(tiny: Path, text: Path, 
         prompt = llm.tokenizer.encode(TEXT[prompt_at : prompt_at + 4])
         from_model = llm.generate([prompt], params=greedy(20))[0].outputs[0].token_ids
         tokens = [*prompt, *from_model]
-        hidden = torch.tensor(HiddenStates(llm, 24).of(tokens))
+        hidden = torch.tensor(HiddenStates(llm, 24).of(tokens))[:-1]
+        behind = table[torch.tensor(tokens[1:])]
+        inputs = torch.cat([hidden, behind / (behind.square().mean(1, keepdim=True) + 1e-6).sqrt()], 1)
         for head in range(2):
             block = torch.nn.functional.silu(
-                hidden @ torch.tensor(heads.weights_KDD[head]).T + torch.tensor(heads.biases_KD[head])
+                inputs @ torch.tensor(heads.weights_KDI[head]).T + torch.tensor(heads.biases_KD[head])
             )
             guesses = ((hidden + block) @ table.T).argmax(dim=1).tolist()
             hits[head] += [guesses[t] == tokens[t + 2 + head] for t in range(3, 24 - 3)]

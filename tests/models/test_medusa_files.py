@@ -35,7 +35,7 @@ def change(folder: Path, **fields: Any) -> None:
 
 def test_heads_come_back(folder: Path) -> None:
     back = read_medusa(folder)
-    np.testing.assert_array_equal(back.weights_KDD, heads().weights_KDD)
+    np.testing.assert_array_equal(back.weights_KDI, heads().weights_KDI)
     np.testing.assert_array_equal(back.biases_KD, heads().biases_KD)
     assert (back.tree, back.base_fingerprint, back.vocab_size) == (TREE, "f" * 64, 50)
     assert (back.num_heads, back.hidden_size) == (3, 6)
@@ -93,4 +93,4 @@ def test_a_head_of_another_shape_is_named(folder: Path) -> None:
 def test_the_official_reader_opens_the_weights(folder: Path) -> None:
     with safe_open(folder / "medusa.safetensors", "pt") as file:
         assert set(file.keys()) == {f"heads.{k}.{part}" for k in range(3) for part in ("weight", "bias")}
-        np.testing.assert_array_equal(file.get_tensor("heads.2.weight").float().numpy(), heads().weights_KDD[2])
+        np.testing.assert_array_equal(file.get_tensor("heads.2.weight").float().numpy(), heads().weights_KDI[2])

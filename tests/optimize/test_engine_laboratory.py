@@ -17,6 +17,7 @@ from vivace.optimize.engine_laboratory import EngineLaboratory
 from vivace.optimize.engine_shelf import EngineShelf
 from vivace.optimize.gate import Gate, QualityBar
 from vivace.optimize.judge import Judge
+from vivace.optimize.kv_pool import KVPool
 from vivace.optimize.measurement import Forecast
 from vivace.optimize.prompts import PromptReader, first_of, openings
 from vivace.optimize.subject import read_subject
@@ -185,3 +186,12 @@ def test_random_weights_borrow_a_tokenizer() -> None:
     assert not subject.reader.is_own
     assert subject.drafts == ()
     assert subject.num_parameters > 1e9
+
+
+def test_a_pool_fits_the_memory_and_one_whole_context(workload: Workload) -> None:
+    spec = read_subject(BASE).spec
+    wide, narrow = KVPool(workload, spec, 1 << 40), KVPool(workload, spec, 1)
+    assert narrow.num_blocks(SERVED) * SERVED.block_size > BASE.max_model_len  # type: ignore[operator]
+    alone = replace(SERVED, max_num_seqs=1, enable_prefix_caching=False)
+    assert wide.num_blocks(alone) < wide.num_blocks(replace(SERVED, enable_prefix_caching=False))
+    assert wide.num_blocks(SERVED) * 16 >= 2 * workload.users * workload.longest_tokens

@@ -131,12 +131,14 @@ def test_medusa_heads_belong_to_the_embedded_model(model, tokenizer):
     ids = torch.tensor([[*prompt, *llm.generate([prompt], greedy)[0].outputs[0].token_ids]])
     with torch.no_grad():
         hidden = model.model(ids).last_hidden_state[0]
-        weight, bias = torch.tensor(heads.weights_KDD[0]), torch.tensor(heads.biases_KD[0])
-        guessed = model.lm_head(hidden + torch.nn.functional.silu(hidden @ weight.T + bias))
-        plain = model.lm_head(hidden)
+        weight, bias = torch.tensor(heads.weights_KDI[0]), torch.tensor(heads.biases_KD[0])
+        behind = model.model.embed_tokens(ids[0, 1:])
+        inputs = torch.cat([hidden[:-1], behind / (behind.square().mean(1, keepdim=True) + 1e-6).sqrt()], 1)
+        guessed = model.lm_head(hidden[:-1] + torch.nn.functional.silu(inputs @ weight.T + bias))
+        plain = model.lm_head(hidden[:-1])
     start = len(prompt) - 1
     truth = ids[0, start + 2 :, None]
-    right, lucky = ((one[start:-2].topk(5).indices == truth).any(dim=-1).float().mean() for one in (guessed, plain))
+    right, lucky = ((one[start:-1].topk(5).indices == truth).any(dim=-1).float().mean() for one in (guessed, plain))
     assert right > 0.4
     assert right > lucky + 0.1
 

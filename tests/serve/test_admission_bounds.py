@@ -233,7 +233,7 @@ def test_one_key_cannot_fill_the_room() -> None:
     with pytest.raises(OverloadedError, match="too many requests"):
         admission.enter(key="flood", num_bytes=30, max_tokens=1)
     other = admission.enter(key="other", num_bytes=30, max_tokens=1)
-    assert admission.num_refused == {"requests": 1}
+    assert +admission.num_refused == {"requests": 1}
     for ticket in (*tickets, other):
         ticket.release()
     assert_empty(admission)

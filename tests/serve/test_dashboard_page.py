@@ -101,6 +101,11 @@ def test_the_chat_answers_to_the_keyboard_alone(dashboard: Watched) -> None:
     note = page.inner_text(".message[data-role=assistant] .note")
     assert re.search(r"first token [\d.]+ (ms|s) · .*\d+ tokens?", note)
     assert page.get_attribute(".message[data-role=assistant]", "aria-busy") is None
+    page.focus(".message .note button")
+    page.keyboard.press("Enter")
+    dashboard.wait("document.querySelectorAll('.why li').length > 3")
+    assert "finished with" in page.inner_text(".why li >> nth=0")
+    page.focus("#chat-input")
     seen = []
     for _ in range(40):
         seen.append(page.evaluate("document.activeElement.id || document.activeElement.textContent"))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
@@ -53,6 +55,7 @@ class Facts:
     num_kv_blocks: int = 200
     weight_bytes: int = 24_000_000
     kv_cache_dtype: str = "bf16"
+    kv_bytes_per_token: int = 1000
 
 
 @dataclass
@@ -96,7 +99,7 @@ def make_app(clock: Clock) -> Starlette:
         raise RuntimeError("no answer")
 
     server = ServerMetrics(clock)
-    engine = SimpleNamespace(info=Facts(), gauges=Numbers(), state="ready")
+    engine = SimpleNamespace(info=Facts(), gauges=Numbers(), state="ready", engine_pid=os.getpid())
     app = Starlette(
         routes=[Route("/v1/answer/{name}", answer), Route("/v1/fail", fail), *metrics_route.ROUTES],
         middleware=[Middleware(MetricsMiddleware, metrics=server.http)],
@@ -181,6 +184,29 @@ def test_the_engine_as_it_is(app: Starlette) -> None:
     assert value(families, "cache_config_info", block_size="16", num_gpu_blocks="200", cache_dtype="bf16") == 1
     app.state.service.engine.gauges = Numbers(num_used_blocks=100)
     assert value(scrape(app), "kv_cache_usage_perc") == 0.5
+
+
+def test_memory_and_processor_time(app: Starlette) -> None:
+    """The front and the engine are this process here."""
+    before_s = sum(os.times()[:2])
+    families = scrape(app)
+    used = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+    for prefix, name in (("", "process"), ("vivace:", "engine")):
+        (resident,) = families[f"{prefix}{name}_resident_memory_bytes"].samples
+        (cpu,) = families[f"{prefix}{name}_cpu_seconds"].samples
+        assert resident.value == pytest.approx(used, rel=0.1)
+        assert before_s - 0.02 <= cpu.value <= sum(os.times()[:2]) + 0.02  # in hundredths of a second
+    (files,) = families["process_open_fds"].samples
+    assert 0 < files.value <= families["process_max_fds"].samples[0].value
+    started_s = families["process_start_time_seconds"].samples[0].value
+    assert Path("/proc/self").stat().st_mtime == pytest.approx(started_s, abs=60)
+    assert value(families, "kv_cache_bytes") == 200 * 16 * 1000
+
+
+def test_counters_begin_at_zero(app: Starlette) -> None:
+    families = scrape(app)
+    assert value(families, "request_success", "_total", finished_reason="error") == 0
+    assert value(families, "admission_rejected", "_total", reason="tokens") == 0
 
 
 def test_one_request(app: Starlette, clock: Clock) -> None:

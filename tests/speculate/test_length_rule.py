@@ -51,7 +51,16 @@ class World:
         made = [length for length in lengths if length]
         asking_s = 0.0 if kind == "rest" else ASKING_S
         self.rule.observe(
-            StepReport(len(lengths), made, tokens, target_s, guess_s, asking_s, self.was_guessing, kind == "trial")
+            StepReport(
+                len(lengths),
+                made,
+                tokens,
+                target_s,
+                guess_s,
+                asking_s,
+                is_steady=self.was_guessing == bool(made),
+                is_trial=kind == "trial",
+            )
         )
         self.was_guessing = bool(made)
         return tokens, target_s + guess_s + asking_s
@@ -59,14 +68,18 @@ class World:
     def speed(self, num_steps: int, length: int | None = None) -> float:
         """Tokens a second over `num_steps`; with `length` every guess has that length and the rule is not asked."""
         tokens, seconds, count = 0, 0.0, len(self.sequences)
-        for _ in range(num_steps):
+        while num_steps > 0:
             choice = Choice([0] * count, "rest", 1.0)
+            num_resting = 0
             if length is not None:
                 choice.lengths = [length] * count
-            elif self.rule.may_ask(count):
+            elif not (num_resting := self.rule.steps_to_rest(count)):
                 choice = self.rule.choose(self.sequences, [MOST] * count)
+            for _ in range(num_resting - 1):
+                tokens, seconds = tokens + count, seconds + self.seconds(0)
             made, took = self.step(choice.lengths, choice.kind)
             tokens, seconds = tokens + made, seconds + took
+            num_steps -= max(1, num_resting)
         return tokens / seconds
 
 

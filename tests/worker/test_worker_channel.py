@@ -10,10 +10,13 @@ import msgspec
 import pytest
 from worker_jobs import make_jobs
 
+from vivace.core.account import RequestAccount
 from vivace.core.config import EngineConfig
 from vivace.core.errors import EngineError
 from vivace.core.events import TokenEvent, TokenLogprobs
+from vivace.core.history import Chunk, Preemption, PrefixMiss
 from vivace.core.sampling import SamplingParams
+from vivace.schedule.block_map import BlockMap
 from vivace.worker.channel import MAX_FRAME_BYTES, FrameDecoder, encode_frame
 from vivace.worker.info import EngineGauges
 from vivace.worker.job import Job
@@ -23,6 +26,8 @@ from vivace.worker.messages import (
     Configure,
     Ended,
     ErrorData,
+    Explain,
+    Explained,
     Failed,
     PromptScores,
     Refused,
@@ -31,16 +36,27 @@ from vivace.worker.messages import (
     Step,
     Stop,
     Submit,
+    Survey,
+    Surveyed,
 )
 
 SEED = 20261126
 INFINITE = TokenLogprobs(3, float("-inf"), 5, (1, 2), (-0.1, float("-inf")))
+ACCOUNT = RequestAccount(
+    *(1.0, 20, 3, 16),
+    miss=PrefixMiss(1, "different", 17),
+    chunks=[Chunk(16, 4, 9, 1.5)],
+    preemptions=[Preemption(2, 18, True)],
+    obstacles={"rows": 3},
+)
 COMMANDS: list[Command] = [
     Configure(EngineConfig(model="x", seed=9)),
     *(Submit(job) for job in make_jobs(6, seed=SEED)),
     Submit(Job("é\n", [1], SamplingParams(seed=2**64 - 1), cache_salt=b"\xff\x00"), [[1, 2], None, []]),
     Abort("x"),
     Stop("x", 1, "end"),
+    Survey(),
+    Explain("x"),
 ]
 REPORTS: list[Report] = [
     Step(
@@ -56,6 +72,9 @@ REPORTS: list[Report] = [
     Failed(ErrorData("ModelFileError", "broken", path="p", offset=3)),
     Refused("x", ErrorData("RequestError", "no", param="n")),
     PromptScores("x", [None, INFINITE]),
+    Surveyed(BlockMap(3, 2, b"\xff\0\0\0\0\xff\0\0")),
+    Explained("x", None),
+    Explained("y", ACCOUNT),
 ]
 
 

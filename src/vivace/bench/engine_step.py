@@ -50,6 +50,9 @@ class TimedModel:
     def run_timed(self, inputs: StepInputs) -> Float64Array:
         return self._executable.run_timed(inputs)
 
+    def states(self) -> Any:
+        return self._executable.states()
+
     def sample(self, logits: Any, inputs: SampleInputs) -> Int32Array:
         started = self._clock()
         result = self._backend.sample(logits, inputs)

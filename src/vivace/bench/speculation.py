@@ -108,7 +108,9 @@ class SpeculationBench:
             for depth in (*range(most + 1), *range(most, -1, -1)):
                 guesses.depth = depth
                 self._run(engine, prompts, params)
-            step_s = [speculation.rule.target.seconds(batch_size * (1 + depth)) for depth in range(most + 1)]
+            rule = speculation.rule
+            sizes_with_guesses = [batch_size * (1 + depth) for depth in range(1, most + 1)]
+            step_s = [rule.plain.seconds(batch_size), *map(rule.verifying.seconds, sizes_with_guesses)]
             yield StepCosts(batch_size, prompt_len, step_s)
 
     def _compare(

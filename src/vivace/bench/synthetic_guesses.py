@@ -18,6 +18,8 @@ class SyntheticGuesses:
     """`answers[int(request_id)]` are the tokens that come out. At most `depth` are guessed; making them is free."""
 
     is_sequential = False
+    guesses_chains = True
+    reads_every_step = False
 
     def __init__(self, rate: float, vocab_size: int, seed: int, depth: int) -> None:
         self.answers: Items[Items[int]] = ()

@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape, quoteattr
 from vivace.charts.palette import FAINT, GRID, GROUND, INK, in_light
 
 Place = tuple[float, float]
-CHARACTER_WIDTH = 0.56  # of the size, on average, in the sans-serif fonts that systems have
+CHARACTER_WIDTH = 0.6  # of the size, on average, in the sans-serif fonts that systems have
 
 
 def text(
@@ -141,9 +141,14 @@ class Panel:
 
 
 def picture(width: int, height: int, title: str, marks: list[str]) -> str:
-    """A whole SVG document on white ground."""
+    """A whole SVG document on white ground, for viewers that know no style sheets."""
+    return in_light(drawing(width, height, title, marks))
+
+
+def drawing(width: int, height: int, title: str, marks: list[str]) -> str:
+    """The same for a page, which knows its colours."""
     size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
-    document = "\n".join(
+    return "\n".join(
         (
             f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label={quoteattr(title)} '
             'font-family="system-ui, sans-serif">',
@@ -153,4 +158,3 @@ def picture(width: int, height: int, title: str, marks: list[str]) -> str:
             "</svg>\n",
         )
     )
-    return in_light(document)

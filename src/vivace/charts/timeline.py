@@ -58,27 +58,29 @@ def _heights(lane: Lane) -> list[float]:
 
 
 def _lane(plot: Plot, lane: Lane, first_color: int) -> Iterator[str]:
-    drawn = _stacked(lane.series) if lane.stacked else list(lane.series)
-    floor = [plot.y.low] * max((len(one.points) for one in drawn), default=0)
-    for number, one in enumerate(drawn):
-        color = series_color(first_color + number)
-        if not one.points:
-            continue
-        if lane.dots:
+    colors = [series_color(first_color + number) for number in range(len(lane.series))]
+    if lane.dots:
+        for one, color in zip(lane.series, colors, strict=True):
             for x, y in one.points:
                 title = f"{one.name}: {lane.axis.value(y)} at {plot.x.axis.value(x)}"
                 yield dot(*plot.place(x, y), color=color, title=title, radius=2.2)
-            continue
-        ground = list(zip((x for x, _ in one.points), floor, strict=False))
-        edge = Series(one.name, one.points, steps=one.steps).corners()
-        under = Series(one.name, ground, steps=one.steps).corners()
-        places = [plot.place(x, y) for x, y in edge]
-        yield area(places + [plot.place(x, y) for x, y in reversed(under)], color=color, opacity=0.28)
-        yield path(places, color=color, width=1.4)
-        if lane.stacked:
-            floor = [y for _, y in one.points]
-    if not lane.dots:
-        yield from plot.columns([(one.name, one.points) for one in lane.series])
+        return
+    drawn = _stacked(lane.series) if lane.stacked else list(lane.series)
+    grounds = [None, *drawn] if lane.stacked else [None] * len(drawn)
+    layers = list(zip(drawn, grounds, colors, strict=False))
+    for one, ground, color in reversed(layers):  # where nothing lies on it, a series shows its own edge
+        yield from _layer(plot, one, ground, color)
+    yield from plot.columns([(one.name, one.points) for one in lane.series])
+
+
+def _layer(plot: Plot, one: Series, ground: Series | None, color: str) -> Iterator[str]:
+    """A series above another one, or above the axis."""
+    if not one.points:
+        return
+    floor = ground or Series("", [(x, plot.y.low) for x, _ in one.points], steps=one.steps)
+    places = [plot.place(x, y) for x, y in one.corners()]
+    yield area(places + [plot.place(x, y) for x, y in reversed(floor.corners())], color=color, opacity=0.28)
+    yield path(places, color=color, width=1.4)
 
 
 def _stacked(series: Sequence[Series]) -> list[Series]:

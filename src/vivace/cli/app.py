@@ -9,6 +9,7 @@ import typer
 
 from vivace import __version__
 from vivace.cli.bench import bench_latency, bench_throughput
+from vivace.cli.bench_compare import bench_compare
 from vivace.cli.bench_results import bench_diff, bench_list, bench_show
 from vivace.cli.bench_serve import bench_serve
 from vivace.cli.bench_speculate import bench_speculate
@@ -20,6 +21,7 @@ from vivace.cli.generate import generate
 from vivace.cli.goodput_command import GoodputCommand
 from vivace.cli.models import models, show
 from vivace.cli.optimize import optimize
+from vivace.cli.plan import plan
 from vivace.cli.profile import profile
 from vivace.cli.quantize import quantize
 from vivace.cli.serve import serve
@@ -60,11 +62,12 @@ def vivace(
     """Makes a language model fast on the machine you have, and proves it."""
 
 
-for command in (generate, chat, serve, tokenize, doctor, quantize, evaluate, profile, optimize):
+for command in (generate, chat, serve, tokenize, doctor, quantize, evaluate, profile, plan, optimize):
     app.command(command.__name__)(guarded(command))
 bench.command("latency")(guarded(bench_latency))
 bench.command("throughput")(guarded(bench_throughput))
 bench.command("serve", cls=GoodputCommand)(guarded(bench_serve))
+bench.command("compare", cls=GoodputCommand)(guarded(bench_compare))
 bench.command("speculate")(guarded(bench_speculate))
 bench.command("list")(guarded(bench_list))
 bench.command("show")(guarded(bench_show))

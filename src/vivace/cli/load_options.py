@@ -110,5 +110,5 @@ LOAD = OptionGroup(tuple(flags_of(LoadOptions, LOAD_HELP)), lambda values: LoadO
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    lists = {name: tuple(values[name] or ()) for name in ("request_rate", "goodput")}
+    lists = {name: tuple(values.get(name) or ()) for name in ("request_rate", "goodput")}
     return {**values, **lists}

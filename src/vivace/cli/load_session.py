@@ -78,7 +78,8 @@ class LoadSession:
 
     def _point(self, rate: float) -> None:
         """Prompts of its own: none finds what another rate left in the prefix cache."""
-        run = self._run(self._traffic(rate=rate, offset=len(self.points)), f"{rate:.3g}/s", rate=rate)
+        first = self.runs[0].number if self.runs else None
+        run = self._run(self._traffic(rate=rate, offset=len(self.points)), f"{rate:.3g}/s", rate=rate, sweep=first)
         if run.error is not None:
             return
         lowest = min(self.points, key=lambda one: one.rate, default=None)
@@ -88,7 +89,8 @@ class LoadSession:
 
     def _capacity(self) -> float:
         """Requests a second of a closed loop: no rate above it can be kept up for long."""
-        load = replace(self._load, num_requests=min(self._load.num_requests, PROBE_REQUESTS), request_rate=())
+        num_requests = min(self._load.num_requests, PROBE_REQUESTS)
+        load = replace(self._load, num_requests=num_requests, request_rate=(), think_time=0.0)
         opened = self._opened
         traffic = load_traffic(load, opened.tokenizer, opened.max_model_len, self._seed + 1000, users=PROBE_USERS)
         ended_s: list[float] = []
@@ -108,7 +110,7 @@ class LoadSession:
                 opened.target,
                 self._store,
                 {**self._options(), **options},
-                _machine(),
+                client_machine(),
                 slo=self._load.slo,
                 show=show,
             )
@@ -133,9 +135,8 @@ class LoadSession:
             "num_requests": self._load.num_requests,
             "max_model_len": opened.max_model_len,
             "seed": self._seed,
-            "slo": None if self._load.slo is None else str(self._load.slo),
+            "goodput": list(self._load.goodput),
             "max_concurrency": self._load.max_concurrency,
-            "sweep": self.runs[0].number if self.runs else None,
         }
 
     def lines(self) -> Iterator[str]:
@@ -207,7 +208,7 @@ class LoadSession:
         }
 
 
-def _machine() -> dict[str, Any]:
+def client_machine() -> dict[str, Any]:
     """Of the load generator; the server's too where it is local."""
     found = detect()
     return {

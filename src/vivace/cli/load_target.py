@@ -64,6 +64,23 @@ def open_target(
         yield _opened(Address.parse(server.url), load, engine, None, model_name, server.pid, shown, flags)
 
 
+@contextmanager
+def open_side(
+    side: str,
+    load: LoadOptions,
+    engine: Mapping[str, Any],
+    max_model_len: int | None,
+    api_key: str | None,
+    say: Callable[[str], None],
+) -> Iterator[OpenTarget]:
+    """One side of a comparison: what has `://` in it is a URL, anything else a model for a server of ours."""
+    options = {**engine} if max_model_len is None else {**engine, "max_model_len": max_model_len}
+    is_url = "://" in side
+    model = None if is_url or side == "embedded" else side
+    with open_target(model, side if is_url else None, load, options, api_key=api_key, say=say) as opened:
+        yield opened
+
+
 def server_flags(name: str | None, engine: Mapping[str, Any]) -> tuple[str, ...]:
     """Arguments of `vivace serve`: the model, or a configuration file by its ending, and flags that were given."""
     flags: list[str] = []

@@ -8,7 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -69,43 +69,69 @@ def optimize(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Find the fastest configuration that keeps the quality, by measuring. Writes vivace.toml."""
-    from vivace.bench.slo import SLO
     from vivace.optimize.emit import check_engine
-    from vivace.optimize.gate import QualityBar, parse_bytes
-    from vivace.optimize.preparation import Inquiry
-    from vivace.optimize.time_budget import parse_seconds
 
     _check_files(output, report)
     if emit is not None:
         check_engine(emit)
-    inquiry = Inquiry(
-        config=config,
-        workload=workload,
-        slo=SLO.parse(slo) if slo else None,
-        bar=QualityBar.parse(max_quality_loss or []),
-        max_memory_bytes=None if max_memory is None else parse_bytes(max_memory),
-        objective=objective,
-        seconds=parse_seconds(time_budget),
-        text=None if dataset is None else _read(dataset),
-        tasks=_tasks(task or [], limit, config.seed),
-        draft=draft,
-    )
-    inquiry.check()
+    asked = _Asked(workload, slo or [], max_quality_loss or [], max_memory, objective, time_budget)
+    inquiry = _inquiry(config, asked, dataset, _tasks(task or [], limit, config.seed), draft)
     prepared, answer, is_whole = _searched(inquiry, fresh=fresh)
     _write(prepared, answer, output, report)
-    if as_json:
-        print(json.dumps(answer.record()))
-    else:
-        from vivace.cli.optimize_table import print_answer
-
-        print_answer(answer, output, report)
-    if emit is not None:
-        from vivace.optimize.emit import equivalent
-
-        print(equivalent(emit, prepared.engine_config(answer.pick.candidate), answer.pick.measured.kv_pool_bytes))
+    _print(prepared, answer, output, report, emit, as_json=as_json)
     if not is_whole:
         print("interrupted: this is the best so far; the same command goes on from here", file=sys.stderr)
         raise typer.Exit(EXIT_INTERRUPTED)
+
+
+class _Asked(NamedTuple):
+    """What the search is told, as it was typed."""
+
+    workload: str
+    slo: list[str]
+    max_quality_loss: list[str]
+    max_memory: str | None
+    objective: str | None
+    time_budget: str
+
+
+def _inquiry(
+    config: EngineConfig, asked: _Asked, dataset: Path | None, tasks: tuple[PosedTask, ...], draft: str | None
+) -> Inquiry:
+    """Checked, before a model is read."""
+    from vivace.bench.slo import SLO
+    from vivace.optimize.gate import QualityBar, parse_bytes
+    from vivace.optimize.preparation import Inquiry
+    from vivace.optimize.time_budget import parse_seconds
+
+    inquiry = Inquiry(
+        config=config,
+        workload=asked.workload,
+        slo=SLO.parse(asked.slo) if asked.slo else None,
+        bar=QualityBar.parse(asked.max_quality_loss),
+        max_memory_bytes=None if asked.max_memory is None else parse_bytes(asked.max_memory),
+        objective=asked.objective,
+        seconds=parse_seconds(asked.time_budget),
+        text=None if dataset is None else _read(dataset),
+        tasks=tasks,
+        draft=draft,
+    )
+    inquiry.check()
+    return inquiry
+
+
+def _print(
+    prepared: Prepared, answer: Answer, output: Path, report: Path | None, emit: str | None, *, as_json: bool
+) -> None:
+    from vivace.cli.optimize_table import print_answer
+    from vivace.optimize.emit import equivalent
+
+    if as_json:
+        print(json.dumps(answer.record()))
+    else:
+        print_answer(answer, output, report)
+    if emit is not None:
+        print(equivalent(emit, prepared.engine_config(answer.pick.candidate), answer.pick.measured.kv_pool_bytes))
 
 
 def _searched(inquiry: Inquiry, *, fresh: bool) -> tuple[Prepared, Answer, bool]:

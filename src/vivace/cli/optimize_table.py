@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -13,13 +14,16 @@ from vivace.optimize.answer import Answer, Result
 from vivace.optimize.interval import Interval
 
 MOST_ROWS = 8
+PLAIN_WIDTH, WIDE = 120, 110
 
 
 def print_answer(answer: Answer, output: Path, report: Path | None) -> None:
     """Tables and conclusions on stdout; where the files are on stderr."""
-    console = Console(markup=False, emoji=False, highlight=False)
-    console.print(_ladder(answer))
-    console.print(_results(answer))
+    width = None if sys.stdout.isatty() else PLAIN_WIDTH
+    console = Console(markup=False, emoji=False, highlight=False, width=width)
+    if any(rung.measured is not None for rung in answer.rungs):
+        console.print(_ladder(answer))
+    console.print(_results(answer, is_wide=console.width >= WIDE))
     for line in _conclusions(answer):
         console.print(line, soft_wrap=True)
     print(f"wrote {output}: vivace serve --config {output}", file=sys.stderr)
@@ -27,13 +31,17 @@ def print_answer(answer: Answer, output: Path, report: Path | None) -> None:
         print(f"wrote {report}", file=sys.stderr)
 
 
+def _table(title: str, first: str, numbers: Sequence[str]) -> Table:
+    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", padding=(0, 1))
+    table.add_column(first, no_wrap=True)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
 def _ladder(answer: Answer) -> Table:
-    table = Table(
-        title="What each technique brings here, times the throughput: alone, on top of those before, in all"
-    )
-    table.add_column("technique", no_wrap=True)
-    for name in ("alone", "on top", "1 user", "total", "KL"):
-        table.add_column(name, justify="right")
+    title = "What each technique brings here, times the throughput"
+    table = _table(title, "technique", ("alone", "on top", "1 user", "in all", "KL"))
     table.add_column("")
     for rung in answer.rungs:
         if rung.measured is None:
@@ -45,42 +53,46 @@ def _ladder(answer: Answer) -> Table:
             _brief(rung.top_latency),
             _brief(rung.total_speed),
             "" if rung.quality is None else f"{rung.quality.kl:.2g}",
-            rung.why_not if not rung.kept else "",
+            "" if rung.kept else rung.why_not,
         )
     return table
 
 
-def _results(answer: Answer) -> Table:
-    table = Table(title=f"Best of {len(answer.results)} measured ({answer.objective.words})")
-    table.add_column("weights, cache, at once, tokens a step/block", no_wrap=True)
-    for name in ("tok/s", "x naive", "forecast", "TTFT ms", "1 user ms", "MiB", "KL"):
-        table.add_column(name, justify="right")
+def _results(answer: Answer, *, is_wide: bool) -> Table:
+    """On a narrow terminal without forecasts and times to the first token; the report has them."""
+    title = f"The best of {len(answer.results)} measured, by {answer.objective.words}"
+    wide = ("forecast", "TTFT ms") if is_wide else ()
+    table = _table(title, "", ())
+    table.add_column("weights, cache, at once, step/block", no_wrap=True)
+    for name in ("tok/s", "x naive", "1 user ms", "MiB", "KL", *wide):
+        table.add_column(name, justify="right", no_wrap=True)
     chosen = [answer.pick, *([answer.runner_up] if answer.runner_up else [])]
     others = sorted((one for one in answer.front if one not in chosen), key=lambda one: -one.score)
     for mark, result in _marked(answer, [*chosen, *others[: MOST_ROWS - len(chosen) - 1], answer.naive]):
-        measured = result.measured
-        error = result.prediction_error
-        table.add_row(
-            f"{mark}{result.candidate.short}",
+        measured, error = result.measured, result.prediction_error
+        cells = [
+            mark,
+            result.candidate.short,
             f"{measured.tokens_per_s:,.0f}",
             f"{measured.tokens_per_s / answer.naive.measured.tokens_per_s:.1f}",
-            "" if error is None else f"{100 * error:+.0f}%",
-            f"{measured.ttft_ms:.1f}",
-            f"{measured.single_latency_ms:.1f}",
+            f"{measured.single_latency_ms:,.1f}",
             f"{measured.memory_bytes / 2**20:,.0f}",
             "" if result.quality is None else f"{result.quality.kl:.2g}",
-        )
+        ]
+        if is_wide:
+            cells += ["" if error is None else f"{100 * error:+.0f}%", f"{measured.ttft_ms:,.1f}"]
+        table.add_row(*cells)
     return table
 
 
 def _marked(answer: Answer, results: list[Result]) -> Iterator[tuple[str, Result]]:
     for result in results:
         if result is answer.pick:
-            yield "pick: ", result
+            yield "pick", result
         elif result is answer.runner_up:
-            yield "runner-up: ", result
+            yield "next", result
         else:
-            yield "naive: " if result is answer.naive else "", result
+            yield "naive" if result is answer.naive else "", result
 
 
 def _conclusions(answer: Answer) -> Iterator[str]:

@@ -150,7 +150,8 @@ ENGINE_HELP = {
     "batching": f"Who runs together: {_one_of('batching')}.",
     "static_batch_size": "With --batching static: requests that start together.",
     "static_batch_timeout_ms": "With --batching static: how long a batch waits to fill up.",
-    "speculative_config": 'Guess tokens: {"method": "ngram"}, or {"method": "draft_model", "model": NAME}.',
+    "speculative_config": 'Guess tokens: {"method": "ngram"}, {"method": "medusa"}, '
+    '{"method": "draft_model", "model": NAME}.',
     "num_threads": "Threads that compute; default: the physical cores that affinity and quota leave to this process.",
     "instruction_set": "Force one instruction set (vivace doctor lists them).",
     "backend": f"Who computes: {_one_of('backend')}.",
@@ -209,6 +210,8 @@ SERVE_HELP = {
     "drain_timeout": "Seconds that running requests have to end after SIGTERM.",
     "log_format": f"Lines of the log on stderr: {', '.join(SERVE_CHOICES['log_format'])}.",
     "access_log": "Log a line for every request.",
+    "otlp_endpoint": "Send OpenTelemetry traces to this collector, as OTLP over HTTP (needs vivace[otel]); "
+    "default: OTEL_EXPORTER_OTLP_ENDPOINT, else none.",
 }
 
 _ENGINE_DEFAULTS = EngineConfig()

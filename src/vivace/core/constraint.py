@@ -23,6 +23,15 @@ class TokenConstraint(Protocol):
         the end are not allowed; after a failure it is empty."""
         ...
 
+    def look_ahead(self, guesses: list[int]) -> int:
+        """How many of the guesses may follow one another from here, none of them the last of the text. Nothing is
+        accepted."""
+        ...
+
+    def allowed_ahead(self, num_guesses: int) -> bytes:
+        """As `allowed_tokens`, behind so many (1 at least) of the guesses that the last `look_ahead` let pass."""
+        ...
+
     def accept(self, token: int) -> None:
         """The continuation got this token."""
         ...

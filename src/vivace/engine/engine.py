@@ -169,18 +169,19 @@ class Engine:
             ended = self._prepare(plan)
             if self._num_constrained:
                 self._constrain(plan)
-            if self.speculation is not None:
-                self.speculation.propose(plan)
+            speculation = None if self.speculation is None or self.speculation.rests(plan) else self.speculation
+            if speculation is not None:
+                speculation.propose(plan)
             result = self._runner.run(plan)
-            if self.speculation is not None:
-                self._emit_tokens(*self.speculation.verify(plan, result))
+            if speculation is not None:
+                self._emit_tokens(*speculation.verify(plan, result))
             self._scheduler.commit(plan)
             self._admit_forks(plan)
             self._emit(result)
             for sequence in ended:
                 self._end_prompt(sequence)
-            if self.speculation is not None:
-                self.speculation.choose(plan)
+            if speculation is not None:
+                speculation.choose(plan)
             self.stats.count_step(plan)
         return self.drain_events()
 

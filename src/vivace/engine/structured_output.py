@@ -79,12 +79,13 @@ class CompiledConstraint:
 class Constraint:
     """One continuation's way through a constraint: a `vivace.core.constraint.TokenConstraint`."""
 
-    __slots__ = ("_accepted", "_matcher", "_shared", "failure")
+    __slots__ = ("_accepted", "_ahead", "_matcher", "_shared", "failure")
 
     def __init__(self, matcher: LLMatcher, shared: CompiledConstraint) -> None:
         self._matcher = matcher
         self._shared: CompiledConstraint | None = shared  # None once it goes its way alone
         self._accepted: list[int] = []
+        self._ahead: list[bytes] = []  # masks behind guesses
         self.failure: str | None = None
 
     @property
@@ -98,6 +99,25 @@ class Constraint:
                 return mask
             self._go_alone_or_fail()
         return b""
+
+    def look_ahead(self, guesses: list[int]) -> int:
+        """On a copy (0.6 us), so that guesses leave no trace. It shares the lexer, whose limit they may reach: that
+        must not end a text that would have gone on without guesses, so there are none once the lexer is its own."""
+        self._ahead = []
+        if self.failure is not None or self._shared is None:
+            return 0
+        matcher = self._matcher.deep_copy()
+        for guess in guesses:
+            if not matcher.validate_tokens([guess]) or not matcher.consume_token(guess) or matcher.is_stopped():
+                break
+            mask = matcher.compute_bitmask()
+            if matcher.is_error():
+                break
+            self._ahead.append(mask)
+        return len(self._ahead)
+
+    def allowed_ahead(self, num_guesses: int) -> bytes:
+        return self._ahead[num_guesses - 1]
 
     def accept(self, token: int) -> None:
         if self.failure is None:

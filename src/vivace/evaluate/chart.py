@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from xml.sax.saxutils import escape
 
 import numpy as np
 
+from vivace.charts.page import Section, page
 from vivace.charts.palette import FAINT, INK, SERIES
-from vivace.charts.svg import Panel, bar, dot, line, picture, text
+from vivace.charts.svg import Panel, bar, dot, drawing, line, picture, text
 from vivace.evaluate.evaluation import Evaluation
 from vivace.evaluate.quality import Quality, TokenDivergences
 from vivace.evaluate.tasks import Metric, TaskResult
@@ -25,21 +25,22 @@ SHARES = ("acc", "acc_norm", "exact_match", "exact_match_strict")  # metrics fro
 
 def chart_svg(evaluation: Evaluation) -> str:
     """A self-contained SVG document."""
+    return picture(*_picture(evaluation))
+
+
+def chart_html(evaluation: Evaluation) -> str:
+    """The same in an HTML page without scripts or links, for light and dark screens."""
+    return page(f"Evaluation of {evaluation.facts.model}", [Section("", drawing(*_picture(evaluation)))])
+
+
+def _picture(evaluation: Evaluation) -> tuple[int, int, str, list[str]]:
+    """Width, height, title and marks."""
     panels = _panels(evaluation)
     marks = list(_header(evaluation))
     for index, draw in enumerate(panels):
         marks += draw(HEADER_HEIGHT + 30 + index * PANEL_HEIGHT)
     height = HEADER_HEIGHT + len(panels) * PANEL_HEIGHT + 10
-    return picture(WIDTH, height, f"Evaluation of {evaluation.facts.model}", marks)
-
-
-def chart_html(evaluation: Evaluation) -> str:
-    """The same in an HTML page without scripts or links."""
-    title = escape(f"Evaluation of {evaluation.facts.model}")
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{title}</title></head>\n'
-        f'<body style="margin: 24px; background: #ffffff">\n{chart_svg(evaluation)}</body>\n</html>\n'
-    )
+    return WIDTH, height, f"Evaluation of {evaluation.facts.model}", marks
 
 
 def _panels(evaluation: Evaluation) -> list[Callable[[float], Iterator[str]]]:

@@ -1,6 +1,7 @@
 """What heads learn from: token sequences and the frozen model's hidden states, kept in files so that a run resumes.
 
-Shape letters: S sequences of a file, L tokens of a sequence, P positions whose hidden state is kept, D hidden.
+Shape letters: S sequences of a file, L tokens of a sequence, P positions whose hidden state is kept, D hidden, I
+inputs of a head, V vocabulary.
 """
 
 from __future__ import annotations
@@ -106,16 +107,29 @@ class ExampleMaker:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Examples:
-    """Positions with their hidden states (bfloat16 bytes) and the tokens that each head must guess."""
+    """Positions: hidden states (bfloat16 bytes), the token behind each, and those that each head must guess.
+
+    `token_table_VD`: what heads see of a token, None for heads that see states alone.
+    """
 
     hidden: StoredTensor  # [N, D]
+    tokens_N: NDArray[np.int32]
     labels_NK: NDArray[np.int32]
+    token_table_VD: NDArray[np.float32] | None
 
     def __len__(self) -> int:
         return len(self.labels_NK)
 
-    def hidden_states(self, indices: NDArray[np.intp] | slice) -> NDArray[np.float32]:
-        return dequantize(self.hidden.select_rows(indices))
+    @property
+    def num_inputs(self) -> int:
+        return self.hidden.shape[1] * (1 if self.token_table_VD is None else 2)
+
+    def inputs(self, indices: NDArray[np.intp] | slice) -> NDArray[np.float32]:
+        """[B, I]"""
+        hidden_BD = dequantize(self.hidden.select_rows(indices))
+        if self.token_table_VD is None:
+            return hidden_BD
+        return np.concatenate([hidden_BD, self.token_table_VD[self.tokens_N[indices]]], axis=1)
 
 
 def first_position(options: MedusaOptions) -> int:
@@ -123,7 +137,9 @@ def first_position(options: MedusaOptions) -> int:
     return options.prompt_len - 1 if options.self_distill else 0
 
 
-def read_examples(paths: list[Path], options: MedusaOptions) -> tuple[Examples, Examples]:
+def read_examples(
+    paths: list[Path], options: MedusaOptions, token_table_VD: NDArray[np.float32] | None
+) -> tuple[Examples, Examples]:
     """Those to train on, and those to measure on: a tenth of the sequences, the last ones, at least one."""
     first, num_heads = first_position(options), options.num_heads
     num_positions = options.sequence_len - first
@@ -142,6 +158,8 @@ def read_examples(paths: list[Path], options: MedusaOptions) -> tuple[Examples, 
     def part(sequences: NDArray[np.intp]) -> Examples:
         rows = (sequences[:, None] * num_positions + positions).reshape(-1)
         chosen = StoredTensor("hidden", "bf16", (len(rows), data.shape[1] // 2), data[rows])
-        return Examples(chosen, tokens_SL[sequences][:, ahead].reshape(-1, num_heads))
+        own = tokens_SL[sequences]
+        behind = own[:, first + 1 + positions].reshape(-1)
+        return Examples(chosen, behind, own[:, ahead].reshape(-1, num_heads), token_table_VD)
 
     return part(np.arange(split)), part(np.arange(split, len(tokens_SL)))

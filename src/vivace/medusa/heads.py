@@ -1,7 +1,7 @@
 """Losses, gradients and ranks of Medusa heads, in float32 NumPy.
 
-Shape letters: B examples, K heads, D hidden, V vocabulary. Logits exist for some rows at a time only: [B, V] at a
-vocabulary of 128k would be gigabytes.
+Shape letters: B examples, K heads, D hidden, I inputs of a head (the state's D first), V vocabulary. Logits exist for
+some rows at a time only: [B, V] at a vocabulary of 128k would be gigabytes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vivace.models.medusa import TOKEN_EPS
 
 Float = NDArray[np.float32]
 Int = NDArray[np.int32]
@@ -54,10 +56,16 @@ class FrozenHead:
         return loss, gradient_BD
 
 
-def head_output(x_BD: Float, weight_DD: Float, bias_D: Float) -> tuple[Float, Float]:
-    """x + silu(W x + b), and z = W x + b."""
-    z_BD = x_BD @ weight_DD.T + bias_D
-    return x_BD + z_BD * sigmoid(z_BD), z_BD
+def token_inputs(table_VD: Float) -> Float:
+    """[V, D]: what a head sees of a token, its embedding over the root of its mean square."""
+    scaled: Float = table_VD / np.sqrt(np.mean(np.square(table_VD), axis=1, keepdims=True) + np.float32(TOKEN_EPS))
+    return scaled
+
+
+def head_output(inputs_BI: Float, weight_DI: Float, bias_D: Float) -> tuple[Float, Float]:
+    """x + silu(z) and z = W inputs + b, x being the first D inputs."""
+    z_BD = inputs_BI @ weight_DI.T + bias_D
+    return inputs_BI[:, : len(bias_D)] + z_BD * sigmoid(z_BD), z_BD
 
 
 def sigmoid(z: Float) -> Float:
@@ -68,11 +76,11 @@ def sigmoid(z: Float) -> Float:
 
 
 def head_gradient(
-    x_BD: Float, weight_DD: Float, bias_D: Float, labels_B: Int, frozen: FrozenHead
+    inputs_BI: Float, weight_DI: Float, bias_D: Float, labels_B: Int, frozen: FrozenHead
 ) -> tuple[float, Float, Float]:
     """Mean cross entropy of one head in nats, and its gradients with respect to weight and bias."""
     num_examples = len(labels_B)
-    output_BD, z_BD = head_output(x_BD, weight_DD, bias_D)
+    output_BD, z_BD = head_output(inputs_BI, weight_DI, bias_D)
     loss, d_output_BD = 0.0, np.empty_like(output_BD)
     for start in range(0, num_examples, frozen.rows_at_once):
         rows = slice(start, start + frozen.rows_at_once)
@@ -80,7 +88,7 @@ def head_gradient(
         loss += part
     gate_BD = sigmoid(z_BD)
     d_z_BD: Float = d_output_BD * (gate_BD * (1 + z_BD * (1 - gate_BD))) / np.float32(num_examples)
-    return loss / num_examples, d_z_BD.T @ x_BD, d_z_BD.sum(axis=0)
+    return loss / num_examples, d_z_BD.T @ inputs_BI, d_z_BD.sum(axis=0)
 
 
 def label_ranks(hidden_BD: Float, labels_B: Int, frozen: FrozenHead) -> Int:

@@ -26,8 +26,8 @@ class HeadTrainer:
 
     def __init__(self, examples: Examples, frozen: FrozenHead, options: MedusaOptions, state: Path) -> None:
         self.examples, self.frozen, self.options, self.state = examples, frozen, options, state
-        width = frozen.table_VD.shape[1]
-        shapes = [shape for _ in range(options.num_heads) for shape in ((width, width), (width,))]
+        width, num_inputs = frozen.table_VD.shape[1], examples.num_inputs
+        shapes = [shape for _ in range(options.num_heads) for shape in ((width, num_inputs), (width,))]
         self.parameters = [np.zeros(shape, np.float32) for shape in shapes]  # a head of zeros guesses as the model
         self.adam = Adam([(np.zeros(shape, np.float32), np.zeros(shape, np.float32)) for shape in shapes])
         self.step, self.loss = 0, math.nan
@@ -52,11 +52,11 @@ class HeadTrainer:
         options = self.options
         rng = np.random.default_rng([options.seed, 1, self.step])
         chosen = rng.integers(0, len(self.examples), options.batch)
-        x_BD, labels_BK = self.examples.hidden_states(chosen), self.examples.labels_NK[chosen]
+        inputs_BI, labels_BK = self.examples.inputs(chosen), self.examples.labels_NK[chosen]
         gradients, losses = [], []
         for head in range(options.num_heads):
             weight, bias = self.parameters[2 * head : 2 * head + 2]
-            loss, d_weight, d_bias = head_gradient(x_BD, weight, bias, labels_BK[:, head], self.frozen)
+            loss, d_weight, d_bias = head_gradient(inputs_BI, weight, bias, labels_BK[:, head], self.frozen)
             gradients += [d_weight, d_bias]
             losses.append(loss)
         self.step += 1

@@ -23,7 +23,7 @@ from vivace.formats.dequantize import dequantize
 from vivace.formats.fingerprint import checkpoint_fingerprint
 from vivace.medusa.examples import ExampleMaker, Examples, read_examples
 from vivace.medusa.excerpts import Excerpts
-from vivace.medusa.heads import FrozenHead, head_output, label_ranks
+from vivace.medusa.heads import Float, FrozenHead, head_output, label_ranks, token_inputs
 from vivace.medusa.options import MedusaOptions
 from vivace.medusa.trainer import HeadTrainer
 from vivace.medusa.tree import Tree, build_tree
@@ -73,7 +73,7 @@ def train_medusa(
             f"sequence_len {options.sequence_len} exceeds the context of {llm.engine.config.max_model_len}"
         )
     excerpts = Excerpts(data, llm.tokenizer, options.seed)
-    frozen, fingerprint = _frozen_head(llm, model)
+    frozen, embedding_VD, fingerprint = _frozen_head(llm, model)
     asked = {
         "options": asdict(options),
         "model": fingerprint,
@@ -84,7 +84,8 @@ def train_medusa(
     _claim(output, asked)
     maker = ExampleMaker(llm, excerpts, options, output)
     paths = maker.make(None if progress is None else lambda done, total: progress("examples", done, total))
-    training, heldout = read_examples(paths, options)
+    token_table_VD = token_inputs(embedding_VD) if options.sees_token else None
+    training, heldout = read_examples(paths, options, token_table_VD)
     trainer = HeadTrainer(training, frozen, options, output / STATE_NAME)
     trainer.run(None if progress is None else lambda done, total: progress("steps", done, total))
     report = _measure(trainer, heldout)
@@ -98,14 +99,17 @@ def train_medusa(
     return report
 
 
-def _frozen_head(llm: LLM, model: str | None) -> tuple[FrozenHead, str]:
-    """The lm_head as numbers, whatever it is stored or packed as, and the checkpoint's fingerprint."""
+def _frozen_head(llm: LLM, model: str | None) -> tuple[FrozenHead, Float, str]:
+    """The lm_head and the token embedding as numbers, whatever they are stored or packed as, and the checkpoint's
+    fingerprint."""
     spec = llm.loaded.spec
     with open_checkpoint(locate(model).path) as checkpoint:
-        parameter = "token_embedding" if spec.tied_embeddings else "lm_head"
-        source = weight_names(spec, frozenset(checkpoint.names())).model(parameter)
-        table_VD = dequantize(checkpoint.tensor(source.name))
-        return FrozenHead(table_VD, spec.final_softcap), checkpoint_fingerprint(checkpoint)
+        names = weight_names(spec, frozenset(checkpoint.names()))
+        embedding_VD = dequantize(checkpoint.tensor(names.model("token_embedding").name))
+        head_VD = embedding_VD
+        if not spec.tied_embeddings:
+            head_VD = dequantize(checkpoint.tensor(names.model("lm_head").name))
+        return FrozenHead(head_VD, spec.final_softcap), embedding_VD, checkpoint_fingerprint(checkpoint)
 
 
 def _claim(output: Path, asked: dict[str, Any]) -> None:
@@ -127,11 +131,11 @@ def _claim(output: Path, asked: dict[str, Any]) -> None:
 
 
 def _measure(trainer: HeadTrainer, heldout: Examples) -> MedusaReport:
-    x_ND = heldout.hidden_states(slice(None))
+    inputs_NI = heldout.inputs(slice(None))
     accuracy = []
     for head in range(trainer.options.num_heads):
         weight, bias = trainer.parameters[2 * head : 2 * head + 2]
-        output_ND, _ = head_output(x_ND, weight, bias)
+        output_ND, _ = head_output(inputs_NI, weight, bias)
         ranks = label_ranks(output_ND, heldout.labels_NK[:, head], trainer.frozen)
         accuracy.append(tuple(float(np.mean(ranks == rank)) for rank in range(RANKS)))
     tree = build_tree(accuracy, trainer.options.tree_size)

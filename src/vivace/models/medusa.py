@@ -4,7 +4,11 @@ Head k, counted from 0, guesses the token k + 2 places ahead of the last one tha
 guesses the next. A head is one residual block on the model's hidden state x behind the final norm,
 x + silu(W x + b); its logits come from the model's own frozen lm_head, so that only W and b are stored.
 
-Shape letters: K heads, D hidden.
+In format 2 a head also sees the next token itself, which is drawn by the time that heads guess (after Ankner et al.,
+2024, "Hydra: sequentially-dependent draft heads"): x + silu(W [x, e] + b), e being its row of the token embedding
+over the root of its mean square. Without it, heads must guess what was drawn too: hopeless for text that is sampled.
+
+Shape letters: K heads, D hidden, I inputs of a head: D, or 2 D with the token.
 """
 
 from __future__ import annotations
@@ -30,7 +34,8 @@ from vivace.formats.safetensors_writer import write_safetensors
 from vivace.models.config_fields import ConfigFields
 
 MANIFEST_NAME, WEIGHTS_NAME = "medusa.json", "medusa.safetensors"
-FORMAT = "medusa-1"
+FORMATS = {"medusa-1": 1, "medusa-2": 2}  # inputs of a head, in hidden widths
+TOKEN_EPS = 1e-6  # added to the mean square of a token's embedding
 MAX_HEADS, MAX_TREE_NODES = 16, 1024
 MAX_MANIFEST_BYTES = 1 << 20
 
@@ -41,7 +46,7 @@ TreePath = tuple[int, ...]  # (r0, r1, ...): head 0's guess of rank r0, behind i
 class MedusaHeads:
     """Heads of one model. `tree` lists candidate paths, best first: each prefix of the list is a tree."""
 
-    weights_KDD: NDArray[np.float32]
+    weights_KDI: NDArray[np.float32]
     biases_KD: NDArray[np.float32]
     tree: tuple[TreePath, ...]
     base_fingerprint: str  # of the checkpoint that the heads were trained on
@@ -56,17 +61,23 @@ class MedusaHeads:
     def hidden_size(self) -> int:
         return int(self.biases_KD.shape[1])
 
+    @property
+    def sees_token(self) -> bool:
+        """Whether heads see the token behind the state, beside the state."""
+        return int(self.weights_KDI.shape[2]) == 2 * self.hidden_size
+
 
 def write_medusa(directory: str | PathLike[str], heads: MedusaHeads) -> None:
     """Weights in bfloat16, then the manifest with their checksum: without it there are no heads."""
     directory = Path(directory)
     tensors = {}
     for index in range(heads.num_heads):
-        tensors[f"heads.{index}.weight"] = encode(heads.weights_KDD[index], "bf16")
+        tensors[f"heads.{index}.weight"] = encode(heads.weights_KDI[index], "bf16")
         tensors[f"heads.{index}.bias"] = encode(heads.biases_KD[index], "bf16")
-    write_safetensors(directory / WEIGHTS_NAME, tensors, {"format": FORMAT})
+    file_format = "medusa-2" if heads.sees_token else "medusa-1"
+    write_safetensors(directory / WEIGHTS_NAME, tensors, {"format": file_format})
     manifest = {
-        "format": FORMAT,
+        "format": file_format,
         "num_heads": heads.num_heads,
         "hidden_size": heads.hidden_size,
         "vocab_size": heads.vocab_size,
@@ -84,14 +95,15 @@ def read_medusa(directory: str | PathLike[str]) -> MedusaHeads:
     path = model_file(directory, MANIFEST_NAME)
     manifest = _read_manifest(path)
     fields = ConfigFields(manifest, path)
-    if fields.text("format") != FORMAT:
-        raise fields.error("format", f"must be {FORMAT!r}, got {fields.text('format')!r:.80}")
+    widths = FORMATS.get(fields.text("format"))
+    if widths is None:
+        raise fields.error("format", f"must be one of {', '.join(FORMATS)}, got {fields.text('format')!r:.80}")
     num_heads, hidden_size = fields.count("num_heads", MAX_HEADS), fields.size("hidden_size", "hidden_size")
     weights = model_file(directory, WEIGHTS_NAME)
     if _sha256(weights) != fields.text("weights_sha256"):
         raise fields.error("weights_sha256", f"is not that of {WEIGHTS_NAME}: the file is broken or of other heads")
     tensors = SafetensorsFile.open(weights).tensors
-    shapes = {"weight": (hidden_size, hidden_size), "bias": (hidden_size,)}
+    shapes = {"weight": (hidden_size, widths * hidden_size), "bias": (hidden_size,)}
     stacks = {}
     for part, shape in shapes.items():
         names = [f"heads.{index}.{part}" for index in range(num_heads)]
@@ -100,7 +112,7 @@ def read_medusa(directory: str | PathLike[str]) -> MedusaHeads:
                 raise ModelFileError(weights, f"must have shape {shape}", field=name)
         stacks[part] = np.stack([dequantize(tensors[name]) for name in names])
     return MedusaHeads(
-        weights_KDD=stacks["weight"],
+        weights_KDI=stacks["weight"],
         biases_KD=stacks["bias"],
         tree=_read_tree(fields, num_heads),
         base_fingerprint=fields.text("base_fingerprint"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Set
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -140,8 +141,10 @@ def make_answer(
     ladder: Ladder | None,
     search: Search | None,
     spec: ModelSpec | None,
+    checked: Set[Candidate],
 ) -> Answer:
-    """Raises `ConfigError` where nothing that was measured passes the bars, saying what stood in the way."""
+    """The pick is one of `checked`, whose texts were compared, if there is one. Raises `ConfigError` where nothing
+    that was measured passes the bars, saying what stood in the way."""
     known = trials.measurement(ladder.naive) if ladder is not None else None
     if ladder is None or search is None or known is None:
         raise ConfigError("nothing is measured yet: give it more time")
@@ -152,7 +155,7 @@ def make_answer(
     on_front = set(front(accepted, lambda one: _merits(trials, one)))
     results = [_result(trials, search, one, one in on_front) for one in trials.runs if trials.measurement(one)]
     by_candidate = {one.candidate: one for one in results}
-    ranked = _ranked([by_candidate[one] for one in accepted])
+    ranked = _ranked([by_candidate[one] for one in accepted if one in checked or not checked & {*accepted}])
     pick, runner_up = ranked[0], _runner_up(ranked)
     binds = _binding(pick)
     return Answer(
@@ -189,13 +192,12 @@ def _merits(trials: Trials, candidate: Candidate) -> tuple[float, ...]:
 def _result(trials: Trials, search: Search, candidate: Candidate, is_on_front: bool) -> Result:
     measured = trials.measurement(candidate)
     assert measured is not None
-    is_known = candidate.batching == "continuous" or candidate in search.forecasts
     return Result(
         candidate=candidate,
         measured=measured,
         repetitions=len(trials.runs[candidate]),
         quality=trials.known_quality(candidate),
-        forecast=search.forecast(candidate) if is_known else None,
+        forecast=search.forecast(candidate),
         refusal=search.gate.refused.get(candidate, ""),
         score=search.score(candidate),
         is_on_front=is_on_front,
@@ -230,6 +232,8 @@ def _why_not(objective: Objective, pick: Result, other: Result) -> str:
     if _loss(other) > _loss(pick):
         return f"as fast within noise ({shown}), but KL divergence {_loss(other):.2g} against {_loss(pick):.2g} nats"
     own, its = pick.measured.memory_bytes / 2**20, other.measured.memory_bytes / 2**20
+    if its <= own:
+        return f"as fast within noise: {shown}"
     return f"as fast within noise ({shown}), but {its:,.0f} MiB against {own:,.0f}"
 
 

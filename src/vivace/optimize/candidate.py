@@ -11,6 +11,14 @@ from vivace.core.config import BatchingPolicy, EngineConfig, KVDtype, Quantizati
 from vivace.core.speculation import SpeculativeConfig
 
 DEFAULT_BLOCK_SIZE = 16
+CACHE_WORDS: dict[str, str] = {
+    "f32": "32-bit cache",
+    "f16": "16-bit cache",
+    "bf16": "16-bit cache",
+    "int8_per_token_head": "8-bit cache",
+    "int4_per_token_head": "4-bit cache",
+    "int4_k_per_channel": "4-bit cache with keys by channel",
+}
 CACHE_MARKS: dict[str, str] = {
     "f32": "kv32",
     "f16": "kv16",
@@ -61,19 +69,23 @@ class Candidate:
 
     @property
     def words(self) -> str:
-        """A short name for tables."""
-        parts = [WEIGHT_WORDS[self.quantization].replace(" weights", "w"), f"{self.kv_cache_dtype} cache"]
-        parts.append(f"{self.max_num_seqs} at once" if self.batching == "continuous" else "one batch after another")
+        """What it does, for sentences."""
+        parts = [WEIGHT_WORDS[self.quantization], CACHE_WORDS[self.kv_cache_dtype]]
+        parts.append(f"{self.max_num_seqs} at once" if self.batching == "continuous" else self._static_words)
         parts.append(f"{self.max_num_batched_tokens} tokens a step")
         if self.block_size != DEFAULT_BLOCK_SIZE:
             parts.append(f"blocks of {self.block_size}")
         if not self.enable_prefix_caching:
             parts.append("no prefix cache")
         if self.speculation is not None:
-            parts.append(f"{speculation_words(self.speculation)}")
+            parts.append(speculation_words(self.speculation))
         if self.num_threads is not None:
             parts.append(f"{self.num_threads} thread{'s' * (self.num_threads != 1)}")
         return ", ".join(parts)
+
+    @property
+    def _static_words(self) -> str:
+        return "one after another" if self.max_num_seqs == 1 else f"static batches of {self.max_num_seqs}"
 
     @property
     def short(self) -> str:

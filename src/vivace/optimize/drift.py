@@ -40,8 +40,11 @@ class DriftGuard:
         self.reference = reference if reference is not None else self._first()
         self.num_discarded = 0
 
-    def measure(self, run: Callable[[], Measurement]) -> SteadyMeasurement:
-        """The first run that the baseline did not move around, else the one during which it moved least."""
+    def measure(
+        self, run: Callable[[], Measurement], may_repeat: Callable[[], bool] = lambda: True
+    ) -> SteadyMeasurement:
+        """The first run that the baseline did not move around, else the one during which it moved least. A spoiled
+        run is repeated while `may_repeat` says so."""
         attempts: list[SteadyMeasurement] = []
         before = self._last if self._last is not None else self._pulse()
         while len(attempts) < MAX_ATTEMPTS:
@@ -51,7 +54,7 @@ class DriftGuard:
             scaled = measured.scaled(self.reference / ((before + after) / 2))
             attempts.append(SteadyMeasurement(scaled, drift, len(attempts)))
             before = self._last = after
-            if attempts[-1].is_steady:
+            if attempts[-1].is_steady or not may_repeat():
                 break
         best = min(attempts, key=lambda one: one.drift)
         self.num_discarded += len(attempts) - 1

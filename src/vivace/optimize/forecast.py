@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from vivace.models.spec import ModelSpec
 from vivace.optimize.candidate import Candidate
+from vivace.optimize.kv_pool import KVPool
 from vivace.optimize.measurement import Forecast
 from vivace.optimize.workload import Workload
 from vivace.plan.deployment import Deployment, SpeculationPlan, TrafficShape
@@ -14,7 +14,7 @@ from vivace.plan.machine import Machine
 from vivace.plan.prediction import Prediction, predict
 
 SLOWEST = 1e-9  # tokens a second of what cannot run
-NGRAM_ACCEPTANCE, DRAFT_ACCEPTANCE = 0.3, 0.6  # of a guess, before anything is measured
+ACCEPTANCE = 0.3  # of a guess, before anything is measured: of sampled text by n-grams or a small draft
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +24,8 @@ class PlanForecaster:
     spec: ModelSpec
     machine: Machine
     workload: Workload
-    num_kv_blocks: Callable[[Candidate], int]
+    pool: KVPool
     stored: str = "bf16"
-    draft: ModelSpec | None = None
 
     def __call__(self, candidate: Candidate) -> Forecast:
         """The crowd's throughput; one user's answer from prefill and decode of one stream."""
@@ -69,7 +68,7 @@ class PlanForecaster:
             batching=candidate.batching,
             static_batch_size=candidate.max_num_seqs,
             enable_prefix_caching=candidate.enable_prefix_caching,
-            num_kv_blocks=self.num_kv_blocks(candidate),
+            num_kv_blocks=self.pool.num_blocks(candidate),
             speculation=self._speculation(candidate),
             num_threads=candidate.num_threads,
         )
@@ -78,6 +77,4 @@ class PlanForecaster:
         method = candidate.speculation
         if method is None:
             return None
-        if method.method == "ngram" or self.draft is None:
-            return SpeculationPlan(method.num_speculative_tokens, NGRAM_ACCEPTANCE)
-        return SpeculationPlan(method.num_speculative_tokens, DRAFT_ACCEPTANCE, self.draft, candidate.quantization)
+        return SpeculationPlan(method.num_speculative_tokens, ACCEPTANCE)

@@ -20,6 +20,7 @@ from vivace.optimize.engine_shelf import EngineShelf
 from vivace.optimize.forecast import PlanForecaster
 from vivace.optimize.gate import Gate, QualityBar
 from vivace.optimize.judge import Judge
+from vivace.optimize.kv_pool import KVPool
 from vivace.optimize.notebook import Memory, Notebook
 from vivace.optimize.objective import Objective
 from vivace.optimize.optimization import Optimization
@@ -38,6 +39,7 @@ from vivace.optimize.workload import (
     make_workload,
 )
 
+METHOD = 2  # of measuring: figures of another one are not comparable
 RUN_SHARE = 0.012  # of the time budget: what one run of the crowd should take on a fast candidate
 LIMIT_SHARE = 0.02  # and where a slow one is cut off
 NUM_PROBES, PROBE_PROMPT = 8, 256
@@ -96,6 +98,7 @@ def prepare(inquiry: Inquiry, memory: Memory, report: Report, clock: Callable[[]
     machine = machine_identity(subject.config)
     identity = {
         "version": __version__,
+        "method": METHOD,
         "model": subject.identity,
         "context": subject.config.max_model_len,
         "machine": machine,
@@ -113,13 +116,12 @@ def prepare(inquiry: Inquiry, memory: Memory, report: Report, clock: Callable[[]
     shelf = sizing.shelf(workload)
     start = naive(surroundings)
     space = make_space(surroundings)
-    forecaster = PlanForecaster(
-        subject.spec, measured_machine(subject.config), workload, lambda one: num_kv_blocks(one, workload)
-    )
+    machine_now = measured_machine(subject.config)
+    forecaster = PlanForecaster(subject.spec, machine_now, workload, sizing.pool(workload), subject.stored_as)
     laboratory = EngineLaboratory(
         shelf,
         workload,
-        baseline=_baseline(space.axes["quantization"][-1], surroundings),
+        baseline=_baseline(space.axes["quantization"][0], surroundings),
         forecaster=forecaster,
         judge=None if subject.is_random else _judge(shelf, start, subject, workload, inquiry),
         slo=inquiry.slo,
@@ -149,14 +151,6 @@ def prepare(inquiry: Inquiry, memory: Memory, report: Report, clock: Callable[[]
     return Prepared(optimization, subject, shelf, notebook.num_known, facts)
 
 
-def num_kv_blocks(candidate: Candidate, workload: Workload) -> int:
-    """Room for every sequence that may run at the workload's longest, as much again for prefixes that are kept, and
-    one whole context."""
-    running = min(candidate.max_num_seqs, workload.users) * workload.longest_tokens
-    kept = running if candidate.enable_prefix_caching else 0
-    return -(-(running + kept + workload.reader.max_model_len) // candidate.block_size) + 1
-
-
 @dataclass(frozen=True, slots=True)
 class _Sizing:
     """How many requests there is time for: a few are run on the baseline."""
@@ -172,7 +166,10 @@ class _Sizing:
         return self._of(int(count))
 
     def shelf(self, workload: Workload) -> EngineShelf:
-        return EngineShelf(self.subject.config, lambda one: num_kv_blocks(one, workload))
+        return EngineShelf(self.subject.config, self.pool(workload).num_blocks)
+
+    def pool(self, workload: Workload) -> KVPool:
+        return KVPool.of(workload, self.subject.spec)
 
     def _of(self, count: int) -> Workload:
         return make_workload(self.inquiry.workload, self.subject.reader, count, self.subject.config.seed)
@@ -192,7 +189,7 @@ class _Sizing:
 
 
 def _baseline(quantization: Any, surroundings: Surroundings) -> Candidate:
-    """What drift is told by: fast, so that it costs little, and always the same."""
+    """Always the same. What drift is told by has 16-bit weights, so that it feels memory as well as arithmetic."""
     threads = surroundings.fixed_threads or surroundings.num_threads
     return Candidate(quantization=quantization, max_num_seqs=16, num_threads=threads)
 

@@ -12,14 +12,14 @@ from vivace.charts.table import facts, table
 from vivace.charts.tiles import Tile, tiles
 from vivace.charts.waterfall import Stage, waterfall
 from vivace.optimize.answer import Answer, Result
-from vivace.optimize.candidate import WEIGHT_WORDS, speculation_words
+from vivace.optimize.candidate import CACHE_WORDS, WEIGHT_WORDS, speculation_words
 from vivace.optimize.interval import Interval
 from vivace.optimize.ladder import Rung
 
 THROUGHPUT = Axis("Throughput", "tok/s")
 LATENCY = Axis("One user's whole answer", "ms")
 MEMORY = Axis("Weights and KV pool", "MiB")
-MOST_DROPPED = 40
+MOST_NAMES = 3
 
 
 def report_html(answer: Answer, configuration: str) -> str:
@@ -49,21 +49,21 @@ FRONT_LEAD = (
 )
 RESULTS_LEAD = (
     "Whole runs, best first. Figures are scaled by a baseline that ran before and after each of them, so that a "
-    "machine that slows down in between does not decide. Predicted is what the planner expected beforehand."
+    "machine that slows down in between does not decide. The forecast is the planner's, made beforehand."
 )
 
 
 def _tiles(answer: Answer) -> Iterator[Tile]:
     measured, naive = answer.pick.measured, answer.naive.measured
     yield Tile("Throughput", f"{answer.speedup.value:.1f}×", "naive", _range(answer.speedup))
-    yield Tile("One user's answer", f"{answer.quickening.value:.1f}×", "faster", _range(answer.quickening))
-    yield Tile("Output tokens", f"{measured.tokens_per_s:,.0f}", "per second", f"naive: {naive.tokens_per_s:,.0f}")
+    yield Tile("One user", f"{answer.quickening.value:.1f}×", "faster", _range(answer.quickening))
+    yield Tile("Output tokens", f"{measured.tokens_per_s:,.0f}", "tok/s", f"naive: {naive.tokens_per_s:,.0f}")
     weights = measured.weight_bytes / 2**20
     yield Tile("Weights", f"{weights:,.1f}", "MiB", f"naive: {naive.weight_bytes / 2**20:,.1f} MiB")
     if answer.pick.quality is not None:
         quality = answer.pick.quality
         note = f"perplexity {100 * quality.perplexity_change:+.2f}%"
-        yield Tile("KL divergence", f"{quality.kl:.2g}", "nats a token", note)
+        yield Tile("KL divergence", f"{quality.kl:.2g}", "nats", note)
 
 
 def _range(interval: Interval) -> str:
@@ -121,7 +121,7 @@ def _columns(results: list[Result]) -> Iterator[list[str]]:
         measured = one.measured
         yield [
             WEIGHT_WORDS[one.candidate.quantization],
-            one.candidate.kv_cache_dtype,
+            CACHE_WORDS[one.candidate.kv_cache_dtype],
             speculation_words(one.candidate.speculation),
             str(one.candidate.max_num_seqs),
             f"{measured.tokens_per_s:,.0f}",
@@ -149,26 +149,38 @@ def _ladder(answer: Answer) -> str:
                 high=None if high is None else high * naive,
             )
         )
+    return waterfall("Throughput, step by step", stages, axis=THROUGHPUT) + _gains(answer) + _costs(answer)
+
+
+def _gains(answer: Answer) -> str:
     rows = [
         (
             rung.name,
             _times(rung.alone_speed),
-            _times(rung.alone_latency),
             _times(rung.top_speed),
-            _times(rung.top_latency),
             _times(rung.total_speed),
-            "–" if rung.measured is None else f"{rung.measured.weight_bytes / 2**20:,.1f}",
-            "–" if rung.measured is None else f"{rung.measured.kv_bytes_per_token:,}",
-            "–" if rung.quality is None else f"{rung.quality.kl:.2g}",
-            rung.why_not if not rung.kept else "kept",
+            _times(rung.top_latency),
         )
         for rung in answer.rungs
     ]
-    headers = ["technique", "alone", "alone, one user", "on top", "on top, one user", "from naive"]
-    headers += ["weights MiB", "cache B a token", "KL, nats", ""]
-    return waterfall("Throughput, step by step", stages, axis=THROUGHPUT) + table(
-        headers, rows, caption="Times the throughput, and times as fast for one user's answer"
-    )
+    headers = ["technique", "alone", "on top", "in all", "one user, on top"]
+    return table(headers, rows, caption="Times the throughput, and times as fast for one user's answer")
+
+
+def _costs(answer: Answer) -> str:
+    rows = [
+        (
+            rung.name,
+            None if rung.measured is None else f"{rung.measured.weight_bytes / 2**20:,.1f}",
+            None if rung.measured is None else f"{rung.measured.kv_bytes_per_token:,}",
+            None if rung.quality is None else f"{rung.quality.kl:.2g}",
+            None if rung.quality is None else f"{100 * rung.quality.perplexity_change:+.2f}%",
+            "kept" if rung.kept else rung.why_not,
+        )
+        for rung in answer.rungs
+    ]
+    headers = ["technique", "weights, MiB", "cache, B a token", "KL, nats", "perplexity", "verdict"]
+    return table(headers, rows, caption="What it costs on top of the others, and whether it stays")
 
 
 def _stage(rung: Rung, naive: float) -> Stage:
@@ -195,8 +207,7 @@ def _fronts(answer: Answer) -> str:
 
 def _point(answer: Answer, one: Result, x: float) -> Point:
     candidate = one.candidate
-    name = f"{candidate.quantization}, {candidate.max_num_seqs} at once"
-    return Point(name, x, one.measured.tokens_per_s, note=candidate.words, chosen=one is answer.pick)
+    return Point(candidate.short, x, one.measured.tokens_per_s, note=candidate.words, chosen=one is answer.pick)
 
 
 def _claims(answer: Answer) -> str:
@@ -213,33 +224,51 @@ def _results(answer: Answer) -> str:
         error = one.prediction_error
         rows.append(
             (
-                one.candidate.words,
+                one.candidate.short,
                 f"{one.measured.tokens_per_s:,.0f}",
                 None if one.forecast is None else f"{one.forecast.tokens_per_s:,.0f}",
                 None if error is None else f"{100 * error:+.0f}%",
                 f"{one.measured.single_latency_ms:,.1f}",
                 f"{one.measured.memory_bytes / 2**20:,.0f}",
                 None if one.quality is None else f"{one.quality.kl:.2g}",
-                str(one.repetitions),
-                one.refusal or ("on the front" if one.is_on_front else ""),
+                "refused" if one.refusal else "front" if one.is_on_front else "",
             )
         )
-    headers = ["configuration", "tok/s", "predicted", "error", "one user ms", "MiB", "KL, nats", "runs", ""]
+    headers = [
+        "weights, cache, at once, step/block",
+        "tok/s",
+        "forecast",
+        "error",
+        "1 user, ms",
+        "MiB",
+        "KL",
+        "",
+    ]
     return table(headers, rows)
 
 
 def _left_out(answer: Answer) -> str:
-    refused = [(one.candidate.words, "gate", one.refusal) for one in answer.results if one.refusal]
-    dropped = [(one.candidate.words, one.stage, one.reason) for one in answer.dropped[:MOST_DROPPED]]
+    """By reason, those that share one together."""
+    refused = [(one.candidate.short, "gate", one.refusal) for one in answer.results if one.refusal]
+    dropped = [(one.candidate.short, one.stage, one.reason) for one in answer.dropped]
     excluded = [(f"{axis}: {value}", "space", reason) for axis, value, reason in answer.exclusions]
-    rows = [*refused, *dropped, *excluded]
+    together: dict[tuple[str, str], list[str]] = {}
+    for name, stage, reason in (*refused, *dropped, *excluded):
+        together.setdefault((stage, reason), []).append(name)
+    rows = [(_some(names), stage, reason) for (stage, reason), names in together.items()]
     return table(["what", "stage", "reason"], rows) if rows else "<p>Nothing.</p>\n"
 
 
+def _some(names: list[str]) -> str:
+    if len(names) <= MOST_NAMES:
+        return "; ".join(names)
+    return f"{'; '.join(names[:MOST_NAMES])}; and {len(names) - MOST_NAMES} more"
+
+
 def _times(interval: Interval | None) -> str:
-    return (
-        "–"
-        if interval is None
-        else f"{interval.value:.2f}×"
-        + ("" if interval.low is None else f" ({interval.low:.2f} to {interval.high:.2f})")
-    )
+    """The value and half of its interval."""
+    if interval is None:
+        return "–"
+    if interval.low is None or interval.high is None:
+        return f"{interval.value:.2f}×"
+    return f"{interval.value:.2f}× ±{(interval.high - interval.low) / 2:.2f}"

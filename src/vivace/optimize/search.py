@@ -21,8 +21,9 @@ from vivace.optimize.trials import Trial, Trials
 
 KEPT = 1 / 3  # of the candidates of a rung
 HOPELESS = 0.5  # of the best forecast: a family below is not measured
+JUDGING_UNTIL = 0.9  # of the time budget: who is not judged by then cannot win
 GAIN = 1.01  # a change must bring so much to be followed
-HALVING_UNTIL, CLIMBING_UNTIL = 0.66, 0.82  # shares of the time budget
+HALVING_UNTIL, CLIMBING_UNTIL = 0.55, 0.68  # shares of the time budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +191,7 @@ class Search:
 
     def _is_good(self, candidate: Candidate) -> bool:
         """Whether bars of quality and memory let it through, by what is measured."""
-        if candidate in self.gate.refused or not self.trials.is_judged(candidate):
+        if candidate in self.gate.refused or not self.trials.may_judge(candidate, JUDGING_UNTIL):
             return False
         found = [
             one for one in (*self.trials.runs.get(candidate, ()), *self.trials.partial) if one.candidate == candidate

@@ -13,6 +13,7 @@ from vivace.engine.source import locate
 from vivace.engine.tokenizer import Tokenizer
 from vivace.evaluate.evaluation import model_identity
 from vivace.formats.checkpoint import Checkpoint, open_checkpoint
+from vivace.formats.fingerprint import weight_file_bytes
 from vivace.models.gguf_config import spec_from_gguf
 from vivace.models.hf_config import read_config_file, read_hf_config
 from vivace.models.parameter_shapes import num_parameters
@@ -37,6 +38,14 @@ class Subject:
     is_random: bool
     identity: str
     drafts: tuple[SpeculativeConfig, ...]
+
+    @property
+    def stored_as(self) -> str:
+        """The quantization that comes nearest to a checkpoint's own, by its bits a weight."""
+        if self.is_float:
+            return "bf16"
+        bits = 8 * weight_file_bytes(locate(self.config.model).path) / self.num_parameters
+        return "int4" if bits < 6 else "int8" if bits < 12 else "bf16"
 
     @property
     def num_parameters(self) -> int:

@@ -18,6 +18,7 @@ from vivace.optimize.time_budget import TimeBudget
 
 Report = Callable[[str, Candidate | None], None]
 RANDOM_WEIGHTS: Record = {}
+REPEATING_UNTIL = 0.9  # of the time budget: behind it what drift spoiled stays so, and says so
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class Trials:
     partial: list[Trial] = field(default_factory=list)
     is_over: bool = False  # nothing is measured any more: what is not known stays so
     _guard: DriftGuard | None = None
+    _judging_s: float = 0.0  # what the last judgement took
     _costs: dict[Candidate, float] = field(default_factory=dict)  # seconds of a whole run
 
     def run(self, candidate: Candidate, share: float = 1.0, repetition: int = 0) -> Trial:
@@ -86,9 +88,11 @@ class Trials:
         found = self.notebook.entry(key, lambda: self._judge(candidate))
         return Quality.from_record(found) if found else None
 
-    def is_judged(self, candidate: Candidate) -> bool:
-        """Whether its quality is known, or may still be found out."""
-        return not self.is_over or self.notebook.known("quality " + " ".join(candidate.logits_key)) is not None
+    def may_judge(self, candidate: Candidate, until: float) -> bool:
+        """Whether its quality is known, or there is time to find it out."""
+        if self.notebook.known("quality " + " ".join(candidate.logits_key)) is not None:
+            return True
+        return not self.is_over and self.budget.allows(self._judging_s, until)
 
     def known_quality(self, candidate: Candidate) -> Quality | None:
         """As `quality`, but None where it was not judged."""
@@ -122,10 +126,15 @@ class Trials:
         return whole[(len(whole) - 1) // 2] if whole else None
 
     def ratio(self, candidate: Candidate, baseline: Candidate, figure: Callable[[Measurement], float]) -> Interval:
-        """How much larger a figure is than the baseline's, repetition by repetition, with a 95% interval."""
+        """How much larger a figure is than the baseline's, repetition by repetition, with a 95% interval; a single
+        run is compared with the median of the baseline's."""
+        own_runs, other_runs = self.runs.get(candidate, ()), self.runs.get(baseline, ())
+        middle = self.measurement(baseline)
+        if len(own_runs) == 1 and own_runs[0].measurement is not None and middle is not None:
+            return ratio_interval([figure(own_runs[0].measurement) / figure(middle)])
         ratios = [
             figure(own.measurement) / figure(other.measurement)
-            for own, other in zip(self.runs.get(candidate, ()), self.runs.get(baseline, ()), strict=False)
+            for own, other in zip(own_runs, other_runs, strict=False)
             if own.measurement is not None and other.measurement is not None and figure(other.measurement) > 0
         ]
         return ratio_interval(ratios)
@@ -139,7 +148,9 @@ class Trials:
         self.report("measuring", candidate)
         started = self.laboratory.clock()
         try:
-            steady = self.guard.measure(lambda: self.laboratory.measure(candidate, share))
+            steady = self.guard.measure(
+                lambda: self.laboratory.measure(candidate, share), lambda: self.budget.allows(0.0, REPEATING_UNTIL)
+            )
         except ConfigError as error:
             return Trial(candidate, share, None, str(error)).record()
         record = Trial(candidate, share, steady.measurement, "", steady.drift, steady.num_discarded).record()
@@ -151,7 +162,9 @@ class Trials:
     def _judge(self, candidate: Candidate) -> Record:
         self.report("judging the quality of", candidate)
         self.guard.pause()
+        started = self.laboratory.clock()
         found = self.laboratory.quality(candidate)
+        self._judging_s = self.laboratory.clock() - started
         return RANDOM_WEIGHTS if found is None else found.record()
 
     def _compare(self, candidate: Candidate) -> Record:

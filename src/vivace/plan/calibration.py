@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from vivace.core.errors import ConfigError
 from vivace.plan.machine import Efficiency, RateCurve, WidthRates
@@ -25,8 +24,6 @@ MAX_SHARE = 2.0  # of a plain read: more is a disturbed measurement
 
 def fit(samples: Sequence[StepSample], basis: str) -> Efficiency:
     """From the samples of `measure_steps`. Raises `ConfigError` where they lack a kind."""
-    peak = statistics.median(one.peak_per_s for one in samples)
-    samples = [_at_speed(one, peak) for one in samples]
     cached = [one for one in samples if one.is_cached]
     streamed = [one for one in samples if not one.is_cached]
     if not cached or not streamed:
@@ -39,14 +36,13 @@ def fit(samples: Sequence[StepSample], basis: str) -> Efficiency:
     }
     share, overlap = min(
         ((share, power) for share in SHARES for power in OVERLAPS),
-        key=lambda pair: _streaming_error(streamed, rates, peak, *pair),
+        key=lambda pair: _streaming_error(streamed, rates, *pair),
     )
     extra_keys, attention_rates, kv_share = _attention(samples, overlap)
     step_s, sequence_s, logit_s = _engine(cached)
     return Efficiency(
         basis=basis,
         is_measured=True,
-        peak_per_s=peak,
         bandwidth={"": share},
         kv_bandwidth=kv_share,
         overlap=overlap,
@@ -60,21 +56,6 @@ def fit(samples: Sequence[StepSample], basis: str) -> Efficiency:
         sequence_s=sequence_s,
         logit_s=logit_s,
     )
-
-
-def _at_speed(sample: StepSample, peak: float) -> StepSample:
-    """With the seconds that it would have taken on cores of the speed `peak`; reading memory is not theirs."""
-    factor = sample.peak_per_s / peak
-    works = {name: getattr(sample, name) for name in ("products", "small", "attention", "rows")}
-    changed = {name: replace(work, seconds=work.seconds * factor) for name, work in works.items()}
-    if not sample.is_cached and sample.num_streams * sample.num_new < STREAMED_ROWS:
-        del changed["products"], changed["small"]
-    if not sample.is_cached and sample.num_new == 1:
-        del changed["attention"]
-    overheads = {
-        name: value * factor for name in ("python_s", "sampling_s") if (value := getattr(sample, name)) is not None
-    }
-    return replace(sample, **changed, **overheads)
 
 
 def _rows(sample: StepSample) -> int:
@@ -94,13 +75,13 @@ def _product_overhead(cached: Sequence[StepSample]) -> float:
 
 
 def _rates(samples: Sequence[StepSample], op_s: float) -> dict[int, float]:
-    """Operations a second by rows, without the operations' overhead."""
-    rates: dict[int, float] = {}
+    """Operations a second by rows, without the operations' overhead: medians over the rounds."""
+    rates: dict[int, list[float]] = {}
     for one in samples:
         work = one.products + one.small
-        rate = work.operations / max(work.seconds - op_s * work.num_ops, work.seconds / 2)
-        rates[_rows(one)] = max(rate, rates.get(_rows(one), 0.0))
-    return rates
+        seconds = max(work.seconds - op_s * work.num_ops, work.seconds / 2)
+        rates.setdefault(_rows(one), []).append(work.operations / seconds)
+    return {rows: statistics.median(values) for rows, values in rates.items()}
 
 
 def _width_rates(samples: Sequence[StepSample], op_s: float) -> WidthRates:
@@ -132,7 +113,7 @@ def _curve(rates: Mapping[int, float]) -> RateCurve:
 
 
 def _streaming_error(
-    streamed: Sequence[StepSample], rates: Mapping[str, WidthRates], peak: float, share: float, power: float
+    streamed: Sequence[StepSample], rates: Mapping[str, WidthRates], share: float, power: float
 ) -> float:
     """Mean error of products of few rows over weights that come from memory. All layouts share one rate of bytes."""
     errors = []
@@ -140,8 +121,7 @@ def _streaming_error(
         if one.depth <= SHALLOW and _rows(one) < STREAMED_ROWS:
             work = one.products + one.small
             memory_s = work.num_bytes / (one.read_bytes_per_s * share)
-            speed = one.peak_per_s / peak
-            arithmetic_s = work.operations / rates[one.layout].at_width(one.width).at(_rows(one)) / speed
+            arithmetic_s = work.operations / rates[one.layout].at_width(one.width).at(_rows(one))
             errors.append(abs(math.log((memory_s**power + arithmetic_s**power) ** (1 / power) / work.seconds)))
     return statistics.mean(errors)
 

@@ -71,7 +71,6 @@ class Efficiency:
     attention_rates: Mapping[str, RateCurve] = field(default_factory=dict)
     row_share: float = 0.8  # of the read rate, at which rows between products are read and written
     row_bytes_per_s: float | None = None  # the same, measured: in caches it has little to do with memory
-    peak_per_s: float | None = None  # of float32 while rates were measured: cores are not always as fast
     step_s: float = 300e-6  # the engine's own work for a step
     op_s: float = 2e-6  # start and end of an operation
     product_op_s: float = 2e-6  # of a product
@@ -128,12 +127,6 @@ class Machine:
         if num_threads is None or self.num_cores is None or num_threads >= self.num_cores:
             return 1.0, 1.0
         return num_threads / self.num_cores, min(1.0, num_threads / max(2.0, self.num_cores / 3))
-
-    @property
-    def speed(self) -> float:
-        """Of the cores now, beside that while the efficiencies were measured."""
-        then, now = self.efficiency.peak_per_s, self.operations_per_s.get("f32")
-        return now / then if then and now else 1.0
 
     def _known(self, unit: str) -> str:
         if unit in self.operations_per_s:

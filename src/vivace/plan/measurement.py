@@ -61,7 +61,6 @@ CACHED_ATTENTION_PHASES = (
 )
 REPEATS, FEW_REPEATS = 7, 2
 READ_BYTES, READ_REPETITIONS = 1 << 27, 2
-PEAK_ITERATIONS, PEAK_PROBES = 500_000, 2  # some milliseconds
 
 Clock = Callable[[], float]
 
@@ -88,7 +87,7 @@ class Work:
 class StepSample:
     """One shape of step, measured. `small` are the products of attention's output, `products` all others of the
     layers, `rows` everything that is neither a product nor attention; `width` is the model's hidden size.
-    `read_bytes_per_s` and `peak_per_s`: a plain read of memory and the float32 peak just before and after.
+    `read_bytes_per_s`: a plain read of memory just before and after.
     `python_s` and `sampling_s`: of the engine, None where they were not measured."""
 
     layout: str
@@ -100,7 +99,6 @@ class StepSample:
     vocab_size: int
     width: int
     read_bytes_per_s: float
-    peak_per_s: float
     step_s: float
     products: Work
     small: Work
@@ -199,7 +197,6 @@ def _sample(loaded: LoadedEngine, program: ProfileProgram, phase: Phase, clock: 
     inputs = step_inputs(phase, loaded.kv_spec.block_size, loaded.spec.vocab_size)
     repeats = FEW_REPEATS if phase.num_new > 1 and not is_cached else REPEATS
     program.executable.run(inputs)
-    peaks = [peak_rate(backend)]
     reads = [] if is_cached else [_read_rate(backend)]
     timed, plain = [], []
     for _ in range(repeats):
@@ -208,7 +205,6 @@ def _sample(loaded: LoadedEngine, program: ProfileProgram, phase: Phase, clock: 
         program.executable.run(inputs)
         plain.append(clock() - started)
     reads.append(_read_rate(backend))
-    peaks.append(peak_rate(backend))
     seconds = _undisturbed(np.array(timed))[:-1]
     parts = {name: Work() for name in ("products", "small", "head", "attention", "rows")}
     for op, took in zip(program.ops, seconds, strict=True):
@@ -224,7 +220,6 @@ def _sample(loaded: LoadedEngine, program: ProfileProgram, phase: Phase, clock: 
         vocab_size=loaded.spec.vocab_size,
         width=loaded.spec.hidden_size,
         read_bytes_per_s=statistics.mean(reads),
-        peak_per_s=statistics.mean(peaks),
         step_s=statistics.median(sorted(plain)[: max(1, len(plain) // 2)]),
         products=parts["products"],
         small=parts["small"],
@@ -249,11 +244,6 @@ def _undisturbed(timed_RN: Float64Array) -> Float64Array:
     order = np.argsort(timed_RN.sum(axis=1), kind="stable")
     mean: Float64Array = timed_RN[order[: max(1, len(order) // 2)]].mean(axis=0)
     return mean
-
-
-def peak_rate(backend: CpuBackend) -> float:
-    """Float32 operations a second in registers, now: what neighbours on the machine leave of its cores."""
-    return max(backend.device.measure_peak("f32", PEAK_ITERATIONS) for _ in range(PEAK_PROBES))
 
 
 def _read_rate(backend: CpuBackend) -> float:

@@ -33,6 +33,7 @@ class Prediction:
     itl_ms: float | None
     tpot_ms: float | None
     e2el_ms: float | None
+    longest_gap_ms: float | None
     queue_ms: float | None
     tokens_per_s: float
     requests_per_s: float
@@ -103,6 +104,17 @@ def meets(slo: SLO, state: SteadyState) -> bool:
     return all(bound is None or 1e3 * seconds <= bound for bound, seconds in bounds)
 
 
+def meets_slo(slo: SLO, prediction: Prediction) -> bool:
+    """Whether a typical request of the predicted traffic keeps its bounds."""
+    bounds = (
+        (slo.ttft, prediction.ttft_ms),
+        (slo.tpot, prediction.tpot_ms),
+        (slo.itl, prediction.longest_gap_ms),
+        (slo.e2el, prediction.e2el_ms),
+    )
+    return prediction.fits and all(bound is None or (ms is not None and ms <= bound) for bound, ms in bounds)
+
+
 def _users(service: Service, traffic: TrafficShape, most_running: int) -> int:
     """The most users of a closed loop who keep the objectives: latencies grow with their number."""
     slo = traffic.slo
@@ -149,6 +161,7 @@ def _prediction(
         itl_ms=None if state is None else 1e3 * state.itl_s,
         tpot_ms=None if state is None else 1e3 * state.tpot_s,
         e2el_ms=None if state is None else 1e3 * state.e2el_s,
+        longest_gap_ms=None if state is None else 1e3 * state.longest_gap_s,
         queue_ms=None if state is None else 1e3 * state.queue_s,
         tokens_per_s=full.tokens_per_s,
         requests_per_s=full.requests_per_s,
@@ -190,6 +203,7 @@ def _nothing(need: MemoryNeed, machine: Machine, binds: Binding) -> Prediction:
         itl_ms=None,
         tpot_ms=None,
         e2el_ms=None,
+        longest_gap_ms=None,
         queue_ms=None,
         tokens_per_s=0.0,
         requests_per_s=0.0,

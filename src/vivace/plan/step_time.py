@@ -53,7 +53,6 @@ class StepModel:
     ) -> None:
         efficiency = machine.efficiency
         compute, bandwidth = machine.with_threads(num_threads)
-        compute *= machine.speed
         read = machine.read_bytes_per_s * bandwidth
         self._product_bytes = weights.product_bytes
         self._kv_bytes = kv.bytes_per_token
@@ -70,11 +69,10 @@ class StepModel:
         self._extra_keys = efficiency.attention_keys
         num_ops = spec.num_layers * (LAYER_OPS + 2 * spec.qk_norm + 2 * spec.post_norms) + OUTER_OPS
         num_products = spec.num_layers * LAYER_PRODUCTS + 1
-        fixed_s = efficiency.step_s + num_ops * efficiency.op_s + num_products * efficiency.product_op_s
-        self._fixed_s = fixed_s / machine.speed
+        self._fixed_s = efficiency.step_s + num_ops * efficiency.op_s + num_products * efficiency.product_op_s
         row_rate = efficiency.row_bytes_per_s or machine.read_bytes_per_s * efficiency.row_share
         self._row_s = row_floats(spec) * FLOAT_BYTES / (row_rate * compute)
-        self._sequence_s = efficiency.sequence_s / machine.speed
+        self._sequence_s = efficiency.sequence_s
         self._sampled_s = efficiency.logit_s * spec.vocab_size / compute
 
     def seconds(

@@ -60,7 +60,7 @@ def this_machine(backend: CpuBackend | None = None, *, use_calibration: bool = T
 
 def calibrated_machine(backend: CpuBackend, calibration: Calibration) -> Machine:
     """With the ceilings of the calibration's minutes."""
-    return _machine(backend, calibration.efficiency, calibration.read_bytes_per_s, calibration.efficiency.peak_per_s)
+    return _machine(backend, calibration.efficiency, calibration.read_bytes_per_s)
 
 
 def calibrate(
@@ -140,12 +140,11 @@ def _machine(
     backend: CpuBackend,
     efficiency: Efficiency,
     read_bytes_per_s: float | None = None,
-    peak_per_s: float | None = None,
 ) -> Machine:
     detected = detect()
     ceilings = measure(backend.device)
     peaks = {
-        "f32": peak_per_s or ceilings.f32_operations_per_s,
+        "f32": ceilings.f32_operations_per_s,
         "bf16": ceilings.bf16_operations_per_s,
         "int8": ceilings.int8_operations_per_s,
     }

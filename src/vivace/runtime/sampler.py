@@ -44,9 +44,13 @@ class _Columns:
 
 
 class SamplerInputs:
-    """Builds `SampleInputs` for the sequences that sample in a step."""
+    """Builds `SampleInputs` for the sequences that sample in a step.
 
-    def __init__(self) -> None:
+    `constrains`: constraints are kept. A draft model need not, for guesses are tried against them afterwards.
+    """
+
+    def __init__(self, *, constrains: bool = True) -> None:
+        self._constrains = constrains
         self._members: list[Sequence] = []
         self._columns = _columns([])
         self._known: dict[tuple[Sequence, ...], _Columns] = {}  # by rows
@@ -68,7 +72,8 @@ class SamplerInputs:
         columns = self._columns
         history = _history(sequences, ahead) if columns.has_penalties else _no_rows(len(sequences))
         bias = _bias(sequences, ahead) if columns.has_bias else _no_rows(len(sequences))
-        masks = _masks(sequences, vocab_size) if columns.has_constraints else (NO_MASK_INDEX, NO_MASK)
+        constrained = columns.has_constraints and self._constrains
+        masks = _masks(sequences, vocab_size, ahead) if constrained else (NO_MASK_INDEX, NO_MASK)
         return SampleInputs(
             temperature_S=columns.temperature_S,
             top_k_S=columns.top_k_S,
@@ -161,14 +166,18 @@ def _bias(sequences: list[Sequence], ahead: list[list[int]] | None) -> tuple[Int
     return _starts(rows), tokens, values
 
 
-def _masks(sequences: list[Sequence], vocab_size: int) -> tuple[Int32Array, UInt32Array]:
+def _masks(
+    sequences: list[Sequence], vocab_size: int, ahead: list[list[int]] | None
+) -> tuple[Int32Array, UInt32Array]:
     """What each constrained row may draw. Tokens that its constraint does not know are not allowed."""
     constraints = [(row, one.constraint) for row, one in enumerate(sequences) if one.constraint is not None]
     mask_index_S = np.full(len(sequences), -1, np.int32)
     mask_RW = np.zeros((len(constraints), -(-vocab_size // 32)), np.uint32)
     for number, (row, constraint) in enumerate(constraints):
         mask_index_S[row] = number
-        words = np.frombuffer(constraint.allowed_tokens(), "<u4")[: mask_RW.shape[1]]
+        num_guesses = len(ahead[row]) if ahead else 0
+        allowed = constraint.allowed_ahead(num_guesses) if num_guesses else constraint.allowed_tokens()
+        words = np.frombuffer(allowed, "<u4")[: mask_RW.shape[1]]
         mask_RW[number, : len(words)] = words
     return mask_index_S, mask_RW
 

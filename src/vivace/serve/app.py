@@ -25,6 +25,7 @@ from vivace.serve.routes import (
     completions,
     dashboard,
     embeddings,
+    explain,
     health,
     metrics,
     models,
@@ -43,6 +44,7 @@ ROUTES: tuple[BaseRoute, ...] = (
     *responses.ROUTES,
     *embeddings.ROUTES,
     *openapi.ROUTES,
+    *explain.ROUTES,
     *dashboard.ROUTES,
 )
 

@@ -20,11 +20,18 @@ class Batch:
     Use as a context manager: leaving it ends what still runs.
     """
 
-    def __init__(self, generations: Sequence[Generation], n: int, log: dict[str, Any] | None = None) -> None:
-        """What it cost is written to `log` at its end."""
+    def __init__(
+        self,
+        generations: Sequence[Generation],
+        n: int,
+        log: dict[str, Any] | None = None,
+        on_end: Callable[[BaseException | None], None] | None = None,
+    ) -> None:
+        """What it cost is written to `log` at its end; then `on_end` gets the error that ended it, if one did."""
         self.generations = generations
         self.n = n
         self._log = {} if log is None else log
+        self._on_end = on_end
         self._exits = ExitStack()
 
     def __enter__(self) -> Batch:
@@ -40,6 +47,8 @@ class Batch:
         self._log["num_prompt_tokens"] = usage.prompt_tokens
         self._log["num_cached_tokens"] = usage.prompt_tokens_details.cached_tokens
         self._log["num_generated_tokens"] = usage.completion_tokens
+        if self._on_end is not None:
+            self._on_end(error)
 
     async def start(self, preparations: Sequence[Callable[[], Awaitable[Prepared]]]) -> None:
         """Prepare every prompt and bring an only one to the engine; several go there as they are iterated over.

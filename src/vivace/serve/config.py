@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import UnionType
@@ -69,6 +70,7 @@ class ServeConfig:
     drain_timeout: float = 30.0
     log_format: LogFormat = "text"
     access_log: bool = True
+    otlp_endpoint: str | None = None
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
@@ -86,6 +88,8 @@ class ServeConfig:
                 raise ConfigError(f"{name} must be a number of seconds above 0, not {value}")
         if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
             raise ConfigError("TLS needs both ssl_certfile and ssl_keyfile")
+        if self.otlp_endpoint is not None and not re.fullmatch(r"https?://[!-~]+", self.otlp_endpoint):
+            raise ConfigError(f"otlp_endpoint must be a URL like http://localhost:4318, not {self.otlp_endpoint!r}")
         if "" in self.served_model_name:
             raise ConfigError("served_model_name must not be empty")
         for key in self.api_key:

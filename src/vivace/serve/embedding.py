@@ -15,6 +15,7 @@ from vivace.core.sampling import SamplingParams
 from vivace.core.sequence import Pooling
 from vivace.serve.admission import Admission, Ticket
 from vivace.serve.metrics import RequestMetrics, ServerMetrics
+from vivace.serve.stories import MAX_PROMPTS, PromptStory, RequestStory
 from vivace.worker.job import Job
 from vivace.worker.supervisor import EngineClient
 
@@ -66,6 +67,7 @@ class EmbeddingBatch:
         self._order = order
         self._inputs = inputs
         self._keep = keep
+        self.story = RequestStory(order.request_id, order.key, len(inputs), int(time.time()))
         self._left = deque(range(len(inputs)))
 
     async def run(self) -> None:
@@ -116,8 +118,11 @@ class EmbeddingBatch:
             under_way[asyncio.create_task(self._work(number, ticket))] = ticket
 
     async def _work(self, number: int, ticket: Ticket) -> None:
-        with ticket, self._counted(ticket) as metrics:
-            self._keep(number, await self._embed(number, ticket, metrics))
+        story = PromptStory(f"{self._order.request_id}-{number}", ticket.entered)
+        if number < MAX_PROMPTS:  # they begin in their order
+            self.story.prompts.append(story)
+        with ticket, self._counted(ticket, story) as metrics:
+            self._keep(number, await self._embed(number, ticket, metrics, story))
 
     def _enter(self, number: int) -> Ticket:
         order = self._order
@@ -130,24 +135,29 @@ class EmbeddingBatch:
         return len(entry.encode()) if isinstance(entry, str) else BYTES_PER_TOKEN * len(entry)
 
     @contextmanager
-    def _counted(self, ticket: Ticket) -> Iterator[RequestMetrics]:
+    def _counted(self, ticket: Ticket, story: PromptStory) -> Iterator[RequestMetrics]:
         metrics = self._metrics.begin(ticket.entered)
+        reason = "stop"
         try:
             yield metrics
         except BaseException as error:
-            metrics.finished("abort" if isinstance(error, ABORTS) else "error")
+            reason = "abort" if isinstance(error, ABORTS) else "error"
             raise
-        metrics.finished("stop")
+        finally:
+            metrics.finished(reason)
+            story.end(reason)
 
-    async def _embed(self, number: int, ticket: Ticket, metrics: RequestMetrics) -> list[float]:
+    async def _embed(self, number: int, ticket: Ticket, metrics: RequestMetrics, story: PromptStory) -> list[float]:
         entry, order = self._inputs[number], self._order
         try:
             prompt = await self._encode(entry) if isinstance(entry, str) else entry
             ticket.measured(len(prompt), 0)
+            story.prepared, story.num_prompt_tokens = time.monotonic(), len(prompt)
             await ticket.turn(order.deadline)
             metrics.turn()
-            job = Job(f"{order.request_id}-{number}", prompt, PARAMS, order.priority, order.cache_salt, order.pooling)
-            vector = await self._pooled(job, ticket)
+            story.has_turn(ticket)
+            job = Job(story.job_id, prompt, PARAMS, order.priority, order.cache_salt, order.pooling)
+            vector = await self._pooled(job, ticket, story)
         except RequestError as error:
             error.param = "input" if error.param == "prompt" else error.param
             raise
@@ -155,8 +165,9 @@ class EmbeddingBatch:
         self.num_prompt_tokens += len(prompt)
         return vector
 
-    async def _pooled(self, job: Job, ticket: Ticket) -> list[float]:
+    async def _pooled(self, job: Job, ticket: Ticket, story: PromptStory) -> list[float]:
         stream = self._engine.submit(job)
+        story.follow(stream)
         events: list[TokenEvent] = []
         try:
             async for batch in stream:
@@ -164,6 +175,7 @@ class EmbeddingBatch:
         finally:
             if not stream.is_finished:
                 stream.abort()
+            story.note(stream)
         last = events[-1]
         if last.finish == "abort":
             raise UnavailableError("the engine was stopped", retry_after_s=1.0)

@@ -17,6 +17,7 @@ from vivace.engine.model_limits import ModelLimits
 from vivace.engine.tokenizer import Tokenizer
 from vivace.serve.admission import Ticket
 from vivace.serve.metrics import RequestMetrics
+from vivace.serve.stories import PromptStory
 from vivace.worker.job import Job
 from vivace.worker.stream import TokenStream
 from vivace.worker.supervisor import EngineClient
@@ -73,7 +74,8 @@ class Generation:
         order: Order,
     ) -> None:
         """`enter` gets a ticket at the door, or raises `OverloadedError`."""
-        self.arrived = time.monotonic()
+        self.story = PromptStory(job_id)
+        self.arrived = self.story.arrived
         self.prompt: list[int] = []
         self.num_output_tokens = 0
         self._engine = engine
@@ -107,7 +109,9 @@ class Generation:
             self._stream.abort()
         has_ended = self.is_finished and kind is None
         self._release(has_ended)
-        self._metrics.finished(self._ending(kind) if not has_ended else str(self._continuations[0].finish_reason))
+        reason = self._ending(kind) if not has_ended else str(self._continuations[0].finish_reason)
+        self._metrics.finished(reason)
+        self._tell(reason)
 
     @property
     def is_finished(self) -> bool:
@@ -160,6 +164,7 @@ class Generation:
         limits = ModelLimits(info.vocab_size, frozenset(info.eos_ids))
         limits.check(self.prompt, self._params, None, info.max_model_len)
         self._measure()
+        self.story.prepared, self.story.num_prompt_tokens = time.monotonic(), len(self.prompt)
 
     async def submit(self) -> None:
         """Returns when the engine works on it: with its first tokens, or after `REFUSAL_WAIT_S` without a refusal.
@@ -167,11 +172,14 @@ class Generation:
         Raises `RequestError` (of the engine's), `OverloadedError` and `DeadlineError`.
         """
         deadline, params = self._order.deadline, self._params
-        await self._require_ticket().turn(deadline)
+        ticket = self._require_ticket()
+        await ticket.turn(deadline)
         self._metrics.turn()
+        self.story.has_turn(ticket)
         job = Job(self._job_id, self.prompt, params, self._order.priority, self._order.cache_salt)
         self._stream = self._engine.submit(job)
         self._stream.when_finished = self._release_soon
+        self.story.follow(self._stream)
         if deadline is not None:
             delay_s = max(0.0, deadline - time.monotonic())
             self._deadline_timer = asyncio.get_running_loop().call_later(delay_s, self._expire)
@@ -189,6 +197,13 @@ class Generation:
             if pieces:
                 yield pieces
         self._release(finished=True)  # others of its batch may wait for the room
+
+    def _tell(self, reason: str) -> None:
+        """The end of the story."""
+        if self._stream is not None:
+            self.story.note(self._stream)
+        self.story.num_output_tokens = self.num_output_tokens
+        self.story.end(reason)
 
     def _require_ticket(self) -> Ticket:
         if self._ticket is None:
@@ -280,6 +295,8 @@ class Generation:
         if not self._has_begun:
             self._has_begun = True
             self._require_ticket().first_token(self.num_cached_tokens)
+            if self._stream is not None:
+                self.story.note(self._stream)
             self._metrics.first_token(len(self.prompt))
         if num_new:
             self._metrics.tokens(num_new)

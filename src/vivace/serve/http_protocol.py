@@ -11,7 +11,7 @@ import asyncio
 import logging
 import re
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 import httptools
 import msgspec
@@ -21,6 +21,8 @@ from uvicorn.server import ServerState
 
 from vivace.serve.config import ServeConfig
 from vivace.serve.errors import HttpError, error_body
+from vivace.serve.metrics.http_metrics import OTHER, UNMATCHED, HttpMetrics
+from vivace.serve.metrics.middleware import REFUSED_STATUS
 from vivace.serve.request_scope import new_request_id
 
 WRITE_BUFFER_BYTES = 64 * 1024
@@ -49,9 +51,12 @@ class _Stop(Exception):  # noqa: N818
 class HttpProtocol(HttpToolsProtocol):
     """One connection."""
 
-    def __init__(self, limits: ServeConfig, config: Config, server_state: ServerState) -> None:
+    def __init__(self, limits: ServeConfig, metrics: HttpMetrics, config: Config, server_state: ServerState) -> None:
         super().__init__(config, server_state, {})
         self._limits = limits
+        self._metrics = metrics
+        self._began = metrics.clock()  # of what is read now
+        self._method = OTHER
         self._phase = Phase.IDLE
         self._refusal: HttpError | None = None
         self._is_replaying = False  # a head that has been taken already
@@ -87,6 +92,8 @@ class HttpProtocol(HttpToolsProtocol):
         if self._has_given_up:
             return
         self._unset_keepalive_if_required()
+        if not self._num_head_bytes and self._phase is Phase.IDLE:
+            self._began, self._method = self._metrics.clock(), OTHER
         self._num_raw_bytes += len(data)
         self._num_head_bytes += len(data)
         try:
@@ -184,6 +191,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self._is_replaying:
             return
+        self._method = self.parser.get_method().decode("ascii")
         self._check_head()
         self._phase = Phase.BODY
         self._num_head_bytes = 0
@@ -266,13 +274,16 @@ class HttpProtocol(HttpToolsProtocol):
         is_answered = self._is_answered
         self._phase = Phase.REFUSED
         self._clear_deadline()
-        if self._is_answering:
+        if is_running := self._is_answering:
             is_answered = self.cycle.response_started
+            cast(dict[str, Any], self.cycle.scope)[REFUSED_STATUS] = error.status_code
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         if is_answered or self.transport.is_closing():  # a second answer would be taken for the next request's
             self._close()
             return
+        if not is_running:  # else the application's own layer counts it
+            self._metrics.answered(UNMATCHED, self._method, error.status_code, self._metrics.clock() - self._began)
         request_id = new_request_id()
         self.transport.write(_refusal_bytes(error, request_id))
         fields: dict[str, Any] = {"status": error.status_code, "reason": error.detail}

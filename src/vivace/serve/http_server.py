@@ -18,6 +18,7 @@ from uvicorn.server import ServerState
 from vivace.core.errors import ConfigError
 from vivace.serve.config import ServeConfig
 from vivace.serve.http_protocol import SPARE_CONNECTIONS, HttpProtocol
+from vivace.serve.metrics.http_metrics import HttpMetrics
 
 logger = logging.getLogger("vivace.serve")
 
@@ -30,8 +31,9 @@ SPARE_FILES = 128  # for everything but connections
 class HttpServer:
     """Serves one ASGI app. `listen`, then `drain`, then `close`."""
 
-    def __init__(self, app: ASGIApp, config: ServeConfig) -> None:
+    def __init__(self, app: ASGIApp, config: ServeConfig, metrics: HttpMetrics) -> None:
         self._config = config
+        self._metrics = metrics
         self._state = ServerState()
         self._uvicorn = uvicorn.Config(
             app,
@@ -55,7 +57,7 @@ class HttpServer:
         self._set_date()
         listening = _bound_socket(config.host, config.port)
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: HttpProtocol(config, self._uvicorn, self._state),
+            lambda: HttpProtocol(config, self._metrics, self._uvicorn, self._state),
             sock=listening,
             ssl=context,
             ssl_handshake_timeout=None if context is None else config.header_timeout_s,

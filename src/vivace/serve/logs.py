@@ -32,7 +32,7 @@ def logging_to_stderr(log_format: Literal["text", "json"], *, access_log: bool =
     queue: Queue[Any] = Queue(MAX_QUEUED_LINES)
     entrance = _Entrance(queue)
     listener = QueueListener(queue, handler)
-    loggers = [logging.getLogger(name) for name in ("vivace", "uvicorn.error", "asyncio")]
+    loggers = [logging.getLogger(name) for name in ("vivace", "uvicorn.error", "asyncio", "opentelemetry")]
     before = [(logger.level, logger.propagate) for logger in loggers]
     for logger in loggers:
         logger.addHandler(entrance)

@@ -13,6 +13,7 @@ from vivace.serve.wire.chat import ChatChunk, ChatCompletion, ChatRequest
 from vivace.serve.wire.completions import Completion, CompletionRequest
 from vivace.serve.wire.dashboard import DashboardState
 from vivace.serve.wire.embeddings import EmbeddingRequest, EmbeddingResponse
+from vivace.serve.wire.explanation import RequestExplanation
 from vivace.serve.wire.models import Model, ModelList
 from vivace.serve.wire.responses import Event, ResponseObject, ResponsesRequest
 from vivace.serve.wire.status import Health, Readiness
@@ -97,6 +98,14 @@ OPERATIONS = (
         response=Tokenized,
     ),
     Operation("POST", "/detokenize", "detokenize", "Text of token ids.", DetokenizeRequest, Detokenized),
+    Operation(
+        "GET",
+        "/v1/requests/{id}/explain",
+        "explain_request",
+        "Why a request of this key took as long as it did.",
+        response=RequestExplanation,
+        segments={"id": {"type": "string", "minLength": 1, "pattern": "^[A-Za-z0-9_-]+$"}},
+    ),
     Operation("GET", "/metrics", "metrics", "Numbers for Prometheus.", text_types=("text/plain",)),
     Operation("GET", "/health", "health", "Whether the process lives.", response=Health, is_open=True),
     Operation(

@@ -25,6 +25,7 @@ from vivace.serve.http_server import HttpServer, is_loopback
 from vivace.serve.lifecycle import Lifecycle
 from vivace.serve.logs import logging_to_stderr
 from vivace.serve.service import Service
+from vivace.serve.tracing import make_tracer
 from vivace.worker.compiler import CompilerClient
 from vivace.worker.info import EngineInfo
 from vivace.worker.job import Job
@@ -57,8 +58,10 @@ class _Server:
         ring = KeyRing(keys, shared_prefix_cache=config.shared_prefix_cache)
         self._is_open = not keys
         self._app = build_app(config, self._lifecycle, ring)
-        self._http = HttpServer(self._app, config)
+        self._http = HttpServer(self._app, config, self._app.state.metrics.http)
         self._engine = EngineClient(engine_config)
+        self._names = config.served_model_name or (model_name(engine_config),)
+        self._tracer = make_tracer(config.otlp_endpoint, self._names[0])
         self._service: Service | None = None
         self._signals: list[int] = []
         self._asked = asyncio.Event()  # to end
@@ -106,8 +109,9 @@ class _Server:
             tokenizer,
             Admission(limits, state=lambda: self._engine.gauges),
             self._app.state.metrics,
-            config.served_model_name or (model_name(self._engine_config),),
+            self._names,
             request_timeout_s=config.request_timeout_s,
+            tracer=self._tracer,
         )
         await compiler.start()
         await self._warm_up()
@@ -146,6 +150,8 @@ class _Server:
         await self._engine.close()
         if self._service is not None:
             await self._service.close()
+        if self._tracer is not None:
+            self._tracer.close()
         if self._config.port_file is not None:
             Path(self._config.port_file).unlink(missing_ok=True)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 
 from vivace.core.errors import OverloadedError
@@ -18,6 +18,8 @@ from vivace.serve.generation import Generation, Order
 from vivace.serve.logprob_shapes import LogprobShapes
 from vivace.serve.metrics import ServerMetrics
 from vivace.serve.prompt_encoder import PromptEncoder
+from vivace.serve.stories import MAX_PROMPTS, RequestBook, RequestStory
+from vivace.serve.tracing import TracedCall, Tracer
 from vivace.worker.compiler import CompilerClient
 from vivace.worker.supervisor import EngineClient
 
@@ -35,6 +37,7 @@ class Service:
         model_names: Sequence[str],
         *,
         request_timeout_s: float | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self.engine = engine
         self.compiler = compiler
@@ -43,9 +46,11 @@ class Service:
         self.metrics = metrics
         self.model_names = tuple(model_names)
         self.request_timeout_s = request_timeout_s
+        self.tracer = tracer
         self.encoder = PromptEncoder(tokenizer, engine.info.max_model_len)
         self.logprobs = LogprobShapes(tokenizer)
         self.dashboard = DashboardFeed(self.model_name, engine, admission, metrics)
+        self.book = RequestBook()
         self.created = self.now()
 
     @property
@@ -66,11 +71,37 @@ class Service:
         Of several prompts those that find room now are let in, at least the first; the others follow one by one.
         """
         generations = [self._generation(caller, order, number, size) for number, size in enumerate(num_bytes)]
-        generations[0].let_in()
+        story = RequestStory(caller.request_id, caller.key, len(generations), self.now())
+        story.prompts += [generation.story for generation in generations[:MAX_PROMPTS]]
+        on_end = self._trace(story, TracedCall(caller.path, order.params, caller.trace))
+        try:
+            generations[0].let_in()
+        except OverloadedError as refusal:
+            on_end(refusal)
+            raise
         with suppress(OverloadedError):
             for generation in generations[1:]:
                 generation.let_in()
-        return Batch(generations, order.params.n, caller.log)
+        self.book.add(story)
+        return Batch(generations, order.params.n, caller.log, on_end)
+
+    @contextmanager
+    def told(self, story: RequestStory, call: TracedCall) -> Iterator[None]:
+        """Remember the story, and trace it at the end of the block."""
+        self.book.add(story)
+        error: BaseException | None = None
+        try:
+            yield
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            self._trace(story, call)(error)
+
+    def _trace(self, story: RequestStory, call: TracedCall) -> Callable[[BaseException | None], None]:
+        """What is to be done when the request has ended, with the error that ended it."""
+        tracer = self.tracer
+        return lambda error: None if tracer is None else tracer.record(story, call, error)
 
     def _generation(self, caller: Caller, order: Order, number: int, num_bytes: int) -> Generation:
         enter = partial(

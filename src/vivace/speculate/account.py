@@ -8,23 +8,28 @@ account that is empty waits until the time that passes has paid for the next att
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 
 @dataclass(slots=True)
 class Account:
-    """Gains `share` of every step; holds `most` steps at most, and begins with `balance` of them."""
+    """Gains `share` of every step; holds or owes `most` steps at most, and begins with `balance` of them."""
 
     share: float
     most: float
     balance: float
 
-    def pass_step(self) -> None:
-        """A step went by."""
-        self.book(self.share)
+    def pass_steps(self, count: int) -> None:
+        """So many steps went by."""
+        self.book(self.share * count)
 
     def book(self, steps: float) -> None:
         """Time won, or lost where negative."""
-        self.balance = min(self.balance + steps, self.most)
+        self.balance = max(-self.most, min(self.balance + steps, self.most))
 
     def affords(self, steps: float) -> bool:
         return self.balance >= steps
+
+    def steps_until(self, steps: float) -> int:
+        """How many have to go by until so much can be paid for."""
+        return max(0, ceil((steps - self.balance) / self.share))

@@ -38,6 +38,8 @@ class DraftModel:
     """
 
     is_sequential = True
+    guesses_chains = True
+    reads_every_step = False
 
     def __init__(
         self,
@@ -57,7 +59,7 @@ class DraftModel:
         self._block_size = block_size
         self._max_model_len = max_model_len
         self._max_tokens = max_tokens
-        self._sampler_inputs = SamplerInputs()
+        self._sampler_inputs = SamplerInputs(constrains=False)
         self._progress: dict[Sequence, _Progress] = {}
         self._content: dict[int, bytes] = {}  # block -> hash of its tokens, where the draft has computed it whole
         self._table_resets: list[Sequence] = []
@@ -166,8 +168,8 @@ class DraftModel:
         if progress is None:
             progress = self._progress[sequence] = _Progress(self._shared_tokens(sequence))
         tokens = sequence.tokens
-        for guess in progress.guesses:
-            if tokens[progress.num_computed] != guess:
+        for guess in progress.guesses:  # a constraint may have let fewer of them pass than were computed
+            if progress.num_computed == len(tokens) - 1 or tokens[progress.num_computed] != guess:
                 break
             progress.num_computed += 1
         progress.guesses = []

@@ -1,7 +1,8 @@
 """Medusa heads guess (Cai et al., 2024, "Medusa: simple LLM inference acceleration framework with multiple decoding
-heads"): from the hidden state of a sequence's last row, head k the token k + 2 places behind it.
+heads"): from the hidden state of a sequence's last row, head k the token k + 2 places behind it. The token one place
+behind it was drawn already; heads that were trained so see it too.
 
-The last row's own next token is known when a step begins, so that head 0 guesses the one behind it. Heads run as a
+Heads run as a
 program of their own over the states that the target's left: in the target's program they would run for every row of a
 tree, rejected ones included, and lm_head is the largest matrix of a small model.
 """
@@ -28,6 +29,8 @@ class MedusaProposer:
     guesses move to their places; `paths` are the tree's, the best first."""
 
     is_sequential = False
+    guesses_chains = False
+    reads_every_step = True
 
     def __init__(
         self,
@@ -65,7 +68,8 @@ class MedusaProposer:
         if not asking:
             return [[] for _ in items]
         trees = {item.sequence: self._trees[len(item.draft) - 1] for item in asking}
-        guesses = self._guesses([row_of[item.sequence] for item in asking], list(trees.values()))
+        tokens = [item.sequence.tokens[-1] for item in asking]
+        guesses = self._guesses([row_of[item.sequence] for item in asking], tokens, list(trees.values()))
         made = {item.sequence: one for item, one in zip(asking, guesses, strict=True)}
         for item in asking:
             item.tree = trees[item.sequence].tree
@@ -92,11 +96,12 @@ class MedusaProposer:
         block = item.sequence.block_ids[position // self._block_size]
         return block * self._block_size + position % self._block_size
 
-    def _guesses(self, rows: list[int], trees: list[CandidateTree]) -> list[list[int]]:
-        """Of the states in `rows`, for the tree of each."""
+    def _guesses(self, rows: list[int], tokens: list[int], trees: list[CandidateTree]) -> list[list[int]]:
+        """Of the states in `rows` with the tokens behind them, for the tree of each."""
         num_heads, num_ranks = max(tree.num_heads for tree in trees), max(tree.num_ranks for tree in trees)
         inputs = self._step(len(rows), num_heads)
         inputs.states_TD = np.ascontiguousarray(self._backend.on_host(self._last.states[rows]))
+        inputs.token_ids_T = np.array(tokens, np.int32)
         logits = self._heads[num_heads - 1].run(inputs)
         best = self._backend.top_logprobs(logits, inputs.sampled_rows_S, num_ranks).top_ids_SK.tolist()
         return [

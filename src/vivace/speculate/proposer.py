@@ -15,6 +15,16 @@ class Proposer(Protocol):
         """Whether each further guess of a sequence takes as long as the first."""
         ...
 
+    @property
+    def guesses_chains(self) -> bool:
+        """Whether each guess follows the one before: only then can a constraint go along with them."""
+        ...
+
+    @property
+    def reads_every_step(self) -> bool:
+        """Whether it must see every step (`end_step`), not only those that move blocks (`begin_step`)."""
+        ...
+
     def available(self, sequence: Sequence, most: int) -> int:
         """How many tokens, `most` at most, could be guessed after the sequence's last one."""
         ...

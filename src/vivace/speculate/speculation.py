@@ -17,6 +17,7 @@ from vivace.speculate.rule import Choice, Kind, LengthRule, StepReport
 from vivace.speculate.verdict import INTERVAL_S, Verdict
 from vivace.speculate.verification import Accepted, verify
 
+NOTHING = Accepted([], [], [])
 logger = logging.getLogger(__name__)
 
 
@@ -55,11 +56,24 @@ class Speculation:
         self._clock = clock
         self._cycle = _Cycle(clock())
         self._kind: Kind = "none"  # of the last choice
+        self._num_resting = 0  # steps until the rule is asked again; the last of them is measured
         self._was_guessing = False  # in the step before this one
         self._guessing: list[Sequence] = []  # who is to guess in the next step
         self._verdict = Verdict()
         self._verdict.due = self._cycle.began + INTERVAL_S
         self.stats = SpeculationStats(num_accepted_by_position=[0] * rule.most)
+
+    def rests(self, plan: StepPlan) -> bool:
+        """Whether this step is not looked at: a step that rests costs half a microsecond."""
+        if self._num_resting <= 1 or self.proposer.reads_every_step:
+            return False
+        self._num_resting -= 1
+        if self._cycle.num_sequences:
+            self._report(self._clock())
+            self._cycle.num_sequences = 0
+        if plan.table_resets or plan.preempted or plan.block_copies:
+            self.proposer.begin_step(plan)
+        return True
 
     def propose(self, plan: StepPlan) -> None:
         """Fill the plan's room for guesses, and give back what is not needed."""
@@ -71,12 +85,16 @@ class Speculation:
         self.proposer.begin_step(plan)
         items = plan.drafting
         if items:
-            guesses = self.proposer.propose(items)
+            guesses = [
+                _allowed(item.sequence, made) for item, made in zip(items, self.proposer.propose(items), strict=True)
+            ]
             shorten(plan, [len(made) for made in guesses])
             for item, made in zip(items, guesses, strict=True):
                 item.draft[:] = made
             cycle.lengths = [len(made) for made in guesses if made]
             cycle.guessing_s = self._clock() - began
+        else:
+            cycle.asking_s = self._clock() - began
 
     def verify(self, plan: StepPlan, result: StepResult) -> Accepted:
         """Judge the guesses of the step that has just run; only what stands stays in plan and result.
@@ -89,7 +107,7 @@ class Speculation:
         items = plan.drafting
         if not items:
             self.proposer.end_step(plan, result)
-            return Accepted([], [], [])
+            return NOTHING
         accepted, counts = verify(plan, result)
         self.proposer.end_step(plan, result)
         cycle.num_tokens += sum(counts)
@@ -108,11 +126,16 @@ class Speculation:
         self._guessing = []
         if not any(item.sequence.state is SequenceState.RUNNING for item in plan.scheduled):
             self._cycle.num_sequences = 0  # what comes next may have to be waited for
-        if not self.rule.may_ask(len(plan.scheduled)):
-            self._note("rest")
+        if self._num_resting > 1:
+            self._num_resting -= 1
+            return
+        self._num_resting = self.rule.steps_to_rest(len(plan.scheduled))
+        if self._num_resting:
+            self._kind = "rest"
+            self.stats.num_choices["rest"] += self._num_resting
             return
         began = self._clock()
-        going_on = [item.sequence for item in plan.scheduled if item.samples and _speculates(item.sequence)]
+        going_on = [item.sequence for item in plan.scheduled if item.samples and self._speculates(item.sequence)]
         if not going_on:
             self._note("none")
             return
@@ -123,12 +146,17 @@ class Speculation:
                 self._guessing.append(sequence)
         self._note(choice.kind)
         self.stats.gain = choice.gain
-        self._cycle.asking_s = self._clock() - began
+        self._cycle.asking_s += self._clock() - began
 
     def forget(self, sequence: Sequence) -> None:
         """The sequence has ended."""
         self.proposer.forget(sequence)
         self.rule.acceptance.forget(sequence)
+
+    def _speculates(self, sequence: Sequence) -> bool:
+        return sequence.state is SequenceState.RUNNING and (
+            sequence.constraint is None or self.proposer.guesses_chains
+        )
 
     def _asked(self, sequences: list[Sequence]) -> Choice:
         most, proposer = self.rule.most, self.proposer
@@ -149,7 +177,8 @@ class Speculation:
     def _report(self, ended: float) -> None:
         """Tell the rule of the step that ends where the next one begins."""
         cycle = self._cycle
-        is_steady, self._was_guessing = self._was_guessing, bool(cycle.lengths)
+        is_steady = self._was_guessing == bool(cycle.lengths)
+        self._was_guessing = bool(cycle.lengths)
         if not cycle.num_sequences:
             return
         target_s = ended - cycle.began - cycle.guessing_s - cycle.asking_s
@@ -179,6 +208,8 @@ def _decodes(item: ScheduledSequence) -> bool:
     return item.samples and item.num_new == 1 + len(item.draft)
 
 
-def _speculates(sequence: Sequence) -> bool:
-    """A constraint's state follows its tokens one by one: those under one run without guesses."""
-    return sequence.state is SequenceState.RUNNING and sequence.constraint is None
+def _allowed(sequence: Sequence, guesses: list[int]) -> list[int]:
+    """The first of the guesses, as far as the sequence's constraint allows them and goes on behind them."""
+    if sequence.constraint is None:
+        return guesses
+    return guesses[: sequence.constraint.look_ahead(guesses)]

@@ -7,22 +7,29 @@ from collections import deque
 
 REMEMBERED = 15  # steps of one size: their median stands a preempted thread and follows a growing context
 TOLERANCE = 0.02  # of a median: smaller moves are noise, for which the table is not made again
+FINE_ROWS = 8
 SLOPE_UNSEEN = 0.01  # of a step for each further row, where one size was measured: hopeful, so that it is tried
 
 
 class StepCost:
     """Medians of measured seconds, linear between measured sizes and beyond them, never falling with the rows.
 
-    Reading is an index into a list: the rule reads some hundred entries a step.
+    Reading is an index into a list: the rule reads some hundred entries a step. `is_coarse`: sizes above 8 rows are
+    measured together, 4 for each doubling; else the best of many sizes would be the one that was measured by luck.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_coarse: bool = False) -> None:
+        self._is_coarse = is_coarse
         self._recent: dict[int, deque[float]] = {}
         self._medians: dict[int, float] = {}  # as in the table
         self._sizes: list[int] = []
         self._table: list[float] = []
 
     def observe(self, num_rows: int, seconds: float) -> None:
+        if self._is_coarse and num_rows > FINE_ROWS:
+            width = 1 << num_rows.bit_length() - 3
+            seconds *= (num_rows // width * width) / num_rows
+            num_rows = num_rows // width * width
         recent = self._recent.get(num_rows)
         if recent is None:
             recent = self._recent[num_rows] = deque(maxlen=REMEMBERED)

@@ -36,11 +36,10 @@ class Verdict:
 
 def _sentence(guesses: bool, share: float, gain: float, rule: LengthRule, num_sequences: int) -> str:
     opening = "guessing pays" if guesses else "guessing does not pay"
-    plain_s, next_s = rule.target.seconds(num_sequences), rule.target.seconds(num_sequences + 1)
-    costs = [
-        f"a step of {num_sequences} takes {1e3 * plain_s:.3g} ms",
-        f"a guess in it {1e3 * (next_s - plain_s):.2g} ms",
-    ]
+    plain_s, largest = rule.plain.seconds(num_sequences), (1 + rule.most) * num_sequences
+    costs = [f"a step of {num_sequences} takes {1e3 * plain_s:.3g} ms"]
+    if rule.verifying.knows(largest):
+        costs.append(f"with {rule.most} guesses each {1e3 * rule.verifying.seconds(largest):.3g} ms")
     if rule.sequential:
         costs.append(f"making one {1e3 * rule.guessing.seconds(1):.2g} ms")
     expected = (

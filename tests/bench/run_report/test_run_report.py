@@ -124,7 +124,8 @@ def test_in_a_browser(pages: dict[str, str], kind: str, browser: Any, tmp_path: 
         ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (ground == "rgb(255, 255, 255)") == (scheme == "light")
         beyond = page.eval_on_selector_all(
-            "svg", "all => all.filter(one => { const box = one.getBoundingClientRect(), marks = one.getBBox();"
+            "svg",
+            "all => all.filter(one => { const box = one.getBoundingClientRect(), marks = one.getBBox();"
             " const end = marks.x + marks.width, room = one.viewBox.baseVal.width;"
             " return box.width > 0 && (marks.x < -6 || end > room + 12); }).length",
         )

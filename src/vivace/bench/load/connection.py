@@ -8,6 +8,7 @@ inbox that is emptied when every socket that was ready has been read.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -60,6 +61,7 @@ class Connection(asyncio.Protocol):
         self.was_used = False
         self._inbox = inbox
         self._transport: asyncio.Transport | None = None
+        self._descriptor: int | None = None  # of a connection without TLS
         self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[str, str] = {}
         self._sink: Sink | None = None
@@ -70,6 +72,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         self.is_open = True
+        if transport.get_extra_info("ssl_object") is None:
+            self._descriptor = transport.get_extra_info("socket").fileno()
 
     def data_received(self, data: bytes) -> None:
         self._inbox.put(self, data)
@@ -83,8 +87,20 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None
         self._sink, self._done = sink, asyncio.get_running_loop().create_future()
         self._headers, self._has_head, self._has_begun = {}, False, False
-        self._transport.write(request)
+        left = request[self._written(request) :]
+        if left:
+            self._transport.write(left)
         return self._done
+
+    def _written(self, request: bytes) -> int:
+        """How much the socket took at once. uvloop writes when all that is ready has run: of requests that are due
+        together, the first would wait for the last."""
+        if self._descriptor is None or not self.is_open:
+            return 0
+        try:
+            return os.write(self._descriptor, request)
+        except OSError:
+            return 0  # full, or closed: the transport finds out
 
     def close(self) -> None:
         """Leave at once, whatever is still to come."""

@@ -6,7 +6,8 @@ import asyncio
 import gc
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import uvloop
@@ -67,10 +68,10 @@ async def run_traffic(
             on_record,
             max_concurrency=target.max_concurrency,
         )
-        clock.start(LEAD_S + LEAD_PER_USER_S * (traffic.concurrency or 0))
-        await observer.sample()
         async with GeneratorWatch() as watch:
-            await _undisturbed(conductor, observer)
+            with _no_garbage_collection():
+                clock.start(LEAD_S + LEAD_PER_USER_S * (traffic.concurrency or 0))
+                await _watched(conductor, observer)
             load = watch.load()
         return RunReport(target, load, observer.memory)
     finally:
@@ -96,11 +97,22 @@ def server_description(target: Target) -> Description:
     return uvloop.run(ask())
 
 
-async def _undisturbed(conductor: Conductor, observer: _Observer) -> None:
-    """Play without pauses of the garbage collector: one of its rounds takes tens of milliseconds."""
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """One round of it takes tens of milliseconds. What is there by now is collected before."""
     gc.collect()
     gc.freeze()
     gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
+
+
+async def _watched(conductor: Conductor, observer: _Observer) -> None:
+    """Play, with a sample of the server before, now and then, and after."""
+    await observer.sample()
     watching = asyncio.create_task(observer.watch())
     try:
         await conductor.play()
@@ -108,8 +120,6 @@ async def _undisturbed(conductor: Conductor, observer: _Observer) -> None:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
         await observer.sample()
-        gc.enable()
-        gc.unfreeze()
 
 
 class _Observer:

@@ -62,13 +62,16 @@ def server_facts(server: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _memory(server: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    parts = [
-        f"{_bytes(server[name])} {label}"
-        for name, label in (("weights_bytes", "weights"), ("kv_bytes", "KV cache"), ("other_bytes", "other"))
-        if server.get(name) is not None
-    ]
-    if server.get("peak_resident_bytes") is not None:
-        yield "Memory at most", _bytes(server["peak_resident_bytes"]) + (f" ({', '.join(parts)})" if parts else "")
+    peak = server.get("peak_resident_bytes")
+    if peak is not None:
+        yield "Memory at most", _bytes(peak)
+    for name, label in (
+        ("weights_bytes", "Weights"),
+        ("kv_bytes", "KV cache, reserved"),
+        ("other_bytes", "Other memory"),
+    ):
+        if server.get(name):
+            yield label, _bytes(server[name])
 
 
 def _bytes(number: float) -> str:

@@ -74,7 +74,7 @@ def latency_table(summary: Mapping[str, Any]) -> str:
         one = summary.get(name)
         if isinstance(one, Mapping):
             cells = [_figure(one, figure) for figure in _FIGURES]
-            rows.append([label, *cells, compact(float(one["max"])), one["count"]])
+            rows.append([label, *cells, compact(float(one["max"])), f"{one['count']:,}"])
     headers = ["", *_FIGURES, "max", "samples"]
     return table(headers, rows, caption="Milliseconds", notes=MEANINGS) if rows else ""
 

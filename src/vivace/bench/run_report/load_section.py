@@ -39,8 +39,8 @@ def load_sections(results: Sequence[StoredResult]) -> list[Section]:
 def _offered(result: StoredResult) -> float:
     """What the traffic asked for; what was answered where the traffic waits for answers (a closed loop)."""
     for name in ("rate", "concurrency"):
-        if isinstance(value := result.run.options.get(name), (int, float)):
-            return float(value)
+        if (value := _setting(result, name)) is not None:
+            return value
     return float(result.summary.get("requests_per_s") or 0.0)
 
 
@@ -94,6 +94,13 @@ def _cells(summary: Mapping[str, Any]) -> list[str]:
 
 def _short_name(result: StoredResult) -> str:
     for name, unit in (("rate", "requests/s"), ("concurrency", "users")):
-        if isinstance(value := result.run.options.get(name), (int, float)):
+        if (value := _setting(result, name)) is not None:
             return f"Run {result.run.id}, {value:g} {unit}"
     return f"Run {result.run.id}, {result.run.name}"
+
+
+def _setting(result: StoredResult, name: str) -> float | None:
+    """A number of the run's options, or of its traffic's."""
+    traffic = result.run.options.get("traffic")
+    value = result.run.options.get(name, traffic.get(name) if isinstance(traffic, dict) else None)
+    return float(value) if isinstance(value, (int, float)) else None

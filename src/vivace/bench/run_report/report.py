@@ -53,7 +53,8 @@ def _remarks(result: StoredResult) -> Iterator[str]:
     """What a reader must know before the figures."""
     if result.run.finished_at is None:
         yield "This run did not come to its end: the figures are those of the requests that had ended until then."
-    yield from (result.summary.get("generator") or {}).get("warnings") or ()
+    for warning in (result.summary.get("generator") or {}).get("warnings") or ():
+        yield f"{warning[:1].upper()}{warning[1:]}."
     bad = {name: int(result.summary.get(f"num_{name}") or 0) for name in ("errors", "refused", "cancelled")}
     if any(bad.values()):
         counts = ", ".join(f"{number} {name.replace('errors', 'failed')}" for name, number in bad.items() if number)

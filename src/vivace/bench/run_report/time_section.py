@@ -35,7 +35,9 @@ def _server_lanes(samples: Sequence[ServerSample], records: Sequence[RequestReco
         yield Lane(Axis("Requests on their way"), [Series("on their way", _on_their_way(records), steps=True)])
     usage = [(one.time_s, one.kv_usage) for one in samples if one.kv_usage is not None]
     if len(usage) > 1:
-        yield Lane(Axis("KV cache in use", share=True, low=0, high=1), [Series("KV cache in use", usage, steps=True)])
+        most = 1 if max(share for _, share in usage) > 0.2 else None  # one hardly used has a scale of its own
+        axis = Axis("KV cache in use", share=True, low=0, high=most)
+        yield Lane(axis, [Series("KV cache in use", usage, steps=True)])
 
 
 def _client_lanes(result: StoredResult) -> Iterator[Lane]:

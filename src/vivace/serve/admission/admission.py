@@ -16,6 +16,7 @@ from dataclasses import replace
 from functools import partial
 from math import ceil
 from types import TracebackType
+from typing import get_args
 
 from vivace.core.errors import ContextLengthError, DeadlineError, OverloadedError, RequestError
 from vivace.serve.admission.demand import Demand
@@ -26,6 +27,7 @@ from vivace.serve.admission.known_prefixes import KnownPrefixes
 from vivace.serve.admission.limits import AdmissionLimits, EngineState, UnknownState
 from vivace.serve.admission.occupancy import Occupancy, Refusal
 from vivace.serve.admission.request_sizes import RequestSizes
+from vivace.serve.admission.turn_delays import TurnDelays
 
 LATE = 1.2  # a turn that did not come within so many times `max_queue_s` is refused
 LATENESS_MEMORY = 0.1
@@ -54,7 +56,9 @@ class Admission:
         state: Callable[[], EngineState] | None = None,
     ) -> None:
         self.limits = limits
-        self.num_refused: Counter[str] = Counter()  # by reason
+        self.num_refused = Counter[str](
+            dict.fromkeys(get_args(Refusal), 0)
+        )  # a rate needs the 0 before the first one
         self._clock = clock
         self._state = state or partial(UnknownState, limits.engine.num_kv_blocks)
         self._rate = DrainRate(limits, self._state, clock)
@@ -63,6 +67,7 @@ class Admission:
         self._occupancy = Occupancy(limits)
         self._room = EngineRoom(limits.engine)
         self._queue: FairQueue[Ticket] = FairQueue(limits.aging_s, self._rate.seconds)
+        self._delays = TurnDelays()
         self._lateness_s = 0.0  # by how much turns came later than predicted, a moving mean
 
     def enter(self, *, key: str, num_bytes: int, max_tokens: int | None, n: int = 1, priority: int = 0) -> Ticket:
@@ -169,6 +174,8 @@ class Admission:
         self._occupancy.leave(ticket.key, ticket.demand)
 
     def _line_up(self, ticket: Ticket) -> None:
+        ticket.num_ahead = max(round(self._queue.backlog.num_requests) - 1, 0)
+        ticket.delays_before = self._delays.totals(self._clock())
         self._queue.push(ticket)
         self._give_turns()
 
@@ -180,14 +187,19 @@ class Admission:
         lead_tokens = LEAD * self.limits.max_queue_s * self._rate.prompt_tokens_per_s
         while (ticket := self._queue.next(now)) is not None:
             state = self._state()
-            if not self._room.has_room(ticket.demand, lead_tokens, state.num_free_blocks + state.num_cached_blocks):
+            num_available = state.num_free_blocks + state.num_cached_blocks
+            obstacle = self._room.obstacle(ticket.demand, lead_tokens, num_available)
+            self._delays.note(now, obstacle)
+            if obstacle is not None:
                 return
             self._queue.pop(ticket)
+            ticket.delays = self._delays.since(ticket.delays_before, now)
             self._occupancy.stop_waiting(ticket.key, ticket.demand)
             self._rate.started()
             self._room.take(ticket.call(now, self.limits.engine.block_size))
             late_s = max(now - ticket.entered - ticket.predicted_wait_s, 0.0)
             self._lateness_s += LATENESS_MEMORY * (min(late_s, self.limits.max_queue_s / 2) - self._lateness_s)
+        self._delays.note(now, None)
 
     def _expire_later(
         self, ticket: Ticket, loop: asyncio.AbstractEventLoop, deadline: float | None
@@ -258,6 +270,9 @@ class Ticket:
         self.max_new_tokens = 0
         self.num_tokens = 0
         self.num_expected = 0.0  # tokens that its blocks have room for
+        self.num_ahead = 0  # requests that waited, or were about to, when it joined them
+        self.delays_before: dict[str, float] = {}
+        self.delays: dict[str, float] = {}  # seconds of its wait, by what the first in the queue lacked
         self.held: Demand | None = None  # what it holds of the engine
         self.is_started = False
         self._admission = admission

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vivace.serve.admission.demand import Demand
 from vivace.serve.admission.limits import EngineCapacity
+from vivace.serve.admission.turn_delays import Obstacle
 
 
 class EngineRoom:
@@ -18,20 +19,24 @@ class EngineRoom:
         self.held = Demand()
         self.unstarted = Demand()  # those of `held` whose first token has not come
 
-    def has_room(self, demand: Demand, lead_tokens: float, num_available_blocks: int) -> bool:
-        """Whether the demand can start soon; always true where nothing else is held.
+    def obstacle(self, demand: Demand, lead_tokens: float, num_available_blocks: int) -> Obstacle | None:
+        """What the demand lacks to start soon; None where it can, and always where nothing else is held.
 
         `lead_tokens` is how much prompt work may lie ready, `num_available_blocks` what the engine says it has.
         """
         if not self.held.num_requests:
-            return True
+            return None
+        if self.held.num_sequences + demand.num_sequences > self._engine.max_num_seqs:
+            return "rows"
+        if (
+            self.held.blocks + demand.blocks > self._engine.num_kv_blocks
+            or self.unstarted.prompt_blocks + demand.prompt_blocks > num_available_blocks
+        ):
+            return "blocks"
         ready = self.unstarted.computed_tokens
-        return (
-            self.held.num_sequences + demand.num_sequences <= self._engine.max_num_seqs
-            and self.held.blocks + demand.blocks <= self._engine.num_kv_blocks
-            and self.unstarted.prompt_blocks + demand.prompt_blocks <= num_available_blocks
-            and (not ready or ready + demand.computed_tokens <= max(lead_tokens, self._engine.max_num_batched_tokens))
-        )
+        if ready and ready + demand.computed_tokens > max(lead_tokens, self._engine.max_num_batched_tokens):
+            return "prompts"
+        return None
 
     def share_at_once(self, demand: Demand) -> float:
         """The share (0 to 1) of a queue's demand that finds rows and blocks without anyone ending."""

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-
-from vivace.serve.metrics.families import Labels, counter, counters, gauge
+from vivace.serve.metrics.families import Family, Labels, counter, counters, gauge
 
 
 class EngineFacts(Protocol):
@@ -19,6 +17,8 @@ class EngineFacts(Protocol):
     def num_kv_blocks(self) -> int: ...
     @property
     def kv_cache_dtype(self) -> str: ...
+    @property
+    def kv_bytes_per_token(self) -> int: ...
     @property
     def max_model_len(self) -> int: ...
     @property
@@ -79,9 +79,11 @@ class Engine(Protocol):
     def gauges(self) -> EngineNumbers: ...
     @property
     def state(self) -> str: ...
+    @property
+    def engine_pid(self) -> int | None: ...
 
 
-def engine_families(engine: Engine, labels: Labels, num_queued: int) -> Iterator[Metric]:
+def engine_families(engine: Engine, labels: Labels, num_queued: int) -> Iterator[Family]:
     """`num_queued` requests wait in the front; they count as waiting, wherever dashboards and gateways look."""
     facts, now = engine.info, engine.gauges
     yield gauge("num_requests_running", "Sequences in the engine's batch.", labels, now.num_running)
@@ -97,6 +99,8 @@ def engine_families(engine: Engine, labels: Labels, num_queued: int) -> Iterator
     yield gauge("max_model_len", "Tokens of the context window.", labels, facts.max_model_len)
     yield gauge("max_num_seqs", "Sequences that the engine runs at once.", labels, facts.max_num_seqs)
     yield gauge("weight_bytes", "Memory of the weights.", labels, facts.weight_bytes)
+    kv_bytes = facts.num_kv_blocks * facts.block_size * facts.kv_bytes_per_token
+    yield gauge("kv_cache_bytes", "Memory of the KV cache.", labels, kv_bytes)
     yield gauge("engine_ready", "1 while the engine stands.", labels, float(engine.state == "ready"))
     yield gauge("engine_last_step_seconds", "Duration of the last step.", labels, now.last_step_s)
     yield _cache_config(facts, labels)
@@ -109,21 +113,18 @@ def engine_families(engine: Engine, labels: Labels, num_queued: int) -> Iterator
     yield from _speculation(now, labels)
 
 
-def _cache_config(facts: EngineFacts, labels: Labels) -> GaugeMetricFamily:
+def _cache_config(facts: EngineFacts, labels: Labels) -> Family:
     """Gateways read size and count of the blocks from the labels of this one."""
     described = {
         "block_size": str(facts.block_size),
         "num_gpu_blocks": str(facts.num_kv_blocks),  # the field's name for it, whatever the device
         "cache_dtype": facts.kv_cache_dtype,
     }
-    family = GaugeMetricFamily(
-        "vivace:cache_config_info", "How the KV cache is laid out.", labels=[*labels.names, *described]
-    )
-    family.add_metric([*labels.values, *described.values()], 1.0)
-    return family
+    all_labels = Labels((*labels.names, *described), (*labels.values, *described.values()))
+    return gauge("cache_config_info", "How the KV cache is laid out.", all_labels, 1.0)
 
 
-def _computed(now: EngineNumbers, labels: Labels) -> CounterMetricFamily:
+def _computed(now: EngineNumbers, labels: Labels) -> Family:
     return counter(
         "engine_computed_tokens",
         "Tokens that went through the model, again included.",
@@ -132,7 +133,7 @@ def _computed(now: EngineNumbers, labels: Labels) -> CounterMetricFamily:
     )
 
 
-def _speculation(now: EngineNumbers, labels: Labels) -> Iterator[Metric]:
+def _speculation(now: EngineNumbers, labels: Labels) -> Iterator[Family]:
     """What was guessed, what stood, and what the rule that decides it last expected."""
     yield counter("spec_decode_num_drafts", "Guesses of one or more tokens.", labels, now.num_drafts)
     yield counter("spec_decode_num_draft_tokens", "Tokens guessed.", labels, now.num_draft_tokens)
@@ -141,16 +142,16 @@ def _speculation(now: EngineNumbers, labels: Labels) -> Iterator[Metric]:
         "spec_decode_num_accepted_tokens_per_pos",
         "Guessed tokens that stood, by their place in the guess.",
         labels,
-        "position",
-        {str(position): count for position, count in enumerate(now.num_accepted_by_position)},
+        ("position",),
+        {(str(position),): count for position, count in enumerate(now.num_accepted_by_position)},
     )
     yield counters(
         "spec_decode_choices",
         "Steps by what the rule chose: guess, plain (guessing would not pay), trial (to measure), none (no guess), "
         "rest (not asked, as asking costs as well).",
         labels,
-        "choice",
-        now.speculation_choices,
+        ("choice",),
+        {(choice,): count for choice, count in now.speculation_choices.items()},
     )
     yield gauge(
         "spec_decode_expected_gain",

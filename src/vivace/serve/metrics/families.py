@@ -1,52 +1,76 @@
-"""Names and labels of metric families, in one shape."""
+"""Metric families: a name, a kind and lines, in one shape. Nothing is kept between two scrapes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
-
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 from vivace.serve.metrics.histogram import Histogram
 
 PREFIX = "vivace:"
+Kind = Literal["gauge", "counter", "histogram"]
 
 
 class Labels(NamedTuple):
     names: tuple[str, ...]
     values: tuple[str, ...]
 
+    def text(self, further: Iterable[tuple[str, str]] = ()) -> str:
+        """As an exposition writes them, without braces."""
+        pairs = (*zip(self.names, self.values, strict=True), *further)
+        return ",".join(f'{name}="{_escaped(value)}"' for name, value in pairs)
 
-def gauge(name: str, text: str, labels: Labels, value: float) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(PREFIX + name, text, labels=labels.names)
-    family.add_metric(labels.values, value)
-    return family
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """`name` without the suffix of its samples. `lines`: suffix with labels, and the value."""
+
+    name: str
+    kind: Kind
+    text: str
+    lines: list[tuple[str, float]] = field(default_factory=list)
 
 
-def counter(name: str, text: str, labels: Labels, value: float) -> CounterMetricFamily:
+def gauge(name: str, text: str, labels: Labels, value: float) -> Family:
+    return Family(PREFIX + name, "gauge", text, [(_braced("", labels.text()), value)])
+
+
+def counter(name: str, text: str, labels: Labels, value: float) -> Family:
     """Its sample ends in `_total`."""
-    family = CounterMetricFamily(PREFIX + name, text, labels=labels.names)
-    family.add_metric(labels.values, value)
-    return family
+    return Family(PREFIX + name, "counter", text, [(_braced("_total", labels.text()), value)])
 
 
-def counters(name: str, text: str, labels: Labels, label: str, values: Mapping[str, float]) -> CounterMetricFamily:
-    """One sample for each value of a further label."""
-    family = CounterMetricFamily(PREFIX + name, text, labels=(*labels.names, label))
-    for key, value in values.items():
-        family.add_metric((*labels.values, key), value)
-    return family
+def counters(
+    name: str, text: str, labels: Labels, further: tuple[str, ...], values: Mapping[tuple[str, ...], float]
+) -> Family:
+    """One sample for each combination of further labels."""
+    lines = [(_braced("_total", labels.text(zip(further, keys, strict=True))), one) for keys, one in values.items()]
+    return Family(PREFIX + name, "counter", text, lines)
 
 
-def histogram(name: str, text: str, labels: Labels, values: Histogram) -> HistogramMetricFamily:
+def histogram(name: str, text: str, labels: Labels, values: Histogram) -> Family:
     return histograms(name, text, labels, (), {(): values})
 
 
 def histograms(
     name: str, text: str, labels: Labels, further: tuple[str, ...], values: Mapping[tuple[str, ...], Histogram]
-) -> HistogramMetricFamily:
+) -> Family:
     """One histogram for each combination of further labels."""
-    family = HistogramMetricFamily(PREFIX + name, text, labels=(*labels.names, *further))
+    family = Family(PREFIX + name, "histogram", text)
     for keys, one in values.items():
-        family.add_metric((*labels.values, *keys), one.cumulative(), one.sum)
+        shared = labels.text(zip(further, keys, strict=True))
+        before = f"_bucket{{{shared},le=" if shared else "_bucket{le="
+        cumulative = one.cumulative()
+        family.lines.extend((f'{before}"{bound}"}}', count) for bound, count in cumulative)
+        family.lines.append((_braced("_count", shared), cumulative[-1][1]))
+        family.lines.append((_braced("_sum", shared), one.sum))
     return family
+
+
+def _braced(suffix: str, labels: str) -> str:
+    return f"{suffix}{{{labels}}}" if labels else suffix
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

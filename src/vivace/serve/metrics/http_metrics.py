@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 from vivace.serve.metrics.histogram import LATENCY_S, Histogram
 
+UNMATCHED = "unmatched"  # the route of all that none of ours took
+OTHER = "other"  # the method of all that is not one of these
 METHODS = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH"})
 
 
@@ -21,5 +23,5 @@ class HttpMetrics:
         self.num_open = 0
 
     def answered(self, route: str, method: str, status: int, duration_s: float) -> None:
-        self.num_exchanges[route, method if method in METHODS else "other", status] += 1
+        self.num_exchanges[route, method if method in METHODS else OTHER, status] += 1
         self.duration_s[route].observe(duration_s)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vivace.serve.metrics.http_metrics import HttpMetrics
+from vivace.serve.metrics.http_metrics import UNMATCHED, HttpMetrics
 
-UNMATCHED = "unmatched"
 CLIENT_GONE = 499  # no status was sent: nobody was there to read one
+REFUSED_STATUS = "refused_status"  # in the scope of a request that the protocol refused on its way: what it answered
 
 
 class MetricsMiddleware:
@@ -36,6 +36,8 @@ class MetricsMiddleware:
             await self._app(scope, receive, noting_send)
         finally:
             metrics.num_open -= 1
+            if status == CLIENT_GONE:
+                status = scope.get(REFUSED_STATUS, CLIENT_GONE)
             metrics.answered(self._pattern(scope), scope["method"], status, metrics.clock() - began)
 
     def _pattern(self, scope: Scope) -> str:

@@ -10,6 +10,8 @@ from vivace.serve.metrics.event_loop_lag import EventLoopLag
 from vivace.serve.metrics.histogram import LATENCY_S, TOKEN_LATENCY_S, TOKENS, Histogram
 from vivace.serve.metrics.http_metrics import HttpMetrics
 
+FINISH_REASONS = ("stop", "length", "abort", "error")
+
 
 class ServerMetrics:
     """What all requests of this process add up to. No global state: one for each app."""
@@ -20,7 +22,7 @@ class ServerMetrics:
         self.event_loop = EventLoopLag()
         self.num_prompt_tokens = 0
         self.num_generation_tokens = 0
-        self.finished: Counter[str] = Counter()  # by finish reason
+        self.finished = Counter(dict.fromkeys(FINISH_REASONS, 0))  # a rate needs the 0 before the first one
         self.queue_s = Histogram(LATENCY_S)
         self.first_token_s = Histogram(LATENCY_S)
         self.inter_token_s = Histogram(TOKEN_LATENCY_S)

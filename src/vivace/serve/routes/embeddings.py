@@ -17,8 +17,9 @@ from vivace.engine.pooling import unit_vector
 from vivace.serve.body import read_body
 from vivace.serve.caller import Caller
 from vivace.serve.disconnect import run_until_disconnected
-from vivace.serve.embedding import EmbeddingBatch, EmbeddingOrder, Input
+from vivace.serve.embedding import PARAMS, EmbeddingBatch, EmbeddingOrder, Input
 from vivace.serve.service import Service
+from vivace.serve.tracing import TracedCall
 from vivace.serve.wire.embeddings import (
     MAX_INPUTS,
     Embedding,
@@ -50,7 +51,8 @@ async def create_embeddings(request: Request) -> Response:
         inputs,
         keep,
     )
-    await run_until_disconnected(request, batch.run())
+    with service.told(batch.story, TracedCall(caller.path, PARAMS, caller.trace)):
+        await run_until_disconnected(request, batch.run())
     caller.log["num_prompt_tokens"] = batch.num_prompt_tokens
     usage = EmbeddingUsage(batch.num_prompt_tokens, batch.num_prompt_tokens)
     answer = EncodedEmbeddingResponse(encoded, body.model or service.model_name, usage)

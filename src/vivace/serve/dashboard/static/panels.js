@@ -8,6 +8,7 @@ const WINDOW_S = 30;
 const RATE_S = 3;
 const TABLE_ROWS = 20;
 const byId = (id) => document.getElementById(id);
+const counted = (counts) => Object.entries(counts).filter(([, number]) => number > 0);
 const sum = (counts) => Object.values(counts).reduce((all, one) => all + one, 0);
 
 // The value for programs, the words for people; `unit` in small type.
@@ -116,7 +117,7 @@ function queue(now) {
   station("engine", engine.num_waiting, engine.num_waiting / engine.max_num_seqs);
   station("running", engine.num_running, engine.num_running / engine.max_num_seqs);
   say("queue-what", `a request that came now would wait ${door.predicted_wait_s < 0.001 ? "not at all" : span(door.predicted_wait_s)}`);
-  const refused = Object.entries(door.num_refused).map(([reason, number]) => `${count(number)} ${reason}`).join(", ");
+  const refused = counted(door.num_refused).map(([reason, number]) => `${count(number)} ${reason}`).join(", ");
   say("queue-note", `${many(door.num_queued_tokens, "prompt token")} at the door. Refused so far: ${refused || "none"}.`);
 }
 
@@ -133,7 +134,7 @@ function speculation(history, now) {
   else write("acceptance", null, "–");
   say("guess-what", guessed > 0 ? `last ${WINDOW_S} s` : isOn ? "no guess lately" : "off, or nothing guessed yet");
   positions(all);
-  const choices = Object.entries(all.choices).map(([kind, number]) => `${kind} ${count(number)}`).join(", ");
+  const choices = counted(all.choices).map(([kind, number]) => `${kind} ${count(number)}`).join(", ");
   const gain = `Expected gain ×${all.gain.toFixed(2)}.`;
   say("guess-note", isOn ? `Since the start: ${count(all.num_accepted_tokens)} of ${count(all.num_draft_tokens)} stood. Steps by choice: ${choices || "none"}. ${gain}`
     : "Guessed tokens that the model confirms come free. Start the server with --speculative-config.");
