@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,9 +11,9 @@ import torch
 
 from vivace.backends.cuda import device as device_module
 from vivace.backends.cuda.backend import CudaBackend
-from vivace.backends.cuda.device import facts, open_device
+from vivace.backends.cuda.device import facts, open_device, running_on
 from vivace.core.config import EngineConfig
-from vivace.core.errors import ConfigError
+from vivace.core.errors import ConfigError, EngineError
 from vivace.engine import backend as choosing
 from vivace.engine.backend import make_backend
 from vivace.engine.resolve import resolve
@@ -149,4 +150,12 @@ def test_an_allocation_that_fails_names_the_numbers(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1 << 30, 80 << 30))
     expected = r"weights takes 2\.00 GiB, and cpu has 1\.00 of 80\.0 GiB free"
     with pytest.raises(ConfigError, match=expected), backend._memory_for("weights", 2 << 30):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+
+def test_a_step_that_does_not_fit_names_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1 << 29, 80 << 30))
+    monkeypatch.setattr(torch.cuda, "device", nullcontext)
+    expected = r"cuda:0 is out of memory in a step: 0\.50 of 80\.0 GiB are free; lower gpu_memory_utilization"
+    with pytest.raises(EngineError, match=expected), running_on(torch.device("cuda", 0)):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")

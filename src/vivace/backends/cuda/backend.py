@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vivace.backends.cuda.device import DeviceFacts, facts, open_device
+from vivace.backends.cuda.device import DeviceFacts, facts, open_device, running_on
 from vivace.backends.cuda.executable import CudaExecutable
 from vivace.backends.cuda.kv_cache import CudaKVCache
 from vivace.backends.cuda.logprobs import top_logprobs
@@ -92,11 +92,13 @@ class CudaBackend:
 
     def sample(self, logits: Any, inputs: SampleInputs) -> Int32Array:
         """Token ids [S]: the step's one wait for the device."""
-        return sample(logits, inputs)
+        with running_on(self.device):
+            return sample(logits, inputs)
 
     def top_logprobs(self, logits: Any, tokens_S: Int32Array, k: int) -> TopLogprobs:
         """The chosen tokens' and the k most likely tokens' values of each row's raw log-softmax."""
-        return top_logprobs(logits, tokens_S, k)
+        with running_on(self.device):
+            return top_logprobs(logits, tokens_S, k)
 
     def on_host(self, values: Any) -> Float32Array:
         """A NumPy array with what an executable returned."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
-from vivace.core.errors import ConfigError
+from vivace.core.errors import ConfigError, EngineError
 
 OLDEST_CAPABILITY = (8, 0)  # bfloat16 in tensor cores: A100, RTX 30 and newer
 
@@ -50,6 +52,23 @@ def open_device(name: str) -> torch.device:
             f"{_dotted(capability)}; the CUDA backend needs {_dotted(OLDEST_CAPABILITY)} or newer"
         )
     return torch.device("cuda", index)
+
+
+@contextmanager
+def running_on(device: torch.device) -> Iterator[None]:
+    """Streams and events are this device's. `EngineError` with the numbers where its memory does not hold a step."""
+    if device.type == "cpu":
+        yield
+        return
+    try:
+        with torch.cuda.device(device):
+            yield
+    except torch.cuda.OutOfMemoryError as error:
+        free, total = torch.cuda.mem_get_info(device)
+        raise EngineError(
+            f"{device} is out of memory in a step: {free / 2**30:.2f} of {total / 2**30:.1f} GiB are free; "
+            "lower gpu_memory_utilization or max_num_batched_tokens"
+        ) from error
 
 
 def facts(device: torch.device) -> DeviceFacts | None:

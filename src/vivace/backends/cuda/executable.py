@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vivace.backends.cuda.device import running_on
 from vivace.backends.cuda.graphs import Results, StepGraphs
 from vivace.backends.cuda.interpreter import Interpreter, last_uses
 from vivace.backends.cuda.kv_cache import CudaKVCache
@@ -41,7 +40,7 @@ class CudaExecutable:
         """Logits [S, V] on the device, float32, valid until the next run."""
         self._check(inputs)
         num_sampled = len(inputs.sampled_rows_S)
-        with self._on_device():
+        with running_on(self._cache.device):
             self._cache.begin_step(inputs)
             results = self._graphs.run(inputs)
             if results is not None:
@@ -61,7 +60,7 @@ class CudaExecutable:
     def run_timed(self, inputs: StepInputs) -> Float64Array:
         """Seconds of each operation, waiting for each; then of the transfer before them."""
         self._check(inputs)
-        with self._on_device():
+        with running_on(self._cache.device):
             moments = [self._moment()]
             self._cache.begin_step(inputs)
             interpreter = Interpreter(self._cache, self._send(inputs), self._precision)
@@ -78,9 +77,8 @@ class CudaExecutable:
             interpreter.execute(op, dying)
         assert self._program.output is not None  # checked when it was compiled
         named = self._program.states
-        return interpreter.read(self._program.output).float(), None if named is None else interpreter.read(
-            named
-        ).float()
+        states = None if named is None else interpreter.read(named).float()
+        return interpreter.read(self._program.output).float(), states
 
     def _send(self, inputs: StepInputs) -> DeviceStep:
         return send_step(inputs, self._upload, self._cache.spec, self._cache.device)
@@ -89,23 +87,6 @@ class CudaExecutable:
         limits = self._limits
         if len(inputs.token_ids_T) > limits.max_tokens or len(inputs.sampled_rows_S) > limits.max_sampled:
             raise EngineError(f"the step is larger than {limits}")
-
-    @contextmanager
-    def _on_device(self) -> Iterator[None]:
-        """Streams and events are those of the cache's device; a full one is answered with the numbers."""
-        device = self._cache.device
-        if device.type == "cpu":
-            yield
-            return
-        try:
-            with torch.cuda.device(device):
-                yield
-        except torch.cuda.OutOfMemoryError as error:
-            free, total = torch.cuda.mem_get_info(device)
-            raise EngineError(
-                f"{device} is out of memory in a step: {free / 2**30:.2f} of {total / 2**30:.1f} GiB are free; "
-                "lower gpu_memory_utilization or max_num_batched_tokens"
-            ) from error
 
     def _moment(self) -> float:
         if self._cache.device.type == "cuda":
