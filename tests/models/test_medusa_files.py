@@ -45,7 +45,7 @@ def test_heads_come_back(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("format", "medusa-2"), ("format", 1), ("num_heads", 0), ("num_heads", 17), ("num_heads", "3"),
+        ("format", "medusa-9"), ("format", 1), ("num_heads", 0), ("num_heads", 17), ("num_heads", "3"),
         ("hidden_size", -1), ("vocab_size", None), ("base_fingerprint", 7), ("weights_sha256", "0" * 64),
         ("tree", []), ("tree", "all"), ("tree", [[0], [0]]), ("tree", [[0, 0]]), ("tree", [[]]), ("tree", [[-1]]),
         ("tree", [[True]]), ("tree", [[0], [0, 0], [0, 0, 0], [0, 0, 0, 0]]), ("tree", [[i] for i in range(1025)]),

@@ -66,14 +66,6 @@ class AllocatorPair:
         self.live.append(child)
         self._compare("fork", None, None)
 
-    def truncate(self, sequence: Sequence) -> None:
-        if sequence.num_pending > 0:
-            return
-        num_blocks = len(sequence.block_ids)
-        dropped = self.manager.truncate(sequence)
-        self.reference.truncate(sequence, sequence.num_computed)
-        self._compare(("truncate", dropped), len(sequence.block_ids) < num_blocks, dropped)
-
     def release(self, sequence: Sequence) -> None:
         self.live.remove(sequence)
         self.manager.release(sequence)

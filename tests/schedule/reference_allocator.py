@@ -88,10 +88,6 @@ class ReferenceAllocator:
         self.parents[child] = self.parents[parent]
         self.registered[child] = self.registered[parent]
 
-    def truncate(self, name: Hashable, computed: int) -> None:
-        while len(self.tables[name]) > self._ceil(computed):
-            self._give_back(self.tables[name].pop(), name)
-
     def release(self, name: Hashable) -> None:
         for block in [block for block, owner in self.pending.items() if owner == name]:
             del self.pending[block]

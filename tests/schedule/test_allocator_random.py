@@ -48,11 +48,6 @@ class AllocatorMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.pair.live)
     @rule(data=st.data())
-    def truncate(self, data: st.DataObject) -> None:
-        self.pair.truncate(data.draw(st.sampled_from(self.pair.live)))
-
-    @precondition(lambda self: self.pair.live)
-    @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
         self.pair.release(data.draw(st.sampled_from(self.pair.live)))
 
@@ -96,7 +91,6 @@ def test_random_operations_agree_with_the_reference(name: str) -> None:
         "fork", "release",
         ("admit", 0), ("admit", 1), ("admit", "waits"), ("admit", "full"),
         ("advance", True), ("advance", False), ("advance", "copied"),
-        ("truncate", True), ("truncate", False),
     }  # fmt: skip
 
 
@@ -112,7 +106,5 @@ def apply_random_operation(pair: AllocatorPair, chance: random.Random, vocabular
         pair.advance(sequence, token, chance.randint(1, 8), chance.choice([0, 0, 0, 1, 5]))
     elif kind < 0.8:
         pair.fork(sequence, token)
-    elif kind < 0.85:
-        pair.truncate(sequence)
     else:
         pair.release(sequence)

@@ -213,17 +213,6 @@ def test_can_grow_counts_the_copy() -> None:
     assert manager.grow(parent, 1) is None
 
 
-def test_truncate_drops_blocks_of_rejected_tokens() -> None:
-    manager = BlockManager(10, 4)
-    sequence = run(manager, make_sequence(range(6)))
-    manager.grow(sequence, 7)
-    assert len(sequence.block_ids) == 4
-    assert manager.truncate(sequence)
-    assert len(sequence.block_ids) == 2
-    assert not manager.truncate(sequence)
-    assert counts(manager) == (8, 0, 2)
-
-
 def test_misuse_is_an_engine_error() -> None:
     manager = BlockManager(10, 4)
     sequence = admit(manager, make_sequence(range(6)))
@@ -231,8 +220,6 @@ def test_misuse_is_an_engine_error() -> None:
         manager.admit(sequence, manager.match(sequence))
     with pytest.raises(EngineError, match="forked before"):
         manager.fork(sequence, make_fork(sequence, 1))
-    with pytest.raises(EngineError, match="truncated"):
-        manager.truncate(sequence)
     sequence.block_ids.append(9)
     with pytest.raises(EngineError, match="KV block 9 has 0 references but 1 owners"):
         manager.check_integrity()

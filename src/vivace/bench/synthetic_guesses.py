@@ -19,7 +19,6 @@ class SyntheticGuesses:
 
     is_sequential = False
     guesses_chains = True
-    reads_every_step = False
 
     def __init__(self, rate: float, vocab_size: int, seed: int, depth: int) -> None:
         self.answers: Items[Items[int]] = ()

@@ -87,7 +87,7 @@ LOAD_HELP = {
     "long-answer, agent or uniform.",
     "trace": "A published trace to replay (Azure, BurstGPT, Mooncake, Qwen-Bailian; plain or .gz), with our texts.",
     "conversations": "A ShareGPT-style JSONL file whose conversations are sent.",
-    "num_requests": "Requests that are counted; of a trace, its first ones.",
+    "num_requests": "Requests that are counted; of a trace, its first ones; of a rate in a sweep, at least so many.",
     "request_rate": "Requests a second (open loop); inf: all at once. Several, repeated or with commas: a run each.",
     "burstiness": "Of arrivals: 1 Poisson, less in bursts, more evenly.",
     "ramp_from": "Let the rate climb from this one.",

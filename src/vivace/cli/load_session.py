@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from vivace.backends.cpu.detect import available_cores, detect
+from vivace.bench.generator_health import LATE_SHARE
 from vivace.bench.load.dialect import DIALECTS
 from vivace.bench.load.run import send
 from vivace.bench.load.sweep import SweepPoint, is_sustained, knee, later_ttft_ms, next_rate
@@ -31,6 +33,7 @@ from vivace.formats.atomic_file import atomic_writer
 START_SHARE = 0.25  # of what a closed loop got: where a sweep begins
 PROBE_USERS, PROBE_REQUESTS = 16, 32
 MAX_POINTS = 12
+POINT_S, MAX_POINT_REQUESTS = 10.0, 5000  # a rate is held so long, with so many requests at most
 
 
 class LoadSession:
@@ -67,24 +70,27 @@ class LoadSession:
         if not is_searching:
             for rate in rates:
                 if self.error is None:
-                    self._point(rate)
+                    self._point(rate, lasts=False)
             return
         start = rates[0] if rates else START_SHARE * self._capacity()
         while self.error is None and len(self.points) < MAX_POINTS:
             following = next_rate(self.points, start)
             if following is None:
                 return
-            self._point(following)
+            self._point(following, lasts=True)
 
-    def _point(self, rate: float) -> None:
+    def _point(self, rate: float, *, lasts: bool) -> None:
         """Prompts of its own: none finds what another rate left in the prefix cache."""
         first = self.runs[0].number if self.runs else None
-        run = self._run(self._traffic(rate=rate, offset=len(self.points)), f"{rate:.3g}/s", rate=rate, sweep=first)
+        run = self._run(
+            self._traffic(rate=rate, offset=len(self.points), lasts=lasts), f"{rate:.3g}/s", rate=rate, sweep=first
+        )
         if run.error is not None:
             return
         lowest = min(self.points, key=lambda one: one.rate, default=None)
         base = self.runs[self.points.index(lowest)] if lowest is not None and lowest.rate < rate else run
-        sustained = is_sustained(run.records, self._load.slo, later_ttft_ms(base.records))
+        kept_up = run.summary is not None and run.summary.generator.late_share <= LATE_SHARE  # we did
+        sustained = kept_up and is_sustained(run.records, self._load.slo, later_ttft_ms(base.records))
         self.points.append(SweepPoint(rate, sustained))
 
     def _capacity(self) -> float:
@@ -97,9 +103,13 @@ class LoadSession:
         send(traffic, opened.target, lambda record: ended_s.append(record.ended_s))
         return len(ended_s) / max(*ended_s, 1e-3)
 
-    def _traffic(self, *, rate: float | None = None, offset: int = 0) -> Traffic:
-        opened = self._opened
-        return load_traffic(self._load, opened.tokenizer, opened.max_model_len, self._seed + offset, rate=rate)
+    def _traffic(self, *, rate: float | None = None, offset: int = 0, lasts: bool = False) -> Traffic:
+        """`lasts`: enough of it for a rate; a burst that ends within a second tells nothing of one."""
+        opened, load = self._opened, self._load
+        if rate is not None and lasts:
+            lasting = min(MAX_POINT_REQUESTS, math.ceil(POINT_S * min(rate, MAX_POINT_REQUESTS)))
+            load = replace(load, num_requests=max(load.num_requests, lasting))
+        return load_traffic(load, opened.tokenizer, opened.max_model_len, self._seed + offset, rate=rate)
 
     def _run(self, traffic: Traffic, title: str, **options: object) -> RecordedRun:
         self._warm_up(traffic)

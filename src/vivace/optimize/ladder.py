@@ -82,15 +82,18 @@ class Ladder:
             at = at if self.steps[-1].why_not else step.on_top
 
     def repeat(self, trials: Trials, until: float) -> None:
-        """Whole rounds of everything again, in the same order, while there is time for one: how sure is it."""
-        everything = [self.naive, *(one for step in self.steps for one in (step.alone, step.on_top))]
-        measured = [one for one in dict.fromkeys(everything) if trials.measurement(one) is not None]
+        """Whole rounds again, in the same order, while there is time for one: how sure is it. Where there is none for
+        everything, the steps on top of each other are repeated alone."""
+        chain = [self.naive, *(step.on_top for step in self.steps)]
+        everything = [*chain, *(step.alone for step in self.steps)]
         for repetition in range(1, MOST_ROUNDS):
-            missing = [one for one in measured if not trials.is_known(one, 1.0, repetition)]
-            if not trials.budget.allows(sum(trials.cost_s(one) for one in missing), until):
-                return
-            for candidate in measured:
-                trials.run(candidate, repetition=repetition)
+            for wanted in (everything, chain):
+                measured = [one for one in dict.fromkeys(wanted) if trials.measurement(one) is not None]
+                missing = [one for one in measured if not trials.is_known(one, 1.0, repetition)]
+                if trials.budget.allows(sum(trials.cost_s(one) for one in missing), until):
+                    for candidate in measured:
+                        trials.run(candidate, repetition=repetition)
+                    break
 
     def rungs(self, trials: Trials) -> tuple[Rung, ...]:
         """The steps with what was measured of them."""

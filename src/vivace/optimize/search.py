@@ -23,7 +23,7 @@ KEPT = 1 / 3  # of the candidates of a rung
 HOPELESS = 0.5  # of the best forecast: a family below is not measured
 JUDGING_UNTIL = 0.9  # of the time budget: who is not judged by then cannot win
 GAIN = 1.01  # a change must bring so much to be followed
-HALVING_UNTIL, CLIMBING_UNTIL = 0.55, 0.68  # shares of the time budget
+HALVING_UNTIL, CLIMBING_UNTIL = 0.52, 0.62  # shares of the time budget
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,8 +39,8 @@ class _Chain:
 class BlockManager:
     """Blocks of all admitted sequences.
 
-    A sequence's `block_ids` only ever grow at the end while it is admitted, with two exceptions: `grow` replaces
-    the block of its next token when that block is shared (copy-on-write), and `truncate` drops blocks.
+    A sequence's `block_ids` only ever grow at the end while it is admitted, with one exception: `grow` replaces
+    the block of its next token when that block is shared (copy-on-write).
     A block with more than one reference is never written.
     """
 
@@ -214,20 +214,6 @@ class BlockManager:
             for position in range(sequence.num_registered, num_full):
                 self._register(sequence, chain, position)
         sequence.num_registered = num_full
-
-    def truncate(self, sequence: Sequence) -> bool:
-        """Drop the blocks past `num_computed`, that were grown for tokens since rejected. Returns whether there were
-        any: the row's block table must then be copied anew."""
-        if sequence.num_registered * self.block_size > sequence.num_computed or self._chains[sequence].expected:
-            raise EngineError(
-                f"request {sequence.request_id!r} was truncated within its registered or expected blocks"
-            )
-        num_kept = self.num_blocks_for(sequence.num_computed)
-        dropped = sequence.block_ids[num_kept:]
-        del sequence.block_ids[num_kept:]
-        for block in reversed(dropped):
-            self._pool.release(block)
-        return bool(dropped)
 
     def release(self, sequence: Sequence) -> None:
         """Take all blocks back. What the sequence had announced but not computed is dropped."""

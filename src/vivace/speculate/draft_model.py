@@ -39,7 +39,6 @@ class DraftModel:
 
     is_sequential = True
     guesses_chains = True
-    reads_every_step = False
 
     def __init__(
         self,

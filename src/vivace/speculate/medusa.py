@@ -2,9 +2,8 @@
 heads"): from the hidden state of a sequence's last row, head k the token k + 2 places behind it. The token one place
 behind it was drawn already; heads that were trained so see it too.
 
-Heads run as a
-program of their own over the states that the target's left: in the target's program they would run for every row of a
-tree, rejected ones included, and lm_head is the largest matrix of a small model.
+Heads run as a program of their own over the states that the target's left: in the target's program they would run for
+every row of a tree, rejected ones included, and lm_head is the largest matrix of a small model.
 """
 
 from __future__ import annotations
@@ -30,7 +29,6 @@ class MedusaProposer:
 
     is_sequential = False
     guesses_chains = False
-    reads_every_step = True
 
     def __init__(
         self,

@@ -78,7 +78,6 @@ class NgramProposer:
 
     is_sequential = False
     guesses_chains = True
-    reads_every_step = False
 
     def __init__(self, min_match: int) -> None:
         self.min_match = min_match

@@ -20,11 +20,6 @@ class Proposer(Protocol):
         """Whether each guess follows the one before: only then can a constraint go along with them."""
         ...
 
-    @property
-    def reads_every_step(self) -> bool:
-        """Whether it must see every step (`end_step`), not only those that move blocks (`begin_step`)."""
-        ...
-
     def available(self, sequence: Sequence, most: int) -> int:
         """How many tokens, `most` at most, could be guessed after the sequence's last one."""
         ...
@@ -42,7 +37,8 @@ class Proposer(Protocol):
         ...
 
     def end_step(self, plan: StepPlan, result: StepResult) -> None:
-        """Called after every step, its guesses verified and its plan not yet committed."""
+        """Called after a step, its guesses verified and its plan not yet committed; not after those that rest, but
+        after every one before a step with guesses."""
         ...
 
     def forget(self, sequence: Sequence) -> None:

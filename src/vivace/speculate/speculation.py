@@ -65,7 +65,7 @@ class Speculation:
 
     def rests(self, plan: StepPlan) -> bool:
         """Whether this step is not looked at: a step that rests costs half a microsecond."""
-        if self._num_resting <= 1 or self.proposer.reads_every_step:
+        if self._num_resting <= 1:
             return False
         self._num_resting -= 1
         if self._cycle.num_sequences:
