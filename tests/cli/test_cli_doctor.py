@@ -13,7 +13,7 @@ from vivace.cli.examination import KERNEL_SETS
 
 def test_every_section_is_there(vivace: Vivace, stories: str) -> None:
     report = json.loads(vivace("doctor", stories, "--json").stdout)
-    assert list(report) == ["machine", "ceilings", "kernels", "operations", "choices", "memory"]
+    assert list(report) == ["machine", "device", "ceilings", "kernels", "operations", "choices", "memory"]
     assert report["ceilings"]["read_gb_per_s"]["value"] > 0
     assert report["choices"]["max_model_len"] == {"value": 512, "reason": "the model's own context window"}
     # 5 layers of 4 heads of 8 numbers, keys and values, four bytes each

@@ -43,7 +43,7 @@ def run_rows(backend: Any, x: Array, record: Any) -> Array:
     spec = KVSpec(1, 1, 8, 16, "f32")
     cache = backend.kv_cache(spec, (len(x) + 15) // 16)
     executable = backend.compile(program, cache, StepLimits(len(x), len(x)))
-    return np.array(executable.run(single_step(len(x))))
+    return np.asarray(executable.run(single_step(len(x)))).copy()
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class PagedAttention:
                 sampled_rows_S=np.zeros(0, np.int32),
             )
         )
-        return np.split(np.array(out), starts[1:-1])
+        return np.split(np.asarray(out).copy(), starts[1:-1])
 
     def run_whole(self) -> list[Array]:
         """Every sequence in one step."""

@@ -76,7 +76,7 @@ class Step:
         program.output = self.shape.record(program, backend.pack("qkv", stored(self.rows)))
         self.cache = backend.kv_cache(self.shape.spec, self.num_blocks)
         executable = backend.compile(program, self.cache, StepLimits(self.num_rows, 1))
-        return lambda inputs: np.array(executable.run(inputs))
+        return lambda inputs: np.asarray(executable.run(inputs)).copy()
 
     def slots(self, places: Any) -> Array:
         size = self.shape.block_size

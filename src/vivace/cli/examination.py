@@ -39,6 +39,10 @@ LAYOUT_NOTES = {
     "linear int8_channel": "; activations int8, one scale a token (W8A8): llm_int8 holds where features are outliers",
     "linear int8_outlier": "; activations int8, one scale a token, from magnitude 6.0 on float32 (LLM.int8)",
 }
+OTHER_BACKENDS = {
+    "reference": "asked for: written for reading, not for speed",
+    "cuda": "torch's operations, attention over gathered blocks; decode steps by CUDA graphs on a GPU",
+}
 CAMEL_HUMP = re.compile(r"(?<=[a-zA-Z])(?=[A-Z][a-z])")
 GIB = 2**30
 
@@ -74,6 +78,23 @@ def machine_section() -> Section:
     )
 
 
+def device_section(loaded: LoadedEngine) -> Section:
+    """Where it computes and why; what the GPU is, where it is one."""
+    chosen = next(one for one in loaded.choices if one.name == "device")
+    rows = [Row("device", chosen.value, chosen.reason)]
+    if loaded.backend.name == "cuda":
+        from vivace.backends.cuda.backend import CudaBackend
+
+        facts = loaded.backend.facts if isinstance(loaded.backend, CudaBackend) else None
+        if facts is not None:
+            rows += [
+                Row("name", facts.name, f"compute capability {facts.capability}"),
+                Row("memory", _gib(facts.memory_bytes), f"{_gib(facts.free_bytes)} free, the model loaded"),
+                Row("torch", facts.torch_version, f"for CUDA {facts.cuda_version}"),
+            ]
+    return Section("device", tuple(rows))
+
+
 def measured_ceilings(backend: Backend) -> Ceilings | None:
     """Measured now, with the backend's threads: takes about a second. None for a backend without measurements."""
     return measure(backend.device) if isinstance(backend, CpuBackend) else None
@@ -100,7 +121,7 @@ def ceilings_section(backend: Backend, measured: Ceilings | None) -> Section:
 def kernels_section(backend: Backend) -> Section:
     """Which kernels run, and why no faster ones do."""
     if not isinstance(backend, CpuBackend):
-        return Section("kernels", (Row("backend", backend.name, "asked for: written for reading, not for speed"),))
+        return Section("kernels", (Row("backend", backend.name, OTHER_BACKENDS.get(backend.name, "")),))
     return Section("kernels", tuple(_kernel_rows(backend.isa, detect())))
 
 

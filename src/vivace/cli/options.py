@@ -155,6 +155,8 @@ ENGINE_HELP = {
     "num_threads": "Threads that compute; default: the physical cores that affinity and quota leave to this process.",
     "instruction_set": "Force one instruction set (vivace doctor lists them).",
     "backend": f"Who computes: {_one_of('backend')}.",
+    "device": "Where it computes: auto, cpu, cuda (the first GPU) or cuda:N; auto takes a GPU that is there.",
+    "gpu_memory_utilization": "Share of a GPU's memory for weights and KV cache.",
     "seed": "Seed of random numbers.",
 }
 

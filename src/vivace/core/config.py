@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -14,7 +15,7 @@ Quantization = Literal["auto", "f32", "bf16", "int8", "int4", "w8a8", "llm_int8"
 KVDtype = Literal["f32", "bf16", "f16", "int8_per_token_head", "int4_per_token_head", "int4_k_per_channel"]
 KVCacheDtype = Literal["auto", KVDtype]
 BatchingPolicy = Literal["continuous", "static"]
-BackendName = Literal["auto", "cpu", "reference"]
+BackendName = Literal["auto", "cpu", "cuda", "reference"]
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "load_format": get_args(LoadFormat),
@@ -55,6 +56,8 @@ class EngineConfig:
     num_threads: int | None = None
     instruction_set: str | None = None  # force one for tests and comparisons
     backend: BackendName = "auto"
+    device: str = "auto"  # auto, cpu, cuda or cuda:N
+    gpu_memory_utilization: float = 0.9  # of a GPU's memory: weights and KV cache; the rest is for a step's values
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -72,6 +75,14 @@ class EngineConfig:
                 raise ConfigError(f"{name} must be a positive integer, not {value!r}")
         if not self.static_batch_timeout_ms >= 0:
             raise ConfigError(f"static_batch_timeout_ms must be 0 or more, not {self.static_batch_timeout_ms!r}")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", str(self.device)):
+            raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, as in cuda:1, not {self.device!r}")
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise ConfigError(
+                f"gpu_memory_utilization is a share above 0 and up to 1, not {self.gpu_memory_utilization!r}"
+            )
+        if self.backend == "cpu" and self.device.startswith("cuda"):
+            raise ConfigError(f"the cpu backend does not run on {self.device}: leave out --backend")
         if self.config is not None and self.load_format != "dummy":
             raise ConfigError("config gives a shape for random weights: use it with load_format='dummy'")
         if self.load_format == "dummy" and self.config is None and self.model is None:

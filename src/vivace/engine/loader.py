@@ -18,7 +18,7 @@ from vivace.engine.medusa import LoadedHeads, load_heads, medusa_speculation
 from vivace.engine.memory import available_memory_bytes
 from vivace.engine.model_limits import ModelLimits
 from vivace.engine.packed_cache import PackedCache, open_packed_cache
-from vivace.engine.resolve import resolve
+from vivace.engine.resolve import KV_MEMORY_SHARE, resolve
 from vivace.engine.source import ModelSource, locate
 from vivace.engine.tokenizer import Tokenizer, load_tokenizer, tokenizer_from_gguf
 from vivace.formats.checkpoint import Checkpoint, open_checkpoint
@@ -66,7 +66,7 @@ def load_engine(config: EngineConfig, progress: Progress | None = None) -> Loade
 
     Raises `ConfigError` for options that cannot be met and `ModelFileError` for a broken model.
     """
-    backend = make_backend(config.backend, config.num_threads, config.instruction_set)
+    backend, device = make_backend(config)
     available_bytes = available_memory_bytes()  # before: pages of a mapped file count as free afterwards
     if config.load_format == "dummy":
         spec, tokenizer = _dummy_model(config)
@@ -85,7 +85,7 @@ def load_engine(config: EngineConfig, progress: Progress | None = None) -> Loade
                 parameters, packed = _load_parameters(config, spec, checkpoint, backend, cache, progress)
                 tokenizer = waiting.result()
     available_bytes = max(0, available_bytes - parameters.num_bytes)
-    return _with_guessers(config, spec, tokenizer, backend, parameters, packed, available_bytes)
+    return _with_guessers(config, spec, tokenizer, backend, parameters, (device, packed), available_bytes)
 
 
 def load_again(loaded: LoadedEngine, config: EngineConfig) -> LoadedEngine:
@@ -100,7 +100,7 @@ def load_again(loaded: LoadedEngine, config: EngineConfig) -> LoadedEngine:
         loaded.tokenizer,
         loaded.backend,
         loaded.parameters,
-        loaded.choices[0],
+        loaded.choices[:2],
         available_memory_bytes(),
     )
 
@@ -136,20 +136,22 @@ def _with_guessers(
     tokenizer: Tokenizer | None,
     backend: Backend,
     parameters: Parameters,
-    packed: Choice,
+    loading: tuple[Choice, ...],
     available_bytes: int,
 ) -> LoadedEngine:
     """Load the draft model or the heads that were asked for, and decide the sizes that they leave room for."""
     draft, heads = load_draft(config, spec, tokenizer, backend), load_heads(config, spec, backend)
     draft_bytes = (draft.parameters.num_bytes if draft else 0) + (heads.parameters.num_bytes if heads else 0)
+    device_bytes = backend.free_bytes(config.gpu_memory_utilization)  # measured: the weights are in
     resolved = resolve(
         config,
         spec,
         weights_are_f32=parameters.layers[0].q.layout == "f32",
-        available_bytes=max(0, available_bytes - draft_bytes),
+        available_bytes=max(0, available_bytes - draft_bytes) if device_bytes is None else device_bytes,
+        kv_share=KV_MEMORY_SHARE if device_bytes is None else 1.0,
         draft_block_bytes=draft.kv_spec.bytes_per_block if draft else 0,
     )
-    return _assemble(config, resolved, spec, tokenizer, backend, parameters, draft, heads, packed)
+    return _assemble(config, resolved, spec, tokenizer, backend, parameters, draft, heads, loading)
 
 
 def _assemble(
@@ -161,7 +163,7 @@ def _assemble(
     parameters: Parameters,
     draft: LoadedDraft | None,
     heads: LoadedHeads | None,
-    packed: Choice,
+    loading: tuple[Choice, ...],
 ) -> LoadedEngine:
     kv_spec = KVSpec(spec.num_layers, spec.num_kv_heads, spec.head_dim, resolved.block_size, resolved.kv_cache_dtype)
     kv_cache = backend.kv_cache(kv_spec, resolved.num_kv_blocks)
@@ -203,7 +205,7 @@ def _assemble(
         constraints=ConstraintRoom(tokenizer, eos_ids),
         speculation=speculation,
     )
-    return LoadedEngine(engine, tokenizer, spec, backend, parameters, kv_spec, (packed, *resolved.choices), draft)
+    return LoadedEngine(engine, tokenizer, spec, backend, parameters, kv_spec, (*loading, *resolved.choices), draft)
 
 
 def make_scheduler(config: ResolvedConfig, clock: Callable[[], float] = time.monotonic) -> Scheduler:

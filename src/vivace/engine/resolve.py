@@ -19,10 +19,11 @@ def resolve(
     *,
     weights_are_f32: bool,
     available_bytes: int,
+    kv_share: float = KV_MEMORY_SHARE,
     draft_block_bytes: int = 0,
 ) -> ResolvedConfig:
-    """Decide every value. `available_bytes` is the memory that is free once the weights are in, `draft_block_bytes`
-    what a KV block takes in the cache of a draft model.
+    """Decide every value. `available_bytes` is the memory that is free once the weights are in, `kv_share` the part
+    of it for the KV cache, `draft_block_bytes` what a KV block takes in the cache of a draft model.
 
     Raises `ConfigError` where the request cannot be met, with the numbers.
     """
@@ -30,7 +31,7 @@ def resolve(
     dtype = _kv_dtype(config, spec, weights_are_f32, choices)
     kv = KVSpec(spec.num_layers, spec.num_kv_heads, spec.head_dim, config.block_size, dtype)
     max_model_len = _max_model_len(config, spec, choices)
-    num_kv_blocks = _num_kv_blocks(config, kv, draft_block_bytes, max_model_len, available_bytes, choices)
+    num_kv_blocks = _num_kv_blocks(config, kv, draft_block_bytes, max_model_len, (available_bytes, kv_share), choices)
     pool_tokens = num_kv_blocks * config.block_size
     if pool_tokens < max_model_len:
         max_model_len = pool_tokens
@@ -96,9 +97,10 @@ def _num_kv_blocks(
     kv: KVSpec,
     draft_block_bytes: int,
     max_model_len: int,
-    available_bytes: int,
+    memory: tuple[int, float],
     choices: list[Choice],
 ) -> int:
+    """`memory`: what is free, and the share of it for the cache."""
     block_bytes = kv.bytes_per_block + kv.recent_bytes_per_block + draft_block_bytes
     if config.num_kv_blocks is not None:
         choices.append(Choice("num_kv_blocks", config.num_kv_blocks, "as asked"))
@@ -111,14 +113,15 @@ def _num_kv_blocks(
             )
         choices.append(Choice("num_kv_blocks", num_blocks, f"fills {config.kv_cache_memory_bytes} bytes"))
         return num_blocks
+    available_bytes, share = memory
     wanted = config.max_num_seqs * -(-max_model_len // kv.block_size)
-    affordable = _affordable_blocks(config, kv, draft_block_bytes, int(available_bytes * KV_MEMORY_SHARE))
+    affordable = _affordable_blocks(config, kv, draft_block_bytes, int(available_bytes * share))
     if affordable < 1:
         raise ConfigError(f"{available_bytes} bytes of free memory leave no room for one KV block")
     if wanted <= affordable:
         choices.append(Choice("num_kv_blocks", wanted, "max_num_seqs sequences of max_model_len tokens fit"))
         return wanted
-    reason = f"{KV_MEMORY_SHARE:.0%} of the {available_bytes / 2**30:.1f} GiB of free memory"
+    reason = f"{share:.0%} of the {available_bytes / 2**30:.1f} GiB of free memory"
     choices.append(Choice("num_kv_blocks", affordable, reason))
     return affordable
 

@@ -244,6 +244,14 @@ class Backend(Protocol):
         """None where packed matrices do not leave the backend."""
         ...
 
+    def free_bytes(self, utilization: float) -> int | None:
+        """Memory that is left of this share of the device's; None where the device has none but the machine's."""
+        ...
+
+    def on_host(self, values: Any) -> Float32Array:
+        """What an executable returned, for NumPy: the same memory where it is the host's, else a copy."""
+        ...
+
     def encode(self, tensor: StoredTensor, encoding: str) -> StoredTensor:
         """A float matrix by round-to-nearest: bit for bit what `formats.quantize_rtn.encode` makes of its numbers,
         with its errors."""

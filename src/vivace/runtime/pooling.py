@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from vivace.core.sequence import Sequence
 from vivace.core.step import ScheduledSequence, StepPlan
-from vivace.ops.backend import Executable, Float32Array
+from vivace.ops.backend import Backend, Executable, Float32Array
 from vivace.runtime.batch import BatchBuilder
 
 
@@ -45,7 +45,8 @@ class PoolingRunner:
     tokens) are taken when the first request for an embedding runs.
     """
 
-    def __init__(self, executable: Executable, batch: BatchBuilder) -> None:
+    def __init__(self, backend: Backend, executable: Executable, batch: BatchBuilder) -> None:
+        self._backend = backend
         self._executable = executable
         self._batch = batch
 
@@ -60,7 +61,7 @@ class PoolingRunner:
                 rows.extend(range(first + skipped, first + item.num_new))
                 wanted.append((item.sequence, item.start + skipped, item.num_new - skipped))
             first += item.num_new
-        hidden_SD = self._executable.run(self._batch.build(plan, rows))
+        hidden_SD = self._backend.on_host(self._executable.run(self._batch.build(plan, rows)))
         results, row = [], 0
         for sequence, start, count in wanted:
             results.append(HiddenRows(sequence, start, hidden_SD[row : row + count]))

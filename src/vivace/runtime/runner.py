@@ -123,7 +123,7 @@ class Runner:
         self._kv_cache = kv_cache
         self._batch = batch
         self._sampler_inputs = SamplerInputs()
-        self._pooling = PoolingRunner(hidden, batch)
+        self._pooling = PoolingRunner(backend, hidden, batch)
 
     def run(self, plan: StepPlan) -> StepResult:
         """Run one step: a token for each row that samples, prompt log probabilities and hidden states if wanted."""
@@ -141,7 +141,7 @@ class Runner:
         tokens, logprobs = self._sample(plan, logits[:split], rows) if split else ([], None)
         raw_from = split + len(rows.targets)
         scores = self._score(logits[split:raw_from], rows.scored, rows.targets) if rows.targets else []
-        raw = _raw_rows(logits[raw_from:], rows.raw) if rows.raw else []
+        raw = _raw_rows(self._backend.on_host(logits[raw_from:]), rows.raw) if rows.raw else []
         result = StepResult(rows.sequences, tokens, logprobs, scores, logits=raw)
         if self._names_states:
             result.states = self._executable.states()
@@ -154,7 +154,7 @@ class Runner:
         inputs = self._sampler_inputs.build(rows.sequences, logits.shape[-1], rows.ahead)
         token_S = self._backend.sample(logits, inputs)
         if self._judge is not None and rows.ahead is not None:
-            self._judge(plan, logits, token_S)
+            self._judge(plan, self._backend.on_host(logits), token_S)
         tokens: list[int] = token_S.tolist()
         wanted = self._sampler_inputs.max_logprobs
         if wanted is None:
@@ -196,7 +196,7 @@ def _tokens_ahead(plan: StepPlan) -> list[list[int]] | None:
     return ahead
 
 
-def _raw_rows(logits: Any, wanted: list[tuple[Sequence, int, int]]) -> list[LogitsRows]:
+def _raw_rows(logits: Float32Array, wanted: list[tuple[Sequence, int, int]]) -> list[LogitsRows]:
     results, row = [], 0
     for sequence, start, count in wanted:
         if count > 0:

@@ -98,7 +98,7 @@ class MedusaProposer:
         """Of the states in `rows` with the tokens behind them, for the tree of each."""
         num_heads, num_ranks = max(tree.num_heads for tree in trees), max(tree.num_ranks for tree in trees)
         inputs = self._step(len(rows), num_heads)
-        inputs.states_TD = np.ascontiguousarray(self._last.states[rows])
+        inputs.states_TD = np.ascontiguousarray(self._backend.on_host(self._last.states[rows]))
         inputs.token_ids_T = np.array(tokens, np.int32)
         logits = self._heads[num_heads - 1].run(inputs)
         best = self._backend.top_logprobs(logits, inputs.sampled_rows_S, num_ranks).top_ids_SK.tolist()

@@ -186,6 +186,15 @@ class CpuBackend:
         """Packed matrices as bytes."""
         return CpuPackedStorage(self._device, LAYOUTS)
 
+    def free_bytes(self, utilization: float) -> int | None:  # noqa: ARG002 -- of a device with memory of its own
+        """Memory is the machine's."""
+        return None
+
+    def on_host(self, values: Any) -> Float32Array:
+        """The same array."""
+        array: Float32Array = values
+        return array
+
     def encode(self, tensor: StoredTensor, encoding: str) -> StoredTensor:
         """A float matrix by round-to-nearest, in parallel to q8_0 and q4_0. Raises `UnsupportedError` where the
         encoding cannot hold it."""

@@ -90,6 +90,15 @@ class ReferenceBackend:
         """Matrices are decoded here, not packed."""
         return None
 
+    def free_bytes(self, utilization: float) -> int | None:  # noqa: ARG002 -- of a device with memory of its own
+        """Memory is the machine's."""
+        return None
+
+    def on_host(self, values: Any) -> Float32Array:
+        """The same array."""
+        array: Float32Array = values
+        return array
+
     def encode(self, tensor: StoredTensor, encoding: str) -> StoredTensor:
         return encode(dequantize(tensor), encoding, tensor.name)
 

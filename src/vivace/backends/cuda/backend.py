@@ -1,0 +1,118 @@
+"""The CUDA backend: weights, cache and programs on a device, by torch.
+
+Shape letters: T tokens of the step, S sampled rows, V vocabulary, K most likely tokens wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from vivace.backends.cuda.device import DeviceFacts, facts, open_device, running_on
+from vivace.backends.cuda.executable import CudaExecutable
+from vivace.backends.cuda.kv_cache import CudaKVCache
+from vivace.backends.cuda.logprobs import top_logprobs
+from vivace.backends.cuda.matrix import load_matrix
+from vivace.backends.cuda.sampling import sample
+from vivace.core.errors import ConfigError, EngineError
+from vivace.formats.dequantize import dequantize
+from vivace.formats.quantize_rtn import encode
+from vivace.formats.tensor import StoredTensor
+from vivace.ops.backend import (
+    Float32Array,
+    Int32Array,
+    KVCache,
+    KVSpec,
+    SampleInputs,
+    StepLimits,
+    TopLogprobs,
+)
+from vivace.ops.program import Program, Weight
+
+
+class CudaBackend:
+    """torch tensors on `cuda`, `cuda:N`, or for tests on torch's `cpu` device. Raises `ConfigError`.
+
+    Products of CUDA libraries choose their order of sums by the number of rows: on a GPU results may depend on the
+    batch by a rounding, where the CPU backend's never do. See `precision` for the types.
+    """
+
+    name = "cuda"
+
+    def __init__(self, device: str = "cuda") -> None:
+        self.device = open_device(device)
+
+    @property
+    def facts(self) -> DeviceFacts | None:
+        """What the device is; None for torch's CPU device."""
+        return facts(self.device)
+
+    @property
+    def packed_storage(self) -> None:
+        """Matrices are on the device as their files have them: reading them again is as fast as any copy."""
+        return None
+
+    def free_bytes(self, utilization: float) -> int | None:
+        """Memory that is left of this share of the device's; None where it is the machine's own."""
+        if self.device.type == "cpu":
+            return None
+        torch.cuda.empty_cache()
+        free_bytes, memory_bytes = torch.cuda.mem_get_info(self.device)
+        return max(0, free_bytes - int(memory_bytes * (1 - utilization)))
+
+    def encode(self, tensor: StoredTensor, encoding: str) -> StoredTensor:
+        """A float matrix by round-to-nearest, on the host."""
+        return encode(dequantize(tensor), encoding, tensor.name)
+
+    def pack(self, name: str, tensor: StoredTensor) -> Weight:
+        """Send a matrix [N, D] of any encoding, with as many bits as it has."""
+        with self._memory_for(name, tensor.data.nbytes):
+            matrix = load_matrix(tensor, self.device)
+        return Weight(name, (matrix.num_rows, matrix.num_columns), tensor.encoding, matrix.num_bytes, matrix)
+
+    def vector(self, name: str, values: Float32Array) -> Weight:
+        """A float32 vector: norm weights, biases, rope frequencies."""
+        flat = np.array(values, dtype=np.float32)
+        if flat.ndim != 1 or not flat.size:
+            raise EngineError(f"{name}: a vector is needed, not shape {flat.shape}")
+        return Weight(name, flat.shape, "f32", flat.nbytes, torch.from_numpy(flat).to(self.device))
+
+    def kv_cache(self, spec: KVSpec, num_blocks: int) -> CudaKVCache:
+        with self._memory_for(f"a KV cache of {num_blocks} blocks", num_blocks * spec.bytes_per_block):
+            return CudaKVCache(spec, num_blocks, self.device)
+
+    def compile(self, program: Program, kv_cache: KVCache, limits: StepLimits) -> CudaExecutable:
+        if not isinstance(kv_cache, CudaKVCache):
+            raise EngineError(f"the KV cache belongs to another backend: {type(kv_cache).__name__}")
+        return CudaExecutable(program, kv_cache, limits)
+
+    def sample(self, logits: Any, inputs: SampleInputs) -> Int32Array:
+        """Token ids [S]: the step's one wait for the device."""
+        with running_on(self.device):
+            return sample(logits, inputs)
+
+    def top_logprobs(self, logits: Any, tokens_S: Int32Array, k: int) -> TopLogprobs:
+        """The chosen tokens' and the k most likely tokens' values of each row's raw log-softmax."""
+        with running_on(self.device):
+            return top_logprobs(logits, tokens_S, k)
+
+    def on_host(self, values: Any) -> Float32Array:
+        """A NumPy array with what an executable returned."""
+        array: Float32Array = values.cpu().numpy()
+        return array
+
+    @contextmanager
+    def _memory_for(self, what: str, num_bytes: int) -> Iterator[None]:
+        try:
+            yield
+        except torch.cuda.OutOfMemoryError as error:
+            free, total = torch.cuda.mem_get_info(self.device)
+            raise ConfigError(
+                f"{what} takes {num_bytes / 2**30:.2f} GiB, and {self.device} has {free / 2**30:.2f} of "
+                f"{total / 2**30:.1f} GiB free: use --quantization int4, a smaller --max-model-len or "
+                "--gpu-memory-utilization, or another device"
+            ) from error

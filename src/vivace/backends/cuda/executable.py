@@ -1,0 +1,94 @@
+"""A program, the cache that it reads and writes, and how a step of it runs on the device."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vivace.backends.cuda.device import running_on
+from vivace.backends.cuda.graphs import Results, StepGraphs
+from vivace.backends.cuda.interpreter import Interpreter, last_uses
+from vivace.backends.cuda.kv_cache import CudaKVCache
+from vivace.backends.cuda.precision import precision_of
+from vivace.backends.cuda.step import DeviceStep, send_step
+from vivace.backends.cuda.transfer import Upload
+from vivace.core.errors import EngineError
+from vivace.ops.backend import Float64Array, StepInputs, StepLimits
+from vivace.ops.program import Linear, Program
+
+
+class CudaExecutable:
+    """Launches a step's operations, by a CUDA graph where one fits. Only `run_timed` waits for them."""
+
+    def __init__(self, program: Program, cache: CudaKVCache, limits: StepLimits) -> None:
+        if program.output is None:
+            raise EngineError("the program has no output")
+        self._program = program
+        self._cache = cache
+        self._limits = limits
+        self._dying = last_uses(program)
+        layouts = (weight.layout for op in program.ops if isinstance(op, Linear) for weight in op.weights)
+        self._precision = precision_of(cache.device, layouts)
+        self._upload = Upload(cache.device)
+        self._graphs = StepGraphs(cache, self._upload, self._execute)
+        self._states: Tensor | None = None
+
+    def run(self, inputs: StepInputs) -> Tensor:
+        """Logits [S, V] on the device, float32, valid until the next run."""
+        self._check(inputs)
+        num_sampled = len(inputs.sampled_rows_S)
+        with running_on(self._cache.device):
+            self._cache.begin_step(inputs)
+            results = self._graphs.run(inputs)
+            if results is not None:
+                output = results[0][:num_sampled]
+            else:
+                results = self._execute(self._send(inputs))
+                output = results[0]
+        self._states = None if results[1] is None else results[1][:num_sampled]
+        return output
+
+    def states(self) -> Tensor:
+        """Of the last run, [S, D], on the device."""
+        if self._states is None:
+            raise EngineError("the program names no states, or has not run")
+        return self._states
+
+    def run_timed(self, inputs: StepInputs) -> Float64Array:
+        """Seconds of each operation, waiting for each; then of the transfer before them."""
+        self._check(inputs)
+        with running_on(self._cache.device):
+            moments = [self._moment()]
+            self._cache.begin_step(inputs)
+            interpreter = Interpreter(self._cache, self._send(inputs), self._precision)
+            moments.append(self._moment())
+            for op, dying in zip(self._program.ops, self._dying, strict=True):
+                interpreter.execute(op, dying)
+                moments.append(self._moment())
+        seconds = np.diff(moments)
+        return np.append(seconds[1:], seconds[0])
+
+    def _execute(self, step: DeviceStep) -> Results:
+        interpreter = Interpreter(self._cache, step, self._precision)
+        for op, dying in zip(self._program.ops, self._dying, strict=True):
+            interpreter.execute(op, dying)
+        assert self._program.output is not None  # checked when it was compiled
+        named = self._program.states
+        states = None if named is None else interpreter.read(named).float()
+        return interpreter.read(self._program.output).float(), states
+
+    def _send(self, inputs: StepInputs) -> DeviceStep:
+        return send_step(inputs, self._upload, self._cache.spec, self._cache.device)
+
+    def _check(self, inputs: StepInputs) -> None:
+        limits = self._limits
+        if len(inputs.token_ids_T) > limits.max_tokens or len(inputs.sampled_rows_S) > limits.max_sampled:
+            raise EngineError(f"the step is larger than {limits}")
+
+    def _moment(self) -> float:
+        if self._cache.device.type == "cuda":
+            torch.cuda.synchronize(self._cache.device)
+        return time.perf_counter()

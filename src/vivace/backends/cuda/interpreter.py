@@ -1,0 +1,126 @@
+"""Runs a recorded program operation by operation over one step. A value's buffer is let go after its last reader.
+
+Under a CUDA graph it runs once, while the graph is captured: nothing here waits for the device or reads a tensor.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vivace.backends.cuda import rows
+from vivace.backends.cuda.attention import paged_attention
+from vivace.backends.cuda.kv_cache import CudaKVCache
+from vivace.backends.cuda.matrix import Matrix
+from vivace.backends.cuda.precision import Precision
+from vivace.backends.cuda.products import embedding_rows, product
+from vivace.backends.cuda.step import DeviceStep
+from vivace.core.errors import EngineError
+from vivace.ops import program as ir
+from vivace.ops.program import Program, Value, Weight
+
+
+def last_uses(program: Program) -> list[list[int]]:
+    """For each operation the buffers that nothing after it reads. The output's and the states' are never let go."""
+    kept = {value.buffer for value in (program.output, program.states) if value is not None}
+    last: dict[int, int] = {}
+    for index, op in enumerate(program.ops):
+        for value in _values(op):
+            last[value.buffer] = index
+    dying: list[list[int]] = [[] for _ in program.ops]
+    for buffer, index in last.items():
+        if buffer not in kept:
+            dying[index].append(buffer)
+    return dying
+
+
+def _values(op: ir.Op) -> list[Value]:
+    fields = (getattr(op, name) for name in op.__slots__)
+    return [field for field in fields if isinstance(field, Value)]
+
+
+class Interpreter:
+    """The buffers of one step."""
+
+    def __init__(self, cache: CudaKVCache, step: DeviceStep, precision: Precision) -> None:
+        self._cache = cache
+        self._step = step
+        self._precision = precision
+        self._buffers: dict[int, Tensor] = {}
+
+    def execute(self, op: ir.Op, dying: list[int]) -> None:
+        """One operation; then let go of the buffers `dying`."""
+        if isinstance(op, ir.KVWrite):
+            self._write_kv(op)
+        else:
+            self._buffers[op.out.buffer] = self._result(op).to(self._type_of(op))
+        for buffer in dying:
+            del self._buffers[buffer]
+
+    def read(self, value: Value) -> Tensor:
+        return self._buffers[value.buffer][:, value.offset : value.offset + value.width]
+
+    def _type_of(self, op: ir.Op) -> torch.dtype:
+        """Angles stay wide: 16 bits of a position's cosine would turn far tokens by the wrong angle."""
+        return self._precision.wide if isinstance(op, ir.RopeTable) else self._precision.values
+
+    def _wide(self, value: Value) -> Tensor:
+        return self.read(value).to(self._precision.wide)
+
+    def _result(self, op: ir.Op) -> Tensor:
+        step = self._step
+        match op:
+            case ir.Embedding(table, scale):
+                return embedding_rows(_matrix(table), step.token_ids_T, self._precision) * scale
+            case ir.States():
+                if step.states_TD is None:
+                    raise EngineError("the step brings no states")
+                return step.states_TD
+            case ir.RmsNorm(x, weight, eps, groups):
+                return rows.rms_norm(self._wide(x), _vector(weight), eps, groups)
+            case ir.Linear():
+                return self._linear(op)
+            case ir.RopeTable(inv_freq, scale):
+                return rows.rope_table(step.positions_T, _vector(inv_freq), scale, self._precision.wide)
+            case ir.Rope(x, table, head_dim):
+                return rows.rope(self._wide(x), self.read(table), head_dim)
+            case ir.Attention(q):
+                return paged_attention(self.read(q), op, self._cache, step, self._precision)
+            case ir.GatedActivation(gate_up, activation):
+                return rows.gated_activation(self._wide(gate_up), activation)
+            case ir.Add(x, y):
+                return self.read(x) + self.read(y)
+            case ir.Softcap(x, cap):
+                return rows.softcap(self._wide(x), cap)
+            case ir.Scale(x, factor):
+                return self._wide(x) * factor
+            case ir.HeadResiduals(x, z):
+                return rows.head_residuals(self._wide(x), self._wide(z))
+            case ir.GatherRows(x):
+                return self.read(x)[step.sampled_rows_S]
+            case _:
+                raise EngineError(f"no operation of the CUDA backend for {op}")
+
+    def _linear(self, op: ir.Linear) -> Tensor:
+        x_TD = self.read(op.x)
+        parts = []
+        for weight, bias in zip(op.weights, op.biases, strict=True):
+            part_TN = product(x_TD, _matrix(weight), self._precision)
+            parts.append((part_TN if bias is None else part_TN + _vector(bias)).to(self._precision.values))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def _write_kv(self, op: ir.KVWrite) -> None:
+        head_dim = self._cache.spec.head_dim
+        k_TGK, v_TGK = (self.read(value).unflatten(1, (-1, head_dim)) for value in (op.k, op.v))
+        self._cache.write(op.layer, self._step.slots_T, k_TGK, v_TGK)
+
+
+def _matrix(weight: Weight) -> Matrix:
+    data: Matrix = weight.data  # type: ignore[assignment]
+    return data
+
+
+def _vector(weight: Weight) -> Tensor:
+    if not isinstance(weight.data, Tensor):
+        raise EngineError(f"{weight.name} belongs to another backend")
+    return weight.data

@@ -1,0 +1,115 @@
+"""A step's integers on the device, and the groups of rows that attention runs over.
+
+Shape letters: T tokens, S sampled rows, B sequences, N spans of a group, Q rows of a span, C positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vivace.backends.cuda.spans import Branches, Span, branches_of, spans_of
+from vivace.backends.cuda.transfer import Upload
+from vivace.ops.backend import Int32Array, KVSpec, StepInputs
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Rows that attention computes together. `slots_NC`: where each position's key lies, 0 behind a span's last.
+    `path_starts_N`: the position from which on a span's keys are a guess's path; None where no row has a parent."""
+
+    rows_NQ: Tensor
+    positions_NQ: Tensor
+    slots_NC: Tensor
+    path_starts_N: Tensor | None
+
+
+@dataclass(slots=True)
+class DeviceStep:
+    """What operations read. Index tensors are int64."""
+
+    token_ids_T: Tensor
+    positions_T: Tensor
+    slots_T: Tensor
+    sampled_rows_S: Tensor
+    states_TD: Tensor | None
+    groups: list[Group]
+
+
+def step_arrays(inputs: StepInputs, spans: list[Span], branches: Branches | None) -> dict[str, Int32Array]:
+    """Every integer that the device needs, by name."""
+    arrays = {
+        "token_ids": inputs.token_ids_T,
+        "positions": inputs.positions_T,
+        "slots": inputs.slots_T,
+        "sampled": inputs.sampled_rows_S,
+        "tables": inputs.block_tables_BX,
+        "rows": np.concatenate([span.first_rows for span in spans]) if spans else np.zeros(0, np.int32),
+        "sequences": np.concatenate([span.sequences for span in spans]) if spans else np.zeros(0, np.int32),
+    }
+    if branches is not None:
+        arrays |= {
+            "branch_rows": branches.rows,
+            "branch_positions": branches.positions,
+            "branch_slots": branches.slots,
+            "path_starts": branches.first_positions,
+        }
+    return arrays
+
+
+def send_step(inputs: StepInputs, upload: Upload, spec: KVSpec, device: torch.device) -> DeviceStep:
+    """The step of these inputs. Table columns that no context reaches stay behind."""
+    width = -(-int(inputs.context_lens_B.max()) // spec.block_size) if len(inputs.context_lens_B) else 1
+    trimmed = inputs.block_tables_BX[:, :width]
+    spans, branches = spans_of(inputs), branches_of(inputs)
+    arrays = step_arrays(inputs, spans, branches) | {"tables": trimmed}
+    step = device_step(upload.send(arrays), spans, branches is not None, spec)
+    if inputs.states_TD is not None:
+        step.states_TD = torch.from_numpy(inputs.states_TD).to(device)
+    return step
+
+
+def device_step(sent: dict[str, Tensor], spans: list[Span], has_branches: bool, spec: KVSpec) -> DeviceStep:
+    """From what was sent. Launches operations; waits for none."""
+    positions_T = sent["positions"].long()
+    groups, done = [], 0
+    for span in spans:
+        count = len(span.sequences)
+        first_rows_N = sent["rows"][done : done + count].long()
+        sequences_N = sent["sequences"][done : done + count].long()
+        done += count
+        offsets_Q = torch.arange(span.num_rows, device=positions_T.device)
+        rows_NQ = first_rows_N[:, None] + offsets_Q
+        positions_NQ = positions_T[rows_NQ]
+        slots_NC = _slots(sent["tables"][sequences_N], positions_NQ[:, -1], span.num_positions, spec.block_size)
+        starts_N = None
+        if has_branches and span.num_rows == 1:
+            starts_N = sent["path_starts"][first_rows_N].long()
+            slots_NC = _branched(slots_NC, rows_NQ[:, 0], sent, len(positions_T))
+        groups.append(Group(rows_NQ, positions_NQ, slots_NC, starts_N))
+    return DeviceStep(
+        sent["token_ids"].long(), positions_T, sent["slots"].long(), sent["sampled"].long(), None, groups
+    )
+
+
+def _slots(tables_NX: Tensor, last_N: Tensor, num_positions: int, block_size: int) -> Tensor:
+    """[N, C]. Table entries behind a context are anything: they are not read."""
+    positions_C = torch.arange(num_positions, device=tables_NX.device)
+    slots_NC = tables_NX[:, positions_C // block_size].long() * block_size + positions_C % block_size
+    return torch.where(positions_C <= last_N[:, None], slots_NC, 0)
+
+
+def _branched(slots_NC: Tensor, rows_N: Tensor, sent: dict[str, Tensor], num_tokens: int) -> Tensor:
+    """With the slots of each row's own path in their places. Rows of other groups write to a line that is cut off."""
+    num_spans = len(rows_N)
+    place_T = torch.full((num_tokens,), num_spans, device=slots_NC.device)
+    place_T[rows_N] = torch.arange(num_spans, device=slots_NC.device)
+    lines_I = place_T[sent["branch_rows"].long()]
+    is_here_I = lines_I < num_spans
+    positions_I = torch.where(is_here_I, sent["branch_positions"].long(), 0)
+    extended = torch.cat([slots_NC, torch.zeros_like(slots_NC[:1])])
+    extended[lines_I, positions_I] = sent["branch_slots"].long()
+    return extended[:num_spans]

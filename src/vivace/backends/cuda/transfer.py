@@ -1,0 +1,69 @@
+"""Integers from the host to the device: all of a step in one copy from pinned memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+SMALLEST_STAGE = 1 << 14  # integers
+
+
+class Upload:
+    """Packs arrays into a pinned buffer and sends it without waiting. A second buffer is filled meanwhile; one is
+    used again once its copy is over."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stages: list[_Stage] = [_Stage(device), _Stage(device)]
+
+    def send(self, arrays: Mapping[str, NDArray[np.int32]], into: Tensor | None = None) -> dict[str, Tensor]:
+        """Each array on the device, int32, of its own shape: views of one buffer, `into` where it is given."""
+        stage = self._stages[0]
+        self._stages.reverse()
+        total = sum(array.size for array in arrays.values())
+        host = stage.open(total)
+        start = 0
+        for array in arrays.values():
+            host.numpy()[start : start + array.size] = array.ravel()
+            start += array.size
+        if into is None:
+            into = torch.empty(total, dtype=torch.int32, device=self._device)
+        into[:total].copy_(host[:total], non_blocking=True)
+        stage.sent()
+        return split(into, arrays)
+
+
+def split(buffer: Tensor, arrays: Mapping[str, NDArray[np.int32]]) -> dict[str, Tensor]:
+    """Views of a buffer that holds these arrays one behind the other."""
+    views, start = {}, 0
+    for name, array in arrays.items():
+        views[name] = buffer[start : start + array.size].reshape(array.shape)
+        start += array.size
+    return views
+
+
+class _Stage:
+    """A pinned buffer, and the moment from which on it may be written again."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._is_pinned = device.type == "cuda"
+        self._buffer = self._allocate(SMALLEST_STAGE)
+        self._copied = torch.cuda.Event() if self._is_pinned else None
+
+    def open(self, num_integers: int) -> Tensor:
+        if self._copied is not None:
+            self._copied.synchronize()
+        if len(self._buffer) < num_integers:
+            self._buffer = self._allocate(2 * num_integers)
+        return self._buffer
+
+    def sent(self) -> None:
+        if self._copied is not None:
+            self._copied.record()
+
+    def _allocate(self, num_integers: int) -> Tensor:
+        return torch.empty(num_integers, dtype=torch.int32, pin_memory=self._is_pinned)
