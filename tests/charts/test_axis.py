@@ -41,6 +41,8 @@ def test_empty_and_equal_data_have_an_axis() -> None:
     assert len(Axis("x", log=True).scale([], 0, 100).ticks) > 1
     assert len(Axis("x", from_zero=False).scale([5.0, 5.0], 0, 100).ticks) > 1
     assert len(Axis("x").scale([math.nan, math.inf, 1.0], 0, 100).ticks) > 1
+    assert len(Axis("x").scale([0.0, 5e-324], 0, 100).ticks) > 1
+    assert len(Axis("x", from_zero=False).scale([1e9, math.nextafter(1e9, 2e9)], 0, 100).ticks) > 1
 
 
 def test_round_steps() -> None:

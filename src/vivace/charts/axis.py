@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from vivace.charts.numbers import compact, percent, tick_label
 
 _STEPS = (1, 2, 2.5, 5, 10)
+_LEAST_RANGE = 1e-9  # of the values: what is nearer together is one value
 _MORE_TICKS = 0.72  # a step may be so much below what was asked: better a tick more than half a chart empty
 _DECADE_PARTS = {1: (1,), 2: (1, 3), 3: (1, 2, 5), 4: (1, 1.5, 2, 3, 5, 7)}
 
@@ -73,8 +74,8 @@ class Scale:
 
 
 def _linear_scale(axis: Axis, low: float, high: float, start: float, end: float, num_ticks: int) -> Scale:
-    if high <= low:
-        high = low + (abs(low) or 1.0)
+    if high - low <= _LEAST_RANGE * max(abs(low), abs(high), 1e-100):
+        high = low + (abs(low) if abs(low) > 1e-100 else 1.0)
     step = _round_step((high - low) / max(num_ticks - 1, 1))
     low = low if axis.low is not None else math.floor(low / step + 1e-9) * step
     high = high if axis.high is not None else math.ceil(high / step - 1e-9) * step
