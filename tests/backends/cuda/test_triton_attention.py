@@ -1,4 +1,4 @@
-"""Paged attention against `vivace.ops.reference` in float32: ragged batches, random block tables, every cache type."""
+"""Paged attention against the reference in float32: ragged batches, random block tables, every cache type."""
 
 from __future__ import annotations
 

@@ -33,17 +33,30 @@ def _widened(handle: Any) -> Any:
     return interpreter.TensorHandle(values, sys.modules["triton.language"].float32)
 
 
-def _let_it_multiply_bfloat16() -> None:
-    """Triton 3.9's interpreter multiplies the bits of bfloat16 matrices as integers: widen them, which is exact."""
-    from triton.runtime import interpreter
+def _nearest_bfloat16(values: np.ndarray) -> np.ndarray:
+    bits = values.view(np.uint32)
+    rounded = bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
+    return (np.where(np.isnan(values), bits | np.uint32(0x400000), rounded) >> np.uint32(16)).astype(np.uint16)
 
-    of_triton = interpreter.InterpreterBuilder.create_dot
+
+def _make_bfloat16_a_number() -> None:
+    """Triton 3.9's interpreter multiplies the bits of bfloat16 matrices as integers, and cuts float32 off to bfloat16
+    where a device rounds to the nearest."""
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    dot, cast = InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl
 
     def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
-        return of_triton(self, _widened(a), _widened(b), *rest)
+        return dot(self, _widened(a), _widened(b), *rest)
 
-    interpreter.InterpreterBuilder.create_dot = create_dot
+    def cast_impl(self: Any, source: Any, target: Any) -> Any:
+        if source.dtype.scalar.name == "fp32" and target.scalar.name == "bf16":
+            return TensorHandle(_nearest_bfloat16(np.asarray(source.data)), target.scalar)
+        return cast(self, source, target)
+
+    InterpreterBuilder.create_dot = create_dot
+    InterpreterBuilder.cast_impl = cast_impl
 
 
 if not HAS_DEVICE:
-    _let_it_multiply_bfloat16()
+    _make_bfloat16_a_number()
