@@ -21,7 +21,16 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from vivace.backends.cuda.kernels import attention, attention_merge
+from vivace.backends.cuda.kernels import (
+    attention,
+    attention_merge,
+    gated_activation,
+    group_product,
+    int8_product,
+    kv_write,
+    rms_norm,
+    rope,
+)
 from vivace.backends.cuda.kernels.attention import AttentionShape
 from vivace.backends.cuda.kernels.paged_plane import PagedPlane, float_plane, int4_plane, int8_plane
 
@@ -41,10 +50,20 @@ class Variant:
     options: dict[str, object] = field(default_factory=dict)
 
     def source(self) -> ASTSource:
-        signature = {name: self._type(name) for name in self.kernel.arg_names}
-        return ASTSource(
-            self.kernel, signature, {(self.kernel.arg_names.index(n),): v for n, v in self.constants.items()}
-        )
+        names = self.kernel.arg_names
+        signature = {name: self._type(name) for name in names}
+        constants = {(names.index(name),): value for name, value in self.constants.items()}
+        return ASTSource(self.kernel, signature, constants, self._sixteens())
+
+    def _sixteens(self) -> dict[tuple[int, ...], list[list[object]]]:
+        """Pointers and strides are multiples of 16, as the launcher finds them to be for real shapes."""
+        paths: list[tuple[int, ...]] = []
+        for index, name in enumerate(self.kernel.arg_names):
+            if name in self.tuples:
+                paths += [(index, part) for part in range(3)]
+            elif name in self.pointers or name.endswith("stride") or name in ("num_inputs", "num_outputs"):
+                paths.append((index,))
+        return {path: [["tt.divisibility", 16]] for path in paths}
 
     def _type(self, name: str) -> object:
         if name in self.constants:
@@ -79,17 +98,53 @@ def attention_variants() -> Iterator[Variant]:
             pointers |= dict.fromkeys(integers, "*i32")
             strides = ("key_strides", "key_range_strides", "value_strides", "value_range_strides")
             kind = "decode" if chunk else "prefill"
-            yield Variant(
-                f"attention {kind} {name}", attention.attend_tile, pointers, constants, ("scale", "cap"), strides, options
-            )  # fmt: skip
+            floats = ("scale", "cap")
+            name_of = f"attention {kind} {name}"
+            yield Variant(name_of, attention.attend_tile, pointers, constants, floats, strides, options)
     pointers = dict.fromkeys(("query_starts", "context_lens", "sequences", "first_rows"), "*i32")
     pointers |= {"partial": "*fp32", "statistics": "*fp32", "out": "*bf16"}
     constants = {"HEADS": 4, "KV_HEADS": 8, "ROWS": 1, "HEAD_DIM": 128, "DIM": 128, "CHUNK": 256, "HAS_WINDOW": False}
     yield Variant("attention merge", attention_merge.merge_chunks, pointers, constants, options={"num_warps": 1})
 
 
+def row_variants() -> Iterator[Variant]:
+    pointers = dict.fromkeys(("x", "residual", "total", "out", "gate_up", "ranges"), "*bf16")
+    pointers |= dict.fromkeys(("weight", "table"), "*fp32") | {"slots": "*i32", "codes": "*u8"}
+    constants = {"WIDTH": 4096, "COLUMNS": 4096, "HAS_RESIDUAL": True}
+    yield Variant("rms_norm", rms_norm.normalize, pointers, constants, ("eps",), options={"num_warps": 8})
+    constants = {"ACTIVATION": "silu", "COLUMNS": 1024}
+    yield Variant("gated_activation", gated_activation.gate, pointers, constants)
+    constants = {"HEAD_DIM": 128, "DIM": 128, "PAIRS": 64}
+    yield Variant("rope", rope.rotate, pointers, constants, options={"num_warps": 1})
+    strides = ("code_strides", "range_strides")
+    for kind in ("int8", "int4"):
+        constants = {"HEAD_DIM": 128, "DIM": 128, "BLOCK_SIZE": 16, "KIND": kind, "PAIRS": 64}
+        options = {"num_warps": 1, "enable_fp_fusion": False}
+        yield Variant(f"kv_write {kind}", kv_write.write_slots, pointers, constants, (), strides, options)
+
+
+def product_variants() -> Iterator[Variant]:
+    options: dict[str, object] = {"num_warps": 4, "num_stages": 3}
+    pointers = {"x": "*bf16", "codes": "*u8", "scales": "*fp16", "zeros": "*u8", "out": "*fp32"}
+    for rows, outputs in ((16, 32), (64, 64)):
+        constants: dict[str, object] = {"GROUP": 32, "IS_INT4": True, "HAS_ZEROS": True}
+        constants |= {"ROWS": rows, "OUTPUTS": outputs, "INPUTS": 128}
+        kernel = group_product.multiply_groups
+        yield Variant(f"int4 product {rows} rows", kernel, pointers, constants, ("zero",), options=options)
+    pointers = {"x": "*i8", "codes": "*i8", "x_scales": "*fp32", "scales": "*fp32", "out": "*fp32"}
+    for rows, outputs in ((16, 32), (128, 128)):
+        constants = {"ROWS": rows, "OUTPUTS": outputs, "INPUTS": 128}
+        yield Variant(f"int8 product {rows} rows", int8_product.multiply_int8, pointers, constants, options=options)
+    pointers = {"x": "*bf16", "codes": "*i8", "scales": "*fp32"}
+    constants = {"WIDTH": 4096, "COLUMNS": 4096}
+    options = {"num_warps": 8, "enable_fp_fusion": False}
+    yield Variant("token codes", int8_product.code_tokens, pointers, constants, options=options)
+
+
 def variants() -> Iterator[Variant]:
     yield from attention_variants()
+    yield from row_variants()
+    yield from product_variants()
 
 
 def compiled(variant: Variant, capability: int) -> dict[str, object]:
@@ -121,10 +176,10 @@ def usage(ptx: str, capability: int) -> tuple[int, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--targets", default="80,89,90")
-    parser.add_argument("--only", default="", help="kernels whose name contains this")
+    parser.add_argument("--only", nargs="*", default=[""], help="kernels whose names contain one of these")
     options = parser.parse_args()
     for variant in variants():
-        if options.only in variant.name:
+        if any(part in variant.name for part in options.only):
             for capability in map(int, options.targets.split(",")):
                 sys.stdout.write(json.dumps(compiled(variant, capability)) + "\n")
                 sys.stdout.flush()

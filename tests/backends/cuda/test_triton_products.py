@@ -11,7 +11,7 @@ from vivace.backends.cuda.kernels.group_product import group_product
 from vivace.backends.cuda.kernels.int8_product import int8_product, token_codes
 from vivace.backends.cuda.matrix import GroupMatrix, Int8RowMatrix, load_matrix
 from vivace.formats.dequantize import dequantize
-from vivace.formats.quantize_rtn import encode
+from vivace.formats.level_quants import encode_int8_rows
 from vivace.formats.tensor import ENCODINGS, StoredTensor
 from vivace.ops.reference_activations import round_tokens
 
@@ -62,7 +62,9 @@ def test_tokens_are_coded_as_defined() -> None:
 
 def test_int8_of_tokens_and_rows() -> None:
     rng = np.random.default_rng(31)
-    weight = encode(rng.standard_normal((70, 200), dtype=np.float32), "int8_channel", "matrix")
+    codes_ND = rng.integers(-127, 128, (70, 200)).astype(np.int8)
+    data = encode_int8_rows(codes_ND, rng.uniform(0.001, 0.02, 70).astype(np.float32))
+    weight = StoredTensor("matrix", "int8_channel", (70, 200), data)
     matrix = load_matrix(weight, DEVICE)
     assert isinstance(matrix, Int8RowMatrix)
     x_TD = rng.standard_normal((19, 200), dtype=np.float32)

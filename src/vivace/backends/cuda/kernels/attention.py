@@ -25,7 +25,6 @@ from vivace.backends.cuda.kernels.paged_tile import column_dims, slot_offsets, t
 from vivace.backends.cuda.kernels.ragged_rows import RaggedRows, Tiles
 
 CHUNK = 256  # positions: 8 KV heads at 8192 positions make 256 programs, two a core of an H100
-MAX_HEAD_DIM = 256
 LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
 

@@ -14,7 +14,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-MAX_ROWS = 64  # above it, decoding to 16 bits once and a dense product is as fast: both are bound by arithmetic
 INPUTS = 128  # of a step of the loop
 
 

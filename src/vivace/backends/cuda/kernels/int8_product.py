@@ -13,7 +13,6 @@ from torch import Tensor
 from vivace.ops.reference_activations import SMALLEST_MAGNITUDE
 
 SMALLEST: tl.constexpr = tl.constexpr(SMALLEST_MAGNITUDE)
-MAX_INPUTS = 32768  # of a row: one program finds its scale with all of it in registers
 
 
 def token_codes(x_TD: Tensor) -> tuple[Tensor, Tensor]:

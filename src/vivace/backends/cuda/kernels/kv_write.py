@@ -49,7 +49,7 @@ def write_slots(
     vector = x + row * x_stride + head * HEAD_DIM
     if PAIRS > 0:
         # Rounded to x's type as a value between two operations is.
-        values = rotated(vector, table + row * table_stride, is_there, HEAD_DIM, DIM, PAIRS).to(x.dtype.element_ty)
+        values = rotated(vector, table + row * table_stride, is_there, DIM, PAIRS).to(x.dtype.element_ty)
     else:
         values = tl.load(vector + dim, mask=is_there, other=0)
     to_codes = codes + block * code_strides[0] + place * code_strides[1] + head * code_strides[2]

@@ -7,8 +7,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-MAX_COLUMNS = 16384  # of a group: one program holds them in registers
-
 
 def rms_norm(x_TD: Tensor, weight: Tensor, eps: float, groups: int = 1) -> Tensor:
     """[T, D] in x's type: x / sqrt(mean(x^2) + eps) * weight in each of `groups` equal groups of columns.

@@ -22,7 +22,7 @@ def rope(x_TD: Tensor, table_T2P: Tensor, head_dim: int) -> Tensor:
 
 
 @triton.jit
-def rotated(vector, table, is_there, HEAD_DIM: tl.constexpr, DIM: tl.constexpr, PAIRS: tl.constexpr):
+def rotated(vector, table, is_there, DIM: tl.constexpr, PAIRS: tl.constexpr):
     """float32 [DIM] of one head at `vector`, by the angles at `table`."""
     dim = tl.arange(0, DIM)
     x = tl.load(vector + dim, mask=is_there, other=0).to(tl.float32)
@@ -42,5 +42,5 @@ def rotate(
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     dim = tl.arange(0, DIM)
     is_there = dim < HEAD_DIM
-    result = rotated(x + row * x_stride + head * HEAD_DIM, table + row * table_stride, is_there, HEAD_DIM, DIM, PAIRS)
+    result = rotated(x + row * x_stride + head * HEAD_DIM, table + row * table_stride, is_there, DIM, PAIRS)
     tl.store(out + row * out_stride + head * HEAD_DIM + dim, result.to(out.dtype.element_ty), mask=is_there)
