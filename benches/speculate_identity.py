@@ -54,7 +54,9 @@ def compare(name: str, draft: str, texts: list[str], max_tokens: int) -> bool:
     plain = LLM(None if name == "embedded" else name, **options)
     room = plain.engine.config.max_model_len - max_tokens
     prompts = [plain.tokenizer.encode(text)[-room:] for text in texts]
-    settings = [SamplingParams(max_tokens=max_tokens, temperature=heat, seed=7, ignore_eos=True) for heat in (0.0, 0.8)]
+    settings = [
+        SamplingParams(max_tokens=max_tokens, temperature=heat, seed=7, ignore_eos=True) for heat in (0.0, 0.8)
+    ]
     expected = [tokens_of(plain, prompts, params) for params in settings]
     all_equal = True
     for method in methods(draft):

@@ -1,7 +1,7 @@
 """Products of few rows with weights in groups: int4 of 32, 64 or 128 inputs a scale, int8 of 32 (q8_0).
 
 The weight is read once, as the bytes that it is stored in, decoded in registers and rounded to the activations' type;
-sums are float32, in an order that depends on the weight's shape alone. Nibbles are stored by 32 inputs, byte j holding
+sums are float32, in an order that depends on the weight's shape alone. Nibbles are stored by 32 inputs, byte j has
 inputs j and j + 16; they come out interleaved, and activations are read in that order.
 
 Shape letters: T rows, N outputs, D inputs, G groups of a row.

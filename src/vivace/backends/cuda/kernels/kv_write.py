@@ -79,7 +79,8 @@ def _levels(x, is_there, TOP: tl.constexpr):
     low = tl.min(tl.where(is_there, x, float("inf")), 1)
     high = tl.max(tl.where(is_there, x, -float("inf")), 1)
     is_finite = tl.sum((is_there & ~(tl.abs(x) < float("inf"))).to(tl.int32), 1) == 0  # extremes pass over NaN
-    low, high = tl.where(is_finite, low, 0.0), tl.where(is_finite, high, 0.0)
+    is_level = is_finite & (low <= high)  # not what lies behind the last group of a vector
+    low, high = tl.where(is_level, low, 0.0), tl.where(is_level, high, 0.0)
     x = tl.where(is_there & is_finite[:, None], x, 0.0)
     bits = low.to(tl.int32, bitcast=True)
     minimum = (tl.where(bits < 0, bits + 0xFFFF, bits) & -65536).to(tl.float32, bitcast=True)
