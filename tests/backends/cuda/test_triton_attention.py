@@ -46,6 +46,14 @@ def test_shapes(name: str) -> None:
     np.testing.assert_allclose(run(case), case.expected(), rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize("window", [None, 24])
+def test_prompts_behind_a_context(window: int | None) -> None:
+    """Several tiles of rows, of which the later ones begin behind the first positions where a window ends."""
+    shape = AttentionShape(7, 1, 32, 0.2, window=window)
+    case = paged_case(np.random.default_rng(13), [(45, 130), (18, 18)], shape)
+    np.testing.assert_allclose(run(case), case.expected(), rtol=0, atol=2e-5)
+
+
 @pytest.mark.parametrize("kind", ["float", "int8", "int4"])
 def test_a_row_does_not_depend_on_its_batch(kind: str) -> None:
     """Bit for bit: the first two sequences alone, and with others that need more chunks and larger tiles."""
