@@ -1,0 +1,1 @@
+"""Triton kernels: each with a launcher that takes torch tensors. `registry` says where each one applies."""

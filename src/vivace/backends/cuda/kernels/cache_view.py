@@ -1,0 +1,19 @@
+"""One layer of the backend's cache as kernels see it: views, nothing is copied."""
+
+from __future__ import annotations
+
+from vivace.backends.cuda.kernels.paged_plane import PagedPlane, float_plane, int4_plane, int8_plane
+from vivace.backends.cuda.kv_planes import FloatPlane, Int8Plane, TokenPlane
+from vivace.core.errors import EngineError
+
+
+def layer_plane(plane: TokenPlane, layer: int) -> PagedPlane:
+    """Keys, or values, of `layer`. Raises `EngineError` for a plane that no kernel reads."""
+    if isinstance(plane, FloatPlane):
+        return float_plane(plane.values[layer])
+    codes, ranges = (tensor[layer] for tensor in plane.tensors)
+    if isinstance(plane, Int8Plane):
+        return int8_plane(codes, ranges)
+    if codes.ndim != 5:
+        raise EngineError(f"no kernel reads a plane of {type(plane).__name__}")
+    return int4_plane(codes, ranges)

@@ -1,0 +1,97 @@
+"""Keys and values of a step into their slots, coded on the way; keys may be turned by their positions before.
+
+Levels are found as `vivace.ops.reference_kv.round_levels` defines them, every operation rounded for itself (hence no
+fused multiply-add), so codes and ranges have the reference's bits.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from vivace.backends.cuda.kernels.paged_plane import PagedPlane
+from vivace.backends.cuda.kernels.rope import rotated
+
+
+def kv_write(
+    k_TD: Tensor, v_TD: Tensor, slots_T: Tensor, keys: PagedPlane, values: PagedPlane, table_T2P: Tensor | None = None
+) -> None:
+    """k, v [T, G*K] with unit stride along a row; slots_T: block * block_size + place. `table_T2P`: as for `rope`,
+    for keys that are not turned yet."""
+    _write(k_TD, slots_T, keys, table_T2P)
+    _write(v_TD, slots_T, values, None)
+
+
+def _write(x_TD: Tensor, slots_T: Tensor, plane: PagedPlane, table_T2P: Tensor | None) -> None:
+    table = x_TD if table_T2P is None else table_T2P
+    if len(x_TD):
+        write_slots[(len(x_TD), plane.num_kv_heads)](
+            x_TD, table, slots_T, plane.codes, plane.ranges_or_codes,
+            x_TD.stride(0), table.stride(0), plane.code_strides, plane.range_strides,
+            HEAD_DIM=plane.head_dim, DIM=max(32, triton.next_power_of_2(plane.head_dim)), BLOCK_SIZE=plane.block_size,
+            KIND=plane.kind, PAIRS=0 if table_T2P is None else table.shape[1] // 2,
+            num_warps=1, enable_fp_fusion=False,
+        )  # fmt: skip
+
+
+@triton.jit
+def write_slots(
+    x, table, slots, codes, ranges, x_stride, table_stride, code_strides, range_strides,
+    HEAD_DIM: tl.constexpr, DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, KIND: tl.constexpr, PAIRS: tl.constexpr,
+):  # fmt: skip
+    """Program (row, KV head)."""
+    row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    slot = tl.load(slots + row).to(tl.int64)
+    block, place = slot // BLOCK_SIZE, slot % BLOCK_SIZE
+    dim = tl.arange(0, DIM)
+    is_there = dim < HEAD_DIM
+    vector = x + row * x_stride + head * HEAD_DIM
+    if PAIRS > 0:
+        # Rounded to x's type as a value between two operations is.
+        values = rotated(vector, table + row * table_stride, is_there, DIM, PAIRS).to(x.dtype.element_ty)
+    else:
+        values = tl.load(vector + dim, mask=is_there, other=0)
+    to_codes = codes + block * code_strides[0] + place * code_strides[1] + head * code_strides[2]
+    to_ranges = ranges + block * range_strides[0] + place * range_strides[1] + head * range_strides[2]
+    if KIND == "float":
+        tl.store(to_codes + dim, values.to(codes.dtype.element_ty), mask=is_there)
+    elif KIND == "int8":
+        levels, scale, minimum = _levels(values.to(tl.float32).reshape(1, DIM), is_there.reshape(1, DIM), 255)
+        tl.store(to_codes + dim, levels.reshape(DIM), mask=is_there)
+        one = tl.arange(0, 1)
+        tl.store(to_ranges + 2 * one, scale.to(tl.bfloat16))
+        tl.store(to_ranges + 2 * one + 1, minimum.to(tl.bfloat16))
+    else:
+        group = tl.arange(0, DIM // 32)
+        grouped = values.to(tl.float32).reshape(DIM // 32, 32)
+        levels, scale, minimum = _levels(grouped, is_there.reshape(DIM // 32, 32), 15)
+        low, high = tl.split(tl.trans(levels.reshape(DIM // 32, 2, 16), 0, 2, 1))
+        byte = group[:, None] * 16 + tl.arange(0, 16)[None, :]
+        tl.store(to_codes + byte, low | (high << 4), mask=byte < HEAD_DIM // 2)
+        tl.store(to_ranges + 2 * group, scale.to(tl.bfloat16), mask=group < HEAD_DIM // 32)
+        tl.store(to_ranges + 2 * group + 1, minimum.to(tl.bfloat16), mask=group < HEAD_DIM // 32)
+
+
+@triton.jit
+def _levels(x, is_there, TOP: tl.constexpr):
+    """Of [groups, n]: codes uint8, scale and minimum of each group, float32 that a bfloat16 holds."""
+    low = tl.min(tl.where(is_there, x, float("inf")), 1)
+    high = tl.max(tl.where(is_there, x, -float("inf")), 1)
+    is_finite = tl.sum((is_there & ~(tl.abs(x) < float("inf"))).to(tl.int32), 1) == 0  # extremes pass over NaN
+    is_level = is_finite & (low <= high)  # not what lies behind the last group of a vector
+    low, high = tl.where(is_level, low, 0.0), tl.where(is_level, high, 0.0)
+    x = tl.where(is_there & is_finite[:, None], x, 0.0)
+    bits = low.to(tl.int32, bitcast=True)
+    minimum = (tl.where(bits < 0, bits + 0xFFFF, bits) & -65536).to(tl.float32, bitcast=True)
+    scale = tl.div_rn(high - minimum, tl.full(high.shape, TOP, tl.float32))
+    scale = ((scale.to(tl.int32, bitcast=True) + 0xFFFF) & -65536).to(tl.float32, bitcast=True)
+    scale = tl.where(scale >= 1e-30, scale, 0.0)
+    inverse = tl.where(
+        scale > 0, tl.div_rn(tl.full(scale.shape, 1, tl.float32), tl.where(scale > 0, scale, 1.0)), 0.0
+    )
+    level = (x - minimum[:, None]) * inverse[:, None]
+    level = tl.where(is_there & is_finite[:, None], level, 0.0)
+    level = (level + 12582912.0) - 12582912.0  # 1.5 * 2^23: to the nearest integer, ties to even
+    codes = tl.minimum(tl.maximum(level, 0.0), TOP).to(tl.uint8)
+    return codes, tl.where(is_finite, scale, float("nan")), minimum

@@ -1,0 +1,189 @@
+"""Compiles every kernel for named targets, without a device; a child process, because the interpreter compiles none.
+
+Prints a JSON line a kernel and target: registers, bytes spilled, bytes of PTX and cubin. `--targets 80,90` chooses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
+from triton.compiler import ASTSource
+
+from vivace.backends.cuda.kernels import (
+    attention,
+    attention_merge,
+    gated_activation,
+    group_product,
+    int8_product,
+    kv_write,
+    rms_norm,
+    rope,
+)
+from vivace.backends.cuda.kernels.attention import AttentionShape
+from vivace.backends.cuda.kernels.paged_plane import PagedPlane, float_plane, int4_plane, int8_plane
+
+OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
+
+
+@dataclass
+class Variant:
+    """A kernel with the types of its pointers; other arguments are 32-bit integers unless `floats` names them."""
+
+    name: str
+    kernel: triton.JITFunction
+    pointers: dict[str, str]
+    constants: dict[str, object]
+    floats: tuple[str, ...] = ()
+    tuples: tuple[str, ...] = ()
+    options: dict[str, object] = field(default_factory=dict)
+
+    def source(self) -> ASTSource:
+        names = self.kernel.arg_names
+        signature = {name: self._type(name) for name in names}
+        constants = {(names.index(name),): value for name, value in self.constants.items()}
+        return ASTSource(self.kernel, signature, constants, self._sixteens())
+
+    def _sixteens(self) -> dict[tuple[int, ...], list[list[object]]]:
+        """Pointers and strides are multiples of 16, as the launcher finds them to be for real shapes."""
+        paths: list[tuple[int, ...]] = []
+        for index, name in enumerate(self.kernel.arg_names):
+            if name in self.tuples:
+                paths += [(index, part) for part in range(3)]
+            elif name in self.pointers or name.endswith("stride") or name in ("num_inputs", "num_outputs"):
+                paths.append((index,))
+        return {path: [["tt.divisibility", 16]] for path in paths}
+
+    def _type(self, name: str) -> object:
+        if name in self.constants:
+            return "constexpr"
+        if name in self.tuples:
+            return ("i32", "i32", "i32")
+        return self.pointers.get(name, "fp32" if name in self.floats else "i32")
+
+
+def planes(shape: AttentionShape) -> dict[str, PagedPlane]:
+    size = (1, 16, shape.num_kv_heads)
+    bytes_of = torch.zeros((*size, shape.head_dim), dtype=torch.uint8)
+    return {
+        "bf16": float_plane(bytes_of.bfloat16()),
+        "int8": int8_plane(bytes_of, torch.zeros((*size, 2))),
+        "int4": int4_plane(
+            torch.zeros((*size, shape.head_dim // 32, 16), dtype=torch.uint8), torch.zeros((*size, 4, 2))
+        ),
+    }
+
+
+def attention_variants() -> Iterator[Variant]:
+    shape = AttentionShape(32, 8, 128, 0.09)
+    for name, plane in planes(shape).items():
+        for chunk, rows in ((attention.CHUNK, 1), (0, 32)):
+            constants = attention.constants(shape, plane, rows, chunk, torch.bfloat16)
+            options = {key: constants.pop(key) for key in OPTIONS if key in constants}
+            code = "*bf16" if name == "bf16" else "*u8"
+            pointers = dict.fromkeys(("q", "out", "key_ranges", "value_ranges"), "*bf16")
+            pointers |= dict.fromkeys(("partial", "statistics"), "*fp32") | dict.fromkeys(("keys", "values"), code)
+            integers = ("query_starts", "context_lens", "tables", "sequences", "first_rows")
+            pointers |= dict.fromkeys(integers, "*i32")
+            strides = ("key_strides", "key_range_strides", "value_strides", "value_range_strides")
+            kind = "decode" if chunk else "prefill"
+            floats = ("scale", "cap")
+            name_of = f"attention {kind} {name}"
+            yield Variant(name_of, attention.attend_tile, pointers, constants, floats, strides, options)
+    pointers = dict.fromkeys(("query_starts", "context_lens", "sequences", "first_rows"), "*i32")
+    pointers |= {"partial": "*fp32", "statistics": "*fp32", "out": "*bf16"}
+    constants = {"HEADS": 4, "KV_HEADS": 8, "ROWS": 1, "HEAD_DIM": 128, "DIM": 128, "CHUNK": 256, "HAS_WINDOW": False}
+    yield Variant("attention merge", attention_merge.merge_chunks, pointers, constants, options={"num_warps": 1})
+
+
+def row_variants() -> Iterator[Variant]:
+    pointers = dict.fromkeys(("x", "residual", "total", "out", "gate_up", "ranges"), "*bf16")
+    pointers |= dict.fromkeys(("weight", "table"), "*fp32") | {"slots": "*i32", "codes": "*u8"}
+    constants = {"WIDTH": 4096, "COLUMNS": 4096, "HAS_RESIDUAL": True}
+    yield Variant("rms_norm", rms_norm.normalize, pointers, constants, ("eps",), options={"num_warps": 8})
+    constants = {"ACTIVATION": "silu", "COLUMNS": 1024}
+    yield Variant("gated_activation", gated_activation.gate, pointers, constants)
+    constants = {"HEAD_DIM": 128, "DIM": 128, "PAIRS": 64}
+    yield Variant("rope", rope.rotate, pointers, constants, options={"num_warps": 1})
+    strides = ("code_strides", "range_strides")
+    for kind in ("int8", "int4"):
+        constants = {"HEAD_DIM": 128, "DIM": 128, "BLOCK_SIZE": 16, "KIND": kind, "PAIRS": 64}
+        options = {"num_warps": 1, "enable_fp_fusion": False}
+        yield Variant(f"kv_write {kind}", kv_write.write_slots, pointers, constants, (), strides, options)
+
+
+def product_variants() -> Iterator[Variant]:
+    options: dict[str, object] = {"num_warps": 4, "num_stages": 3}
+    pointers = {"x": "*bf16", "codes": "*u8", "scales": "*fp16", "zeros": "*u8", "out": "*fp32"}
+    for rows, outputs in ((16, 32), (64, 64)):
+        constants: dict[str, object] = {"GROUP": 32, "IS_INT4": True, "HAS_ZEROS": True}
+        constants |= {"ROWS": rows, "OUTPUTS": outputs, "INPUTS": 128}
+        kernel = group_product.multiply_groups
+        yield Variant(f"int4 product {rows} rows", kernel, pointers, constants, ("zero",), options=options)
+    pointers = {"x": "*i8", "codes": "*i8", "x_scales": "*fp32", "scales": "*fp32", "out": "*fp32"}
+    for rows, outputs in ((16, 32), (128, 128)):
+        constants = {"ROWS": rows, "OUTPUTS": outputs, "INPUTS": 128}
+        yield Variant(f"int8 product {rows} rows", int8_product.multiply_int8, pointers, constants, options=options)
+    pointers = {"x": "*bf16", "codes": "*i8", "scales": "*fp32"}
+    constants = {"WIDTH": 4096, "COLUMNS": 4096}
+    options = {"num_warps": 8, "enable_fp_fusion": False}
+    yield Variant("token codes", int8_product.code_tokens, pointers, constants, options=options)
+
+
+def variants() -> Iterator[Variant]:
+    yield from attention_variants()
+    yield from row_variants()
+    yield from product_variants()
+
+
+def compiled(variant: Variant, capability: int) -> dict[str, object]:
+    result = triton.compile(variant.source(), GPUTarget("cuda", capability, 32), variant.options)
+    registers, spilled = usage(result.asm["ptx"], capability)
+    return {
+        "kernel": variant.name,
+        "target": f"sm_{capability}",
+        "registers": registers,
+        "spilled_bytes": spilled,
+        "shared_bytes": result.metadata.shared,
+        "ptx_bytes": len(result.asm["ptx"]),
+        "cubin_bytes": len(result.asm["cubin"]),
+    }
+
+
+def usage(ptx: str, capability: int) -> tuple[int, int]:
+    """Registers a thread, and bytes spilled by its stores and loads, as ptxas says."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "kernel.ptx"
+        path.write_text(ptx)
+        arch = f"sm_{capability}" + ("a" if capability == 90 else "")
+        command = [get_ptxas(capability).path, "-v", f"--gpu-name={arch}", str(path), "-o", str(path) + ".cubin"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    registers = max(int(found) for found in re.findall(r"Used (\d+) registers", said))
+    return registers, sum(int(found) for found in re.findall(r"(\d+) bytes spill", said))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--targets", default="80,89,90")
+    parser.add_argument("--only", nargs="*", default=[""], help="kernels whose names contain one of these")
+    options = parser.parse_args()
+    for variant in variants():
+        if any(part in variant.name for part in options.only):
+            for capability in map(int, options.targets.split(",")):
+                sys.stdout.write(json.dumps(compiled(variant, capability)) + "\n")
+                sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

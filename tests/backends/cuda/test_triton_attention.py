@@ -1,0 +1,87 @@
+"""Paged attention against the reference in float32: ragged batches, random block tables, every cache type."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from paged_case import PagedCase, paged_case
+from triton_interpreter import torch
+
+from vivace.backends.cuda.kernels.attention import AttentionShape, paged_attention
+
+# Weights and decoded numbers enter products in the query's type: 8 bits of a bfloat16, 11 of a float16.
+TOLERANCE = {"f32": 2e-5, "f16": 4e-3, "bf16": 3e-2}
+MIXED = [(1, 300), (3, 40), (1, 1), (19, 21), (1, 17)]
+
+
+def run(case: PagedCase) -> np.ndarray:
+    result: np.ndarray = paged_attention(case.q, case.keys, case.values, case.rows, case.shape).float().cpu().numpy()
+    return result
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("kind", ["float", "int8", "int4"])
+def test_ragged_batch(kind: str, dtype: str) -> None:
+    rng = np.random.default_rng(7)
+    case = paged_case(rng, MIXED, AttentionShape(4, 2, 64, 0.125), kind=kind, dtype=dtype)
+    np.testing.assert_allclose(run(case), case.expected(), rtol=0, atol=TOLERANCE[dtype])
+
+
+SHAPES = {
+    "one group of all heads": AttentionShape(6, 1, 32, 0.2),
+    "every head its own": AttentionShape(2, 2, 32, 0.2),
+    "seven heads a group, 48 dimensions": AttentionShape(7, 1, 48, 0.15),
+    "window": AttentionShape(4, 2, 32, 0.2, window=24),
+    "window of one": AttentionShape(4, 2, 32, 0.2, window=1),
+    "window across chunks": AttentionShape(4, 2, 32, 0.2, window=280),
+    "cap": AttentionShape(4, 2, 32, 1.5, softcap=3.0),
+    "window and cap": AttentionShape(4, 2, 32, 1.5, window=24, softcap=3.0),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes(name: str) -> None:
+    block_size = 24 if "heads a group" in name or name == "window" else 16
+    case = paged_case(np.random.default_rng(11), MIXED, SHAPES[name], block_size=block_size)
+    np.testing.assert_allclose(run(case), case.expected(), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("window", [None, 24])
+def test_prompts_behind_a_context(window: int | None) -> None:
+    """Several tiles of rows, of which the later ones begin behind the first positions where a window ends."""
+    shape = AttentionShape(7, 1, 32, 0.2, window=window)
+    case = paged_case(np.random.default_rng(13), [(45, 130), (18, 18)], shape)
+    np.testing.assert_allclose(run(case), case.expected(), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["float", "int8", "int4"])
+def test_a_row_does_not_depend_on_its_batch(kind: str) -> None:
+    """Bit for bit: the first two sequences alone, and with others that need more chunks and larger tiles."""
+    case = paged_case(np.random.default_rng(5), MIXED, AttentionShape(4, 2, 32, 0.2), kind=kind, dtype="bf16")
+    together = run(case)
+    inputs = case.inputs
+    for sequence in range(len(MIXED)):
+        start, stop = inputs.query_starts_B1[sequence : sequence + 2].tolist()
+        inputs_alone = type(inputs)(
+            inputs.token_ids_T[start:stop], inputs.positions_T[start:stop], inputs.slots_T[start:stop],
+            np.array([0, stop - start], np.int32), inputs.context_lens_B[sequence : sequence + 1],
+            inputs.block_tables_BX[sequence : sequence + 1], inputs.sampled_rows_S,
+        )  # fmt: skip
+        alone = PagedCase(
+            case.q_TD[start:stop], case.keys, case.values, case.decoded_keys, case.decoded_values, inputs_alone,
+            case.shape, case.dtype,
+        )  # fmt: skip
+        assert np.array_equal(run(alone), together[start:stop])
+
+
+def test_what_lies_behind_a_context_is_not_read() -> None:
+    case = paged_case(np.random.default_rng(3), MIXED, AttentionShape(4, 2, 32, 0.2))
+    expected = case.expected()
+    written = torch.zeros(case.keys.codes.shape[:2], dtype=torch.bool)
+    tables, size = case.inputs.block_tables_BX, case.keys.block_size
+    for sequence, context in enumerate(case.inputs.context_lens_B.tolist()):
+        positions = np.arange(context)
+        written[tables[sequence, positions // size], positions % size] = True
+    for plane in (case.keys, case.values):
+        plane.codes[~written.to(plane.codes.device)] = torch.nan
+    np.testing.assert_allclose(run(case), expected, rtol=0, atol=2e-5)
