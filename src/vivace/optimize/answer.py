@@ -232,7 +232,7 @@ def _why_not(objective: Objective, pick: Result, other: Result) -> str:
     if _loss(other) > _loss(pick):
         return f"as fast within noise ({shown}), but KL divergence {_loss(other):.2g} against {_loss(pick):.2g} nats"
     own, its = pick.measured.memory_bytes / 2**20, other.measured.memory_bytes / 2**20
-    if its <= own:
+    if its < 1.01 * own:
         return f"as fast within noise: {shown}"
     return f"as fast within noise ({shown}), but {its:,.0f} MiB against {own:,.0f}"
 
