@@ -1,4 +1,5 @@
-"""2,000 requests of 64 clients, of which a third leave at some point: afterwards everything is as it was."""
+"""2,000 requests of 64 clients, of which a third leave at some point: afterwards everything is as it was. And 300 while
+every step verifies guesses."""
 
 from __future__ import annotations
 
@@ -19,6 +20,12 @@ from served_process import SMALL, ServedProcess, eventually, served
 
 SEED = 20261122
 NUM_REQUESTS = 2_000
+NUM_GUESSED_REQUESTS = 300
+METHODS = {
+    "ngram": {},
+    "draft_model": {"model": "embedded-draft"},
+    "medusa": {"num_speculative_tokens": 8},
+}
 NUM_CLIENTS = 64
 LEAVING = 0.3
 WORDS = (
@@ -95,9 +102,9 @@ class Client:
         return "answered" if is_whole else f"broken off: {body[-100:]!r}"
 
 
-async def traffic(server: ServedProcess) -> Counter[str]:
+async def traffic(server: ServedProcess, num_requests: int) -> Counter[str]:
     rng = random.Random(SEED)
-    clients = [Client(server, rng) for _ in range(NUM_REQUESTS)]
+    clients = [Client(server, rng) for _ in range(num_requests)]
     outcomes: Counter[str] = Counter()
     waiting = iter(clients)
 
@@ -141,7 +148,7 @@ def test_afterwards_everything_is_as_it_was(fresh: ServedProcess) -> None:
     assert num_used_blocks(server) == 0
     descriptors = [settled_descriptors(pid) for pid in pids]
     tasks = gauge(server, "front_num_tasks")
-    outcomes = asyncio.run(traffic(server))
+    outcomes = asyncio.run(traffic(server, NUM_REQUESTS))
     assert set(outcomes) == {"answered", "left"}, f"seed {SEED}: {outcomes}"
     assert outcomes["left"] > NUM_REQUESTS * LEAVING * 0.8
     assert (server.pid, server.engine_pid) == pids
@@ -149,3 +156,18 @@ def test_afterwards_everything_is_as_it_was(fresh: ServedProcess) -> None:
     assert eventually(lambda: num_used_blocks(server) == 0)
     assert eventually(lambda: gauge(server, "front_num_tasks") <= tasks)
     assert eventually(lambda: [num_descriptors(pid) for pid in pids] == descriptors)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_who_leaves_while_guesses_are_verified_leaves_nothing(method: str) -> None:
+    config = {"method": method, "adaptive": False, **METHODS[method]}
+    with served(*SMALL, "--speculative-config", json.dumps(config)) as process:
+        server = process.wait_ready()
+        engine_pid = server.engine_pid
+        outcomes = asyncio.run(traffic(server, NUM_GUESSED_REQUESTS))
+        assert set(outcomes) == {"answered", "left"}, f"seed {SEED}: {outcomes}"
+        assert outcomes["left"] > NUM_GUESSED_REQUESTS * LEAVING * 0.7
+        assert server.engine_pid == engine_pid
+        assert gauge(server, "spec_decode_num_drafts_total") > 0
+        assert eventually(lambda: gauge(server, "num_requests_running") == 0)
+        assert eventually(lambda: num_used_blocks(server) == 0)
