@@ -1,5 +1,7 @@
-"""2,000 requests of 64 clients, of which a third leave at some point: afterwards everything is as it was. And 300 while
-every step verifies guesses."""
+"""2,000 requests of 64 clients, of which a third leave at some point: afterwards everything is as it was.
+
+And 300 while every step verifies guesses.
+"""
 
 from __future__ import annotations
 
