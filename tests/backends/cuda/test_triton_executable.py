@@ -13,6 +13,7 @@ from triton_interpreter import HAS_DEVICE
 
 from vivace.backends.cuda.backend import CudaBackend
 from vivace.backends.cuda.graphs import fill_up
+from vivace.backends.cuda.kernels import trial
 from vivace.backends.cuda.step import device_step, step_arrays
 from vivace.backends.cuda.transfer import Upload
 from vivace.backends.reference.backend import ReferenceBackend
@@ -159,6 +160,19 @@ def test_a_tree_of_guesses_is_left_to_torch() -> None:
         wanted = logits(reference, expected, inputs)
         np.testing.assert_allclose(logits(backend, executable, inputs), wanted, rtol=0, atol=TOLERANCE["f32"])
     assert any("tree of guesses" in line and f"{LAYERS} times" in line for line in backend.kernels.explain())
+
+
+def test_a_kernel_that_does_not_run_leaves_all_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_compiler(*_: object) -> None:
+        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.\nMore.")
+
+    monkeypatch.setattr(trial, "rms_norm", no_compiler)
+    backend = interpreted()
+    executable = compiled(backend, "f32", "bf16")
+    assert executable._launchers is None
+    assert np.isfinite(logits(backend, executable, steps(SHORT)[0])).all()
+    expected = "triton does not run a kernel: Failed to find C compiler. Please specify via CC environment variable."
+    assert backend.kernels.complaint == expected
 
 
 def test_off_a_device_torch_runs_alone() -> None:

@@ -13,9 +13,14 @@ if TYPE_CHECKING:
 
 
 def launchers_for(program: Program, cache: CudaKVCache, registry: KernelRegistry) -> Launchers | None:
-    """None where no kernel runs at all: `registry.complaint` says why."""
+    """None where no kernel runs at all: `registry.complaint` says why. The registry's first program makes a trial."""
     if registry.complaint is not None:
         return None
     from vivace.backends.cuda.kernels.launchers import Launchers
+    from vivace.backends.cuda.kernels.trial import trial
 
+    if not registry.is_tried:
+        registry.set_trial(trial(cache.device))
+        if registry.complaint is not None:
+            return None
     return Launchers(program, cache, registry)

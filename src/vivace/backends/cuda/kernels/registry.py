@@ -29,6 +29,7 @@ class KernelRegistry:
     def __init__(self, device: torch.device, *, interpreted: bool = False) -> None:
         self._device = device
         self._interpreted = interpreted
+        self.is_tried = False
         self._reasons: dict[Case, str | None] = {}
         self._counts: Counter[Case] = Counter()
 
@@ -36,6 +37,12 @@ class KernelRegistry:
     def complaint(self) -> str | None:
         """Why no kernel runs at all; None where they do."""
         return None if self._interpreted else _complaint(self._device)
+
+    def set_trial(self, complaint: str | None) -> None:
+        """What came of a first kernel: None if it ran."""
+        self.is_tried = True
+        self.complaint = self.complaint or complaint
+        self._reasons.clear()
 
     def takes(self, case: Case) -> bool:
         """Whether the Triton kernel runs this operation; counts it."""
