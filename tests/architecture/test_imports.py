@@ -12,6 +12,7 @@ LAZY = {
     "engine/constraint_room.py": "60 ms of llguidance that free text does not pay",
     "engine/backend.py": "only the backend that was asked for is imported",
     "serve/tracing.py": "OpenTelemetry is an extra that few install",
+    "backends/cuda/kernels/provider.py": "triton may be missing; half a second that torch's CPU device does not pay",
     "engine/source.py": "huggingface_hub costs 60 ms that local models do not pay",
 }
 

@@ -41,7 +41,7 @@ LAYOUT_NOTES = {
 }
 OTHER_BACKENDS = {
     "reference": "asked for: written for reading, not for speed",
-    "cuda": "torch's operations, attention over gathered blocks; decode steps by CUDA graphs on a GPU",
+    "cuda": "Triton's kernels where they apply, else torch's operations; decode steps by CUDA graphs on a GPU",
 }
 CAMEL_HUMP = re.compile(r"(?<=[a-zA-Z])(?=[A-Z][a-z])")
 GIB = 2**30
@@ -86,6 +86,8 @@ def device_section(loaded: LoadedEngine) -> Section:
         from vivace.backends.cuda.backend import CudaBackend
 
         facts = loaded.backend.facts if isinstance(loaded.backend, CudaBackend) else None
+        complaint = loaded.backend.kernels.complaint if isinstance(loaded.backend, CudaBackend) else None
+        rows.append(Row("kernels", "torch" if complaint else "triton, where they apply", complaint or ""))
         if facts is not None:
             rows += [
                 Row("name", facts.name, f"compute capability {facts.capability}"),

@@ -9,9 +9,8 @@ import torch
 from vivace.backends.cuda.backend import CudaBackend
 from vivace.backends.cuda.graphs import BUCKETS, StepGraphs, bucket_of, fill_up
 from vivace.backends.cuda.kv_cache import CudaKVCache
-from vivace.backends.cuda.spans import spans_of
-from vivace.backends.cuda.step import device_step, send_step, step_arrays
-from vivace.backends.cuda.transfer import SMALLEST_STAGE, Upload
+from vivace.backends.cuda.step import StepPlan, device_step, step_arrays
+from vivace.backends.cuda.transfer import SMALLEST_STAGE, Upload, num_integers
 from vivace.formats.quantize_rtn import encode
 from vivace.ops.backend import KVSpec, StepInputs, StepLimits
 from vivace.ops.program import Program
@@ -76,11 +75,12 @@ def test_a_filled_step_computes_the_same_and_writes_aside() -> None:
         step, upload = decode_step(), Upload(CPU)
         if filled:
             step = fill_up(step, 4, 4, cache.spare_slot, SPEC.block_size)
-            spans = spans_of(step, single=True, width=16)
-            sent = upload.send(step_arrays(step, spans, None), torch.empty(100, dtype=torch.int32))
-            outputs.append(executable._execute(device_step(sent, spans, False, SPEC))[0][:2])
+            plan = executable._graph_plan(step, 16)
+            arrays = step_arrays(step, plan)
+            sent = upload.send(arrays, torch.empty(num_integers(arrays), dtype=torch.int32))
+            outputs.append(executable._execute(device_step(sent, plan, SPEC))[0][:2])
         else:
-            outputs.append(executable._execute(send_step(step, upload, SPEC, CPU))[0])
+            outputs.append(executable._execute(executable._send(step))[0])
         caches.append(cache.keys(0, torch.arange(cache.spare_slot), torch.float32))
     assert torch.isfinite(outputs[0]).all()
     assert torch.equal(*outputs)
@@ -89,7 +89,7 @@ def test_a_filled_step_computes_the_same_and_writes_aside() -> None:
 
 def test_no_graph_off_a_gpu() -> None:
     cache = CudaKVCache(SPEC, 8, CPU)
-    graphs = StepGraphs(cache, Upload(CPU), lambda _: (torch.zeros(1), None))
+    graphs = StepGraphs(cache, Upload(CPU), lambda *_: StepPlan([]), lambda _: (torch.zeros(1), None))
     assert not graphs.is_active
     assert graphs.run(decode_step()) is None
 

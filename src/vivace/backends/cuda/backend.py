@@ -14,6 +14,7 @@ import torch
 
 from vivace.backends.cuda.device import DeviceFacts, facts, open_device, running_on
 from vivace.backends.cuda.executable import CudaExecutable
+from vivace.backends.cuda.kernels.registry import KernelRegistry
 from vivace.backends.cuda.kv_cache import CudaKVCache
 from vivace.backends.cuda.logprobs import top_logprobs
 from vivace.backends.cuda.matrix import load_matrix
@@ -38,13 +39,15 @@ class CudaBackend:
     """torch tensors on `cuda`, `cuda:N`, or for tests on torch's `cpu` device. Raises `ConfigError`.
 
     Products of CUDA libraries choose their order of sums by the number of rows: on a GPU results may depend on the
-    batch by a rounding, where the CPU backend's never do. See `precision` for the types.
+    batch by a rounding, where the CPU backend's never do. See `precision` for the types. `kernels` knows which
+    operations Triton's kernels run; `interpreted`: all that they can, in Triton's interpreter, for tests.
     """
 
     name = "cuda"
 
-    def __init__(self, device: str = "cuda") -> None:
+    def __init__(self, device: str = "cuda", *, interpreted: bool = False) -> None:
         self.device = open_device(device)
+        self.kernels = KernelRegistry(self.device, interpreted=interpreted)
 
     @property
     def facts(self) -> DeviceFacts | None:
@@ -88,7 +91,7 @@ class CudaBackend:
     def compile(self, program: Program, kv_cache: KVCache, limits: StepLimits) -> CudaExecutable:
         if not isinstance(kv_cache, CudaKVCache):
             raise EngineError(f"the KV cache belongs to another backend: {type(kv_cache).__name__}")
-        return CudaExecutable(program, kv_cache, limits)
+        return CudaExecutable(program, kv_cache, limits, self.kernels)
 
     def sample(self, logits: Any, inputs: SampleInputs) -> Int32Array:
         """Token ids [S]: the step's one wait for the device."""

@@ -11,9 +11,13 @@ from torch import Tensor
 from vivace.backends.cuda.device import running_on
 from vivace.backends.cuda.graphs import Results, StepGraphs
 from vivace.backends.cuda.interpreter import Interpreter, last_uses
+from vivace.backends.cuda.kernels.provider import launchers_for
+from vivace.backends.cuda.kernels.ragged_rows import TilePlan
+from vivace.backends.cuda.kernels.registry import KernelRegistry
 from vivace.backends.cuda.kv_cache import CudaKVCache
 from vivace.backends.cuda.precision import precision_of
-from vivace.backends.cuda.step import DeviceStep, send_step
+from vivace.backends.cuda.spans import branches_of, spans_of
+from vivace.backends.cuda.step import DeviceStep, StepPlan, send_step
 from vivace.backends.cuda.transfer import Upload
 from vivace.core.errors import EngineError
 from vivace.ops.backend import Float64Array, StepInputs, StepLimits
@@ -23,7 +27,7 @@ from vivace.ops.program import Linear, Program
 class CudaExecutable:
     """Launches a step's operations, by a CUDA graph where one fits. Only `run_timed` waits for them."""
 
-    def __init__(self, program: Program, cache: CudaKVCache, limits: StepLimits) -> None:
+    def __init__(self, program: Program, cache: CudaKVCache, limits: StepLimits, registry: KernelRegistry) -> None:
         if program.output is None:
             raise EngineError("the program has no output")
         self._program = program
@@ -31,9 +35,11 @@ class CudaExecutable:
         self._limits = limits
         self._dying = last_uses(program)
         layouts = (weight.layout for op in program.ops if isinstance(op, Linear) for weight in op.weights)
-        self._precision = precision_of(cache.device, layouts)
+        self._launchers = launchers_for(program, cache, registry)
+        is_exact = cache.device.type == "cpu" and self._launchers is None
+        self._precision = precision_of(layouts, is_exact=is_exact)
         self._upload = Upload(cache.device)
-        self._graphs = StepGraphs(cache, self._upload, self._execute)
+        self._graphs = StepGraphs(cache, self._upload, self._graph_plan, self._execute)
         self._states: Tensor | None = None
 
     def run(self, inputs: StepInputs) -> Tensor:
@@ -63,7 +69,7 @@ class CudaExecutable:
         with running_on(self._cache.device):
             moments = [self._moment()]
             self._cache.begin_step(inputs)
-            interpreter = Interpreter(self._cache, self._send(inputs), self._precision)
+            interpreter = Interpreter(self._cache, self._send(inputs), self._precision, self._launchers)
             moments.append(self._moment())
             for op, dying in zip(self._program.ops, self._dying, strict=True):
                 interpreter.execute(op, dying)
@@ -72,7 +78,7 @@ class CudaExecutable:
         return np.append(seconds[1:], seconds[0])
 
     def _execute(self, step: DeviceStep) -> Results:
-        interpreter = Interpreter(self._cache, step, self._precision)
+        interpreter = Interpreter(self._cache, step, self._precision, self._launchers)
         for op, dying in zip(self._program.ops, self._dying, strict=True):
             interpreter.execute(op, dying)
         assert self._program.output is not None  # checked when it was compiled
@@ -81,7 +87,20 @@ class CudaExecutable:
         return interpreter.read(self._program.output).float(), states
 
     def _send(self, inputs: StepInputs) -> DeviceStep:
-        return send_step(inputs, self._upload, self._cache.spec, self._cache.device)
+        branches = branches_of(inputs)
+        tiles = self._tiles(inputs, branches is not None, None)
+        plan = StepPlan(spans_of(inputs) if tiles is None else [], branches, tiles)
+        return send_step(inputs, plan, self._upload, self._cache.spec, self._cache.device)
+
+    def _graph_plan(self, inputs: StepInputs, max_context: int) -> StepPlan:
+        """Of a step that was filled up to a bucket. Its shapes depend on the bucket alone."""
+        tiles = self._tiles(inputs, False, max_context)
+        return StepPlan(spans_of(inputs, single=True, width=max_context) if tiles is None else [], None, tiles)
+
+    def _tiles(self, inputs: StepInputs, has_branches: bool, max_context: int | None) -> TilePlan | None:
+        if self._launchers is None:
+            return None
+        return self._launchers.tile_plan(inputs, self._precision.values, has_branches, max_context)
 
     def _check(self, inputs: StepInputs) -> None:
         limits = self._limits

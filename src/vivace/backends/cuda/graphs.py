@@ -15,15 +15,16 @@ import torch
 from torch import Tensor
 
 from vivace.backends.cuda.kv_cache import CudaKVCache
-from vivace.backends.cuda.spans import GATHERED_POSITIONS, spans_of
-from vivace.backends.cuda.step import DeviceStep, device_step, step_arrays
-from vivace.backends.cuda.transfer import Upload
+from vivace.backends.cuda.spans import GATHERED_POSITIONS
+from vivace.backends.cuda.step import DeviceStep, StepPlan, device_step, step_arrays
+from vivace.backends.cuda.transfer import Upload, num_integers
 from vivace.ops.backend import Int32Array, StepInputs
 
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 WARM_UPS = 2  # runs before a capture: libraries choose kernels and take workspaces in them
 
 Results = tuple[Tensor, Tensor | None]  # output and states
+Plan = Callable[[StepInputs, int], StepPlan]  # of a filled step and the longest context of its bucket
 Execute = Callable[[DeviceStep], Results]
 
 
@@ -37,9 +38,10 @@ class _Captured:
 class StepGraphs:
     """Captured steps by bucket. `run` gives None for a step that needs none or fits none."""
 
-    def __init__(self, cache: CudaKVCache, upload: Upload, execute: Execute) -> None:
+    def __init__(self, cache: CudaKVCache, upload: Upload, plan: Plan, execute: Execute) -> None:
         self._cache = cache
         self._upload = upload
+        self._plan = plan
         self._execute = execute
         self._device = cache.device
         self._captured: dict[tuple[int, int], _Captured] = {}
@@ -54,13 +56,13 @@ class StepGraphs:
         if bucket is None:
             return None
         filled = fill_up(inputs, *bucket, self._cache.spare_slot, spec.block_size)
-        spans = spans_of(filled, single=True, width=bucket[1] * spec.block_size)
-        arrays = step_arrays(filled, spans, None)
+        plan = self._plan(filled, bucket[1] * spec.block_size)
+        arrays = step_arrays(filled, plan)
         captured = self._captured.get(bucket)
         if captured is None:
-            integers = torch.empty(sum(one.size for one in arrays.values()), dtype=torch.int32, device=self._device)
+            integers = torch.empty(num_integers(arrays), dtype=torch.int32, device=self._device)
             sent = self._upload.send(arrays, integers)
-            captured = self._capture(integers, lambda: device_step(sent, spans, False, spec))
+            captured = self._capture(integers, lambda: device_step(sent, plan, spec))
             self._captured[bucket] = captured
         self._upload.send(arrays, captured.integers)
         captured.graph.replay()

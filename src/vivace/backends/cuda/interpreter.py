@@ -5,6 +5,8 @@ Under a CUDA graph it runs once, while the graph is captured: nothing here waits
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,9 @@ from vivace.backends.cuda.step import DeviceStep
 from vivace.core.errors import EngineError
 from vivace.ops import program as ir
 from vivace.ops.program import Program, Value, Weight
+
+if TYPE_CHECKING:
+    from vivace.backends.cuda.kernels.launchers import Launchers
 
 
 def last_uses(program: Program) -> list[list[int]]:
@@ -40,12 +45,15 @@ def _values(op: ir.Op) -> list[Value]:
 
 
 class Interpreter:
-    """The buffers of one step."""
+    """The buffers of one step. `launchers`: of the kernels that run instead of torch's operations, if any do."""
 
-    def __init__(self, cache: CudaKVCache, step: DeviceStep, precision: Precision) -> None:
+    def __init__(
+        self, cache: CudaKVCache, step: DeviceStep, precision: Precision, launchers: Launchers | None
+    ) -> None:
         self._cache = cache
         self._step = step
         self._precision = precision
+        self._launchers = launchers
         self._buffers: dict[int, Tensor] = {}
 
     def execute(self, op: ir.Op, dying: list[int]) -> None:
@@ -53,7 +61,9 @@ class Interpreter:
         if isinstance(op, ir.KVWrite):
             self._write_kv(op)
         else:
-            self._buffers[op.out.buffer] = self._result(op).to(self._type_of(op))
+            by_kernel = None if self._launchers is None else self._launchers.result(op, self.read)
+            result = self._result(op) if by_kernel is None else by_kernel
+            self._buffers[op.out.buffer] = result.to(self._type_of(op))
         for buffer in dying:
             del self._buffers[buffer]
 
@@ -84,8 +94,8 @@ class Interpreter:
                 return rows.rope_table(step.positions_T, _vector(inv_freq), scale, self._precision.wide)
             case ir.Rope(x, table, head_dim):
                 return rows.rope(self._wide(x), self.read(table), head_dim)
-            case ir.Attention(q):
-                return paged_attention(self.read(q), op, self._cache, step, self._precision)
+            case ir.Attention():
+                return self._attention(op)
             case ir.GatedActivation(gate_up, activation):
                 return rows.gated_activation(self._wide(gate_up), activation)
             case ir.Add(x, y):
@@ -101,18 +111,33 @@ class Interpreter:
             case _:
                 raise EngineError(f"no operation of the CUDA backend for {op}")
 
+    def _attention(self, op: ir.Attention) -> Tensor:
+        step, q_TD = self._step, self.read(op.q)
+        if self._launchers is not None:
+            by_kernel = self._launchers.attention(op, q_TD, step.rows, step.has_branches)
+            if by_kernel is not None:
+                return by_kernel
+        return paged_attention(q_TD, op, self._cache, step, self._precision)
+
     def _linear(self, op: ir.Linear) -> Tensor:
         x_TD = self.read(op.x)
         parts = []
         for weight, bias in zip(op.weights, op.biases, strict=True):
-            part_TN = product(x_TD, _matrix(weight), self._precision)
+            part_TN = self._product(x_TD, _matrix(weight))
             parts.append((part_TN if bias is None else part_TN + _vector(bias)).to(self._precision.values))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
+    def _product(self, x_TD: Tensor, matrix: Matrix) -> Tensor:
+        by_kernel = None if self._launchers is None else self._launchers.product(x_TD, matrix)
+        return product(x_TD, matrix, self._precision) if by_kernel is None else by_kernel
+
     def _write_kv(self, op: ir.KVWrite) -> None:
+        slots_T, launchers = self._step.slots_T, self._launchers
+        if launchers is not None and launchers.write(op.layer, slots_T, self.read(op.k), self.read(op.v)):
+            return
         head_dim = self._cache.spec.head_dim
         k_TGK, v_TGK = (self.read(value).unflatten(1, (-1, head_dim)) for value in (op.k, op.v))
-        self._cache.write(op.layer, self._step.slots_T, k_TGK, v_TGK)
+        self._cache.write(op.layer, slots_T, k_TGK, v_TGK)
 
 
 def _matrix(weight: Weight) -> Matrix:

@@ -48,6 +48,13 @@ class CudaKVCache:
         """Queries read the keys of their own block in another form than those before it."""
         return self._recent is not None
 
+    @property
+    def token_planes(self) -> tuple[TokenPlane, TokenPlane]:
+        """Keys and values, where both are written token by token."""
+        if not isinstance(self._keys, TokenPlane):
+            raise EngineError(f"a cache of {self.spec.dtype} keeps its keys by blocks")
+        return self._keys, self._values
+
     def track(self, references: Sequence[int]) -> None:
         """Watch the blocks' counts of users, to drop the 16-bit keys of blocks that nobody uses any more."""
         if self._recent is not None:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vivace.backends.cuda.spans import Branches, Span, branches_of, spans_of
+from vivace.backends.cuda.kernels.ragged_rows import RaggedRows, TilePlan
+from vivace.backends.cuda.spans import Branches, Span
 from vivace.backends.cuda.transfer import Upload
 from vivace.ops.backend import Int32Array, KVSpec, StepInputs
 
@@ -36,11 +37,23 @@ class DeviceStep:
     slots_T: Tensor
     sampled_rows_S: Tensor
     states_TD: Tensor | None
-    groups: list[Group]
+    groups: list[Group]  # empty where `rows` are there
+    rows: RaggedRows | None  # for the attention kernel
+    has_branches: bool
 
 
-def step_arrays(inputs: StepInputs, spans: list[Span], branches: Branches | None) -> dict[str, Int32Array]:
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """How attention goes over a step's rows, decided on the host: a kernel over tiles, or torch over spans."""
+
+    spans: list[Span]
+    branches: Branches | None = None
+    tiles: TilePlan | None = None
+
+
+def step_arrays(inputs: StepInputs, plan: StepPlan) -> dict[str, Int32Array]:
     """Every integer that the device needs, by name."""
+    spans, branches = plan.spans, plan.branches
     arrays = {
         "token_ids": inputs.token_ids_T,
         "positions": inputs.positions_T,
@@ -50,6 +63,8 @@ def step_arrays(inputs: StepInputs, spans: list[Span], branches: Branches | None
         "rows": np.concatenate([span.first_rows for span in spans]) if spans else np.zeros(0, np.int32),
         "sequences": np.concatenate([span.sequences for span in spans]) if spans else np.zeros(0, np.int32),
     }
+    if plan.tiles is not None:
+        arrays |= plan.tiles.arrays
     if branches is not None:
         arrays |= {
             "branch_rows": branches.rows,
@@ -60,21 +75,31 @@ def step_arrays(inputs: StepInputs, spans: list[Span], branches: Branches | None
     return arrays
 
 
-def send_step(inputs: StepInputs, upload: Upload, spec: KVSpec, device: torch.device) -> DeviceStep:
+def send_step(inputs: StepInputs, plan: StepPlan, upload: Upload, spec: KVSpec, device: torch.device) -> DeviceStep:
     """The step of these inputs. Table columns that no context reaches stay behind."""
     width = -(-int(inputs.context_lens_B.max()) // spec.block_size) if len(inputs.context_lens_B) else 1
-    trimmed = inputs.block_tables_BX[:, :width]
-    spans, branches = spans_of(inputs), branches_of(inputs)
-    arrays = step_arrays(inputs, spans, branches) | {"tables": trimmed}
-    step = device_step(upload.send(arrays), spans, branches is not None, spec)
+    arrays = step_arrays(inputs, plan) | {"tables": inputs.block_tables_BX[:, :width]}
+    step = device_step(upload.send(arrays), plan, spec)
     if inputs.states_TD is not None:
         step.states_TD = torch.from_numpy(inputs.states_TD).to(device)
     return step
 
 
-def device_step(sent: dict[str, Tensor], spans: list[Span], has_branches: bool, spec: KVSpec) -> DeviceStep:
+def device_step(sent: dict[str, Tensor], plan: StepPlan, spec: KVSpec) -> DeviceStep:
     """From what was sent. Launches operations; waits for none."""
     positions_T = sent["positions"].long()
+    has_branches = plan.branches is not None
+    rows = None if plan.tiles is None else plan.tiles.on_device(sent)
+    groups = _groups(sent, positions_T, plan.spans, has_branches, spec)
+    return DeviceStep(
+        sent["token_ids"].long(), positions_T, sent["slots"].long(), sent["sampled"].long(), None, groups, rows,
+        has_branches,
+    )  # fmt: skip
+
+
+def _groups(
+    sent: dict[str, Tensor], positions_T: Tensor, spans: list[Span], has_branches: bool, spec: KVSpec
+) -> list[Group]:
     groups, done = [], 0
     for span in spans:
         count = len(span.sequences)
@@ -90,9 +115,7 @@ def device_step(sent: dict[str, Tensor], spans: list[Span], has_branches: bool, 
             starts_N = sent["path_starts"][first_rows_N].long()
             slots_NC = _branched(slots_NC, rows_NQ[:, 0], sent, len(positions_T))
         groups.append(Group(rows_NQ, positions_NQ, slots_NC, starts_N))
-    return DeviceStep(
-        sent["token_ids"].long(), positions_T, sent["slots"].long(), sent["sampled"].long(), None, groups
-    )
+    return groups
 
 
 def _slots(tables_NX: Tensor, last_N: Tensor, num_positions: int, block_size: int) -> Tensor:

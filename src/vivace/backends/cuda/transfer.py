@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 SMALLEST_STAGE = 1 << 14  # integers
+ALIGNED = 4  # integers: arrays begin at 16 bytes, or kernels would be compiled again for each place of one
 
 
 class Upload:
@@ -24,12 +25,12 @@ class Upload:
         """Each array on the device, int32, of its own shape: views of one buffer, `into` where it is given."""
         stage = self._stages[0]
         self._stages.reverse()
-        total = sum(array.size for array in arrays.values())
+        total = num_integers(arrays)
         host = stage.open(total)
         start = 0
         for array in arrays.values():
             host.numpy()[start : start + array.size] = array.ravel()
-            start += array.size
+            start += _aligned(array.size)
         if into is None:
             into = torch.empty(total, dtype=torch.int32, device=self._device)
         into[:total].copy_(host[:total], non_blocking=True)
@@ -37,12 +38,21 @@ class Upload:
         return split(into, arrays)
 
 
+def num_integers(arrays: Mapping[str, NDArray[np.int32]]) -> int:
+    """Of a buffer that takes these arrays."""
+    return sum(_aligned(array.size) for array in arrays.values())
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNED) * ALIGNED
+
+
 def split(buffer: Tensor, arrays: Mapping[str, NDArray[np.int32]]) -> dict[str, Tensor]:
     """Views of a buffer that holds these arrays one behind the other."""
     views, start = {}, 0
     for name, array in arrays.items():
         views[name] = buffer[start : start + array.size].reshape(array.shape)
-        start += array.size
+        start += _aligned(array.size)
     return views
 
 

@@ -29,12 +29,13 @@ def group_product(
     out_TN = torch.empty((num_rows, num_outputs), dtype=torch.float32, device=x_TD.device)
     rows = min(64, max(16, triton.next_power_of_2(num_rows)))
     outputs = 32 if num_rows <= 16 else 64
+    stages = 2 if x_TD.dtype == torch.float32 else 3  # three of 64 float32 rows: 112 KiB shared; sm_89 has 99
     if num_rows:
         multiply_groups[(triton.cdiv(num_outputs, outputs), triton.cdiv(num_rows, rows))](
             x_TD, codes, scales_NG, scales_NG if zeros_NG is None else zeros_NG, out_TN,
             num_rows, num_outputs, num_inputs, x_TD.stride(0), scales_NG.shape[1], float(zero),
             GROUP=group, IS_INT4=codes.dtype == torch.uint8, HAS_ZEROS=zeros_NG is not None,
-            ROWS=rows, OUTPUTS=outputs, INPUTS=INPUTS, num_warps=4, num_stages=3,
+            ROWS=rows, OUTPUTS=outputs, INPUTS=INPUTS, num_warps=4, num_stages=stages,
         )  # fmt: skip
     return out_TN
 

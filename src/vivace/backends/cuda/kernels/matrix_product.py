@@ -7,6 +7,7 @@ from torch import Tensor
 from vivace.backends.cuda.kernels.case import ProductCase
 from vivace.backends.cuda.kernels.group_product import group_product
 from vivace.backends.cuda.kernels.int8_product import int8_product, token_codes
+from vivace.backends.cuda.kernels.limits import MAX_PRODUCT_ROWS
 from vivace.backends.cuda.matrix import BlockMatrix, GroupMatrix, Int8RowMatrix, Matrix
 from vivace.core.errors import EngineError
 
@@ -14,7 +15,8 @@ from vivace.core.errors import EngineError
 def product_case(x_TD: Tensor, matrix: Matrix) -> ProductCase:
     """What the registry is asked about x @ matrix.T."""
     values = str(x_TD.dtype).removeprefix("torch.")
-    return ProductCase(_encoding(matrix), values, x_TD.shape[0], x_TD.shape[1])
+    num_rows = min(x_TD.shape[0], MAX_PRODUCT_ROWS + 1)  # the registry keeps each case: all larger ones are alike
+    return ProductCase(_encoding(matrix), values, num_rows, x_TD.shape[1])
 
 
 def matrix_product(x_TD: Tensor, matrix: Matrix) -> Tensor:

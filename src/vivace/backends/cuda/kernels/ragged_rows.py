@@ -7,6 +7,7 @@ a sequence, N tiles.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,43 +47,59 @@ class RaggedRows:
     max_context: int
 
 
+@dataclass(frozen=True, slots=True)
+class TilePlan:
+    """A step's tiles on the host. `arrays`: what the device needs beside the block tables."""
+
+    arrays: dict[str, Int32Array]
+    split_rows: int  # of a tile
+    whole_rows: int
+    max_context: int
+
+    def on_device(self, sent: Mapping[str, Tensor]) -> RaggedRows:
+        """From `arrays` and "tables", as they were sent."""
+        return RaggedRows(
+            sent["query_starts"],
+            sent["context_lens"],
+            sent["tables"],
+            Tiles(sent["split_sequences"], sent["split_rows"], self.split_rows),
+            Tiles(sent["whole_sequences"], sent["whole_rows"], self.whole_rows),
+            self.max_context,
+        )
+
+
 def rows_of_split_tile(heads_per_group: int) -> int:
     return max(1, SPLIT_TILE // heads_per_group)
 
 
-def tile_arrays(query_starts_B1: Int32Array, heads_per_group: int, whole_tile: int) -> dict[str, Int32Array]:
-    """Sequence and first row of each tile, for the upload of a step. `whole_tile`: rows times heads of the tiles of
-    longer sequences."""
-    counts_B = np.diff(query_starts_B1)
+def tile_plan(inputs: StepInputs, heads_per_group: int, whole_tile: int, max_context: int | None = None) -> TilePlan:
+    """Of a step whose rows have no parents. `whole_tile`: rows times heads of the tiles of longer sequences.
+    `max_context`: a CUDA graph's, which later steps do not exceed."""
+    starts_B1, lens_B = inputs.query_starts_B1, inputs.context_lens_B
+    counts_B = np.diff(starts_B1)
     is_split_B = counts_B <= SPLIT_ROWS
     alone = not (counts_B[is_split_B] > 1).any()
     split_rows = 1 if alone else rows_of_split_tile(heads_per_group)
-    split = _tiles(query_starts_B1, np.flatnonzero(is_split_B), split_rows)
-    whole = _tiles(query_starts_B1, np.flatnonzero(~is_split_B), max(1, whole_tile // heads_per_group))
-    return {
-        "split_sequences": split[0],
-        "split_rows": split[1],
-        "whole_sequences": whole[0],
-        "whole_rows": whole[1],
-        "rows_per_tile": np.array([split_rows, max(1, whole_tile // heads_per_group)], np.int32),
+    whole_rows = max(1, whole_tile // heads_per_group)
+    split_sequences, split_firsts = _tiles(starts_B1, np.flatnonzero(is_split_B), split_rows)
+    whole_sequences, whole_firsts = _tiles(starts_B1, np.flatnonzero(~is_split_B), whole_rows)
+    arrays = {
+        "query_starts": starts_B1,
+        "context_lens": lens_B,
+        "split_sequences": split_sequences,
+        "split_rows": split_firsts,
+        "whole_sequences": whole_sequences,
+        "whole_rows": whole_firsts,
     }
+    longest = int(lens_B[is_split_B].max(initial=1)) if max_context is None else max_context
+    return TilePlan(arrays, split_rows, whole_rows, longest)
 
 
-def ragged_rows(
-    inputs: StepInputs, heads_per_group: int, whole_tile: int, device: torch.device, max_context: int | None = None
-) -> RaggedRows:
-    """Of a step whose rows have no parents. `max_context`: a CUDA graph's, which later steps do not exceed."""
-    arrays = tile_arrays(inputs.query_starts_B1, heads_per_group, whole_tile)
-    split_rows, whole_rows = arrays.pop("rows_per_tile").tolist()
-    sent = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
-    return RaggedRows(
-        torch.from_numpy(inputs.query_starts_B1).to(device),
-        torch.from_numpy(inputs.context_lens_B).to(device),
-        torch.from_numpy(inputs.block_tables_BX).to(device),
-        Tiles(sent["split_sequences"], sent["split_rows"], split_rows),
-        Tiles(sent["whole_sequences"], sent["whole_rows"], whole_rows),
-        int(inputs.context_lens_B.max(initial=1)) if max_context is None else max_context,
-    )
+def ragged_rows(inputs: StepInputs, heads_per_group: int, whole_tile: int, device: torch.device) -> RaggedRows:
+    """On the device, sent array by array."""
+    plan = tile_plan(inputs, heads_per_group, whole_tile)
+    arrays = plan.arrays | {"tables": inputs.block_tables_BX}
+    return plan.on_device({name: torch.from_numpy(array).to(device) for name, array in arrays.items()})
 
 
 def _tiles(query_starts_B1: Int32Array, sequences: NDArray[np.intp], rows: int) -> tuple[Int32Array, Int32Array]:

@@ -12,6 +12,7 @@ tests, which say so by `interpreted`.
 from __future__ import annotations
 
 from collections import Counter
+from functools import cached_property
 from importlib.util import find_spec
 
 import torch
@@ -23,12 +24,25 @@ SMALLEST_CAPABILITY = (8, 0)  # bfloat16 tensor cores
 
 
 class KernelRegistry:
-    """Answers for one device and counts its answers. `complaint`: why no kernel runs at all, None where they do."""
+    """Answers for one device and counts its answers."""
 
     def __init__(self, device: torch.device, *, interpreted: bool = False) -> None:
-        self.complaint = None if interpreted else _complaint(device)
+        self._device = device
+        self._interpreted = interpreted
+        self.is_tried = False
         self._reasons: dict[Case, str | None] = {}
         self._counts: Counter[Case] = Counter()
+
+    @cached_property
+    def complaint(self) -> str | None:
+        """Why no kernel runs at all; None where they do."""
+        return None if self._interpreted else _complaint(self._device)
+
+    def set_trial(self, complaint: str | None) -> None:
+        """What came of a first kernel: None if it ran."""
+        self.is_tried = True
+        self.complaint = self.complaint or complaint
+        self._reasons.clear()
 
     def takes(self, case: Case) -> bool:
         """Whether the Triton kernel runs this operation; counts it."""

@@ -1,0 +1,103 @@
+"""Operations of a program by kernels, where the registry takes them; None, for torch, where it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from vivace.backends.cuda.kernels.attention import AttentionShape, paged_attention, whole_tile
+from vivace.backends.cuda.kernels.cache_view import layer_plane
+from vivace.backends.cuda.kernels.case import AttentionCase, CacheWriteCase, RowCase
+from vivace.backends.cuda.kernels.gated_activation import gated_activation
+from vivace.backends.cuda.kernels.kv_write import kv_write
+from vivace.backends.cuda.kernels.matrix_product import matrix_product, product_case
+from vivace.backends.cuda.kernels.paged_plane import PagedPlane
+from vivace.backends.cuda.kernels.ragged_rows import RaggedRows, TilePlan, tile_plan
+from vivace.backends.cuda.kernels.registry import KernelRegistry
+from vivace.backends.cuda.kernels.rms_norm import rms_norm
+from vivace.backends.cuda.kernels.rope import rope
+from vivace.backends.cuda.kv_cache import CudaKVCache
+from vivace.backends.cuda.matrix import Matrix
+from vivace.core.errors import EngineError
+from vivace.ops import program as ir
+from vivace.ops.backend import StepInputs
+from vivace.ops.program import Program, Value, Weight
+
+Read = Callable[[Value], Tensor]
+
+
+class Launchers:
+    """Of one program over one cache. Asks the registry for each operation, which counts the answers."""
+
+    def __init__(self, program: Program, cache: CudaKVCache, registry: KernelRegistry) -> None:
+        self._spec = cache.spec
+        self._cache = cache
+        self._registry = registry
+        self._planes: dict[int, tuple[PagedPlane, PagedPlane]] = {}
+        heads = {op.num_heads // op.num_kv_heads for op in program.ops if isinstance(op, ir.Attention)}
+        self._heads_per_group = heads.pop() if len(heads) == 1 else None  # tiles are cut for one number of them
+
+    def tile_plan(
+        self, inputs: StepInputs, values: torch.dtype, has_branches: bool, max_context: int | None = None
+    ) -> TilePlan | None:
+        """How the attention kernel cuts this step's rows; None where torch attends. `max_context`: a CUDA graph's."""
+        if self._heads_per_group is None or self._registry.reason(self._case(values, has_branches)) is not None:
+            return None
+        return tile_plan(inputs, self._heads_per_group, whole_tile(self._spec.head_dim), max_context)
+
+    def result(self, op: ir.Op, read: Read) -> Tensor | None:
+        """Of an operation on rows."""
+        match op:
+            case ir.RmsNorm(x, weight, eps, groups):
+                if self._takes_rows("rms_norm", read(x), x.width // groups):
+                    return rms_norm(read(x), _vector(weight), eps, groups)
+            case ir.Rope(x, table, head_dim):
+                if self._takes_rows("rope", read(x), head_dim):
+                    return rope(read(x), read(table), head_dim)
+            case ir.GatedActivation(gate_up, activation):
+                if self._takes_rows("gated_activation", read(gate_up), gate_up.width // 2):
+                    return gated_activation(read(gate_up), activation)
+        return None
+
+    def attention(self, op: ir.Attention, q_TD: Tensor, rows: RaggedRows | None, has_branches: bool) -> Tensor | None:
+        """[T, H*K] in q's type."""
+        if not self._registry.takes(self._case(q_TD.dtype, has_branches)) or rows is None:
+            return None
+        shape = AttentionShape(op.num_heads, op.num_kv_heads, op.head_dim, op.scale, op.window, op.softcap)
+        return paged_attention(q_TD, *self._layer(op.layer), rows, shape)
+
+    def product(self, x_TD: Tensor, matrix: Matrix) -> Tensor | None:
+        """[T, N] float32."""
+        return matrix_product(x_TD, matrix) if self._registry.takes(product_case(x_TD, matrix)) else None
+
+    def write(self, layer: int, slots_T: Tensor, k_TD: Tensor, v_TD: Tensor) -> bool:
+        """Whether this step's keys and values were written."""
+        is_taken = self._registry.takes(CacheWriteCase(self._spec.dtype, self._spec.head_dim))
+        if is_taken:
+            kv_write(k_TD, v_TD, slots_T, *self._layer(layer))
+        return is_taken
+
+    def _case(self, values: torch.dtype, has_branches: bool) -> AttentionCase:
+        return AttentionCase(self._spec.dtype, _name(values), self._spec.head_dim, has_branches)
+
+    def _takes_rows(self, name: str, x_TD: Tensor, width: int) -> bool:
+        return self._registry.takes(RowCase(name, _name(x_TD.dtype), width))
+
+    def _layer(self, layer: int) -> tuple[PagedPlane, PagedPlane]:
+        """Keys and values: views, made once."""
+        if layer not in self._planes:
+            keys, values = self._cache.token_planes
+            self._planes[layer] = layer_plane(keys, layer), layer_plane(values, layer)
+        return self._planes[layer]
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _vector(weight: Weight) -> Tensor:
+    if not isinstance(weight.data, Tensor):
+        raise EngineError(f"{weight.name} belongs to another backend")
+    return weight.data

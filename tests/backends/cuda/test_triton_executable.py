@@ -1,0 +1,181 @@
+"""Whole steps of a tiny Llama by the kernels, in Triton's interpreter or on a device, against the reference backend.
+
+Nothing but what no kernel does is left to torch: embeddings, dense products, sums of residuals, gathered rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from triton_interpreter import HAS_DEVICE
+
+from vivace.backends.cuda.backend import CudaBackend
+from vivace.backends.cuda.graphs import fill_up
+from vivace.backends.cuda.kernels import trial
+from vivace.backends.cuda.step import device_step, step_arrays
+from vivace.backends.cuda.transfer import Upload
+from vivace.backends.reference.backend import ReferenceBackend
+from vivace.formats.quantize_rtn import encode
+from vivace.ops.backend import KVSpec, StepInputs, StepLimits
+from vivace.ops.program import Program, Value, Weight
+
+HEADS, KV_HEADS, HEAD_DIM, WIDTH, HIDDEN, VOCABULARY = 4, 2, 32, 64, 96, 50
+LAYERS, BLOCK_SIZE, NUM_BLOCKS = 2, 16, 8
+TABLES = np.array([[5, 2, 7], [3, 0, 1]], np.int32)  # of two sequences
+LONG, SHORT = (17, 3), (4, 3)  # prompts: the first of LONG runs in tiles over its whole context, others have it split
+LIMITS = StepLimits(64, 64)
+
+# Logits are of the size of 1. Values between operations are float32 with float32 weights, where only a cached number
+# that falls on the other side of a rounding shows; bfloat16, of 8 bits, with others.
+TOLERANCE = {"f32": 5e-3, "q4_0": 6e-2}
+
+
+def interpreted() -> CudaBackend:
+    return CudaBackend("cuda") if HAS_DEVICE else CudaBackend("cpu", interpreted=True)
+
+
+class TinyLlama:
+    """The same random weights on any backend."""
+
+    def __init__(self, backend: Any, encoding: str) -> None:
+        self._backend = backend
+        self._encoding = encoding
+        self._rng = np.random.default_rng(47)
+
+    def program(self) -> Program:
+        program = Program()
+        x = program.embedding(self._matrix(VOCABULARY, WIDTH, 8.0))
+        frequencies = 0.5 ** np.arange(HEAD_DIM // 2, dtype=np.float32)
+        table = program.rope_table(self._backend.vector("frequencies", frequencies))
+        for layer in range(LAYERS):
+            x = self._attend(program, x, table, layer)
+            normed = program.rms_norm(x, self._norm(), 1e-5)
+            gated = program.gated_activation(program.linear(normed, [self._matrix(2 * HIDDEN, WIDTH)]), "silu")
+            x = program.add(x, program.linear(gated, [self._matrix(WIDTH, HIDDEN)]))
+        last = program.rms_norm(program.gather_rows(x), self._norm(), 1e-5)
+        program.output = program.linear(last, [self._matrix(VOCABULARY, WIDTH)])
+        return program
+
+    def _attend(self, program: Program, x: Value, table: Value, layer: int) -> Value:
+        sizes = [heads * HEAD_DIM for heads in (HEADS, KV_HEADS, KV_HEADS)]
+        first, second, third = np.cumsum(sizes).tolist()
+        normed = program.rms_norm(x, self._norm(), 1e-5)
+        qkv = program.linear(normed, [self._matrix(size, WIDTH) for size in sizes])
+        q = program.rope(qkv.columns(0, first), table, HEAD_DIM)
+        k = program.rope(qkv.columns(first, second), table, HEAD_DIM)
+        program.kv_write(k, qkv.columns(second, third), layer)
+        heads = program.attention(
+            q, layer, num_heads=HEADS, num_kv_heads=KV_HEADS, head_dim=HEAD_DIM, scale=HEAD_DIM**-0.5
+        )
+        return program.add(x, program.linear(heads, [self._matrix(WIDTH, HEADS * HEAD_DIM)]))
+
+    def _matrix(self, num_rows: int, num_columns: int, factor: float = 1.0) -> Weight:
+        values = self._rng.standard_normal((num_rows, num_columns), dtype=np.float32)
+        stored = encode(values * np.float32(factor * num_columns**-0.5), self._encoding, "matrix")
+        weight: Weight = self._backend.pack("matrix", stored)
+        return weight
+
+    def _norm(self) -> Weight:
+        weight: Weight = self._backend.vector("norm", self._rng.uniform(0.5, 1.5, WIDTH).astype(np.float32))
+        return weight
+
+
+def step(counts: tuple[int, ...], contexts: tuple[int, ...], seed: int) -> StepInputs:
+    """`counts` rows of the two sequences, whose contexts then have `contexts` tokens; every row is sampled."""
+    rng = np.random.default_rng(seed)
+    positions = [np.arange(context - count, context) for count, context in zip(counts, contexts, strict=True)]
+    slots = [TABLES[b, at // BLOCK_SIZE] * BLOCK_SIZE + at % BLOCK_SIZE for b, at in enumerate(positions)]
+    return StepInputs(
+        token_ids_T=rng.integers(0, VOCABULARY, sum(counts)).astype(np.int32),
+        positions_T=np.concatenate(positions).astype(np.int32),
+        slots_T=np.concatenate(slots).astype(np.int32),
+        query_starts_B1=np.cumsum([0, *counts]).astype(np.int32),
+        context_lens_B=np.array(contexts, np.int32),
+        block_tables_BX=TABLES,
+        sampled_rows_S=np.arange(sum(counts), dtype=np.int32),
+    )
+
+
+def steps(prompts: tuple[int, int]) -> list[StepInputs]:
+    """A prefill and two steps of decoding."""
+    decoding = [step((1, 1), (prompts[0] + done, prompts[1] + done), 1 + done) for done in (1, 2)]
+    return [step(prompts, prompts, 1), *decoding]
+
+
+def compiled(backend: Any, encoding: str, kv_dtype: str) -> Any:
+    spec = KVSpec(LAYERS, KV_HEADS, HEAD_DIM, BLOCK_SIZE, kv_dtype)  # type: ignore[arg-type]
+    return backend.compile(TinyLlama(backend, encoding).program(), backend.kv_cache(spec, NUM_BLOCKS), LIMITS)
+
+
+def logits(backend: Any, executable: Any, inputs: StepInputs) -> np.ndarray:
+    return np.array(backend.on_host(executable.run(inputs)))
+
+
+CASES = [("f32", "bf16", LONG), ("q4_0", "int8_per_token_head", SHORT), ("q4_0", "bf16", SHORT)]
+
+
+@pytest.mark.parametrize(("encoding", "kv_dtype", "prompts"), CASES)
+def test_logits_are_those_of_the_reference(encoding: str, kv_dtype: str, prompts: tuple[int, int]) -> None:
+    backend, reference = interpreted(), ReferenceBackend(np.float64)
+    executable, expected = compiled(backend, encoding, kv_dtype), compiled(reference, encoding, kv_dtype)
+    for inputs in steps(prompts):
+        wanted = logits(reference, expected, inputs)
+        assert wanted.std() > 0.5
+        np.testing.assert_allclose(logits(backend, executable, inputs), wanted, rtol=0, atol=TOLERANCE[encoding])
+    by_kernel = {line.partition(":")[0] for line in backend.kernels.explain() if ": triton" in line}
+    coded = {"linear"} if encoding == "q4_0" else set()
+    assert by_kernel == {"attention", "kv_write", "rms_norm", "rope", "gated_activation"} | coded
+
+
+def test_a_step_filled_up_for_a_graph_computes_the_same() -> None:
+    """What a CUDA graph replays, run without one."""
+    backend = interpreted()
+    plain, filled = (compiled(backend, "f32", "bf16") for _ in range(2))
+    for executable in (plain, filled):
+        executable.run(steps(SHORT)[0])
+    decoding = steps(SHORT)[1]
+    expected = logits(backend, plain, decoding)
+    width = 4  # blocks
+    inputs = fill_up(decoding, 4, width, filled._cache.spare_slot, BLOCK_SIZE)
+    plan = filled._graph_plan(inputs, width * BLOCK_SIZE)
+    assert plan.tiles is not None
+    assert not plan.spans
+    sent = Upload(backend.device).send(step_arrays(inputs, plan))
+    output = filled._execute(device_step(sent, plan, filled._cache.spec))[0][:2]
+    # Dense products, torch's, may choose their order of sums by the number of rows.
+    np.testing.assert_allclose(output.cpu().numpy(), expected, rtol=0, atol=1e-5)
+
+
+def test_a_tree_of_guesses_is_left_to_torch() -> None:
+    """The second row follows the first one, from a slot that is not its position's."""
+    backend, reference = interpreted(), ReferenceBackend(np.float64)
+    executable, expected = compiled(backend, "f32", "bf16"), compiled(reference, "f32", "bf16")
+    tree = step((1, 1), (5, 6), 5)
+    tree.block_tables_BX = TABLES[[0, 0]]
+    tree.slots_T = TABLES[0, 0] * BLOCK_SIZE + np.array([4, 9], np.int32)
+    tree.parents_T = np.array([-1, 0], np.int32)
+    for inputs in (steps(SHORT)[0], tree):
+        wanted = logits(reference, expected, inputs)
+        np.testing.assert_allclose(logits(backend, executable, inputs), wanted, rtol=0, atol=TOLERANCE["f32"])
+    assert any("tree of guesses" in line and f"{LAYERS} times" in line for line in backend.kernels.explain())
+
+
+def test_a_kernel_that_does_not_run_leaves_all_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_compiler(*_: object) -> None:
+        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.\nMore.")
+
+    monkeypatch.setattr(trial, "rms_norm", no_compiler)
+    backend = interpreted()
+    executable = compiled(backend, "f32", "bf16")
+    assert executable._launchers is None
+    assert np.isfinite(logits(backend, executable, steps(SHORT)[0])).all()
+    expected = "triton does not run a kernel: Failed to find C compiler. Please specify via CC environment variable."
+    assert backend.kernels.complaint == expected
+
+
+def test_off_a_device_torch_runs_alone() -> None:
+    backend = CudaBackend("cpu")
+    assert compiled(backend, "f32", "bf16")._launchers is None
+    assert backend.kernels.complaint is not None
