@@ -19,7 +19,7 @@ from vivace.optimize.gate import Gate, QualityBar
 from vivace.optimize.judge import Judge
 from vivace.optimize.kv_pool import KVPool
 from vivace.optimize.measurement import Forecast
-from vivace.optimize.prompts import PromptReader, first_of, openings
+from vivace.optimize.prompts import PromptReader, openings
 from vivace.optimize.subject import read_subject
 from vivace.optimize.traffic_run import TrafficRun
 from vivace.optimize.workload import Workload, check_workload, make_workload
@@ -157,8 +157,6 @@ def test_a_cache_that_ruins_the_text_is_refused(shared: Path) -> None:
 
 
 def test_parts_of_a_traffic_keep_its_conversations(workload: Workload) -> None:
-    part = first_of(workload.crowd, 4).requests
-    assert all(request.after is None or request.after < request.index for request in part)
     alone = openings(workload.crowd, 3)
     assert (len(alone.requests), alone.concurrency) == (3, 1)
     known = {request.index for request in alone.requests}

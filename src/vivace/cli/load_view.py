@@ -1,7 +1,7 @@
 """The live view of a benchmark on stderr.
 
-Drawn by hand: a frame of rich's takes 3 to 5 ms of the thread that takes the times, ten tokens would be that late;
-this one takes 0.05 ms. Nothing is drawn where nobody watches.
+Drawn by hand: it runs in the thread that takes the times, where a frame of rich's progress bar takes 0.4 ms and this
+one 0.02. Nothing is drawn where nobody watches.
 """
 
 from __future__ import annotations

@@ -54,12 +54,6 @@ class Result:
             return None
         return self.forecast.tokens_per_s / self.measured.tokens_per_s - 1
 
-    @property
-    def latency_error(self) -> float | None:
-        if self.forecast is None or not self.forecast.single_latency_ms:
-            return None
-        return self.forecast.single_latency_ms / self.measured.single_latency_ms - 1
-
     def record(self) -> dict[str, Any]:
         return {
             "candidate": asdict(self.candidate),

@@ -50,11 +50,6 @@ class PromptReader:
         return None if self.tokenizer.chat_template is not None else PLAIN_TEMPLATE
 
 
-def first_of(traffic: Traffic, count: int) -> Traffic:
-    """The first requests, and those among the later ones that wait for one of them within that number."""
-    return replace(traffic, requests=traffic.requests[:count])
-
-
 def openings(traffic: Traffic, count: int) -> Traffic:
     """`count` requests for one user alone: conversations from their beginning, one after the other."""
     chosen: dict[int, TrafficRequest] = {}

@@ -40,10 +40,6 @@ class Candidate:
     num_machines: int | None
     cost_per_million: float | None
 
-    @property
-    def keeps_slo(self) -> bool:
-        return self.num_machines == 1
-
     def record(self) -> dict[str, Any]:
         """For JSON."""
         return {

@@ -59,12 +59,6 @@ def stored_bytes(layout: str, rows: int, columns: int) -> int:
     return rows * (STORED_HEADERS.get(layout, 0) + -(-columns // block_elements) * block_bytes)
 
 
-def bits_per_weight(layout: str) -> float:
-    """Of a wide stored row."""
-    block_elements, block_bytes = STORED_BLOCKS[layout]
-    return 8 * block_bytes / block_elements
-
-
 def fits_columns(layout: str, columns: int) -> bool:
     """Whether rows of so many columns are whole blocks."""
     return columns % STORED_BLOCKS[layout][0] == 0

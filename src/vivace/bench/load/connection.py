@@ -1,7 +1,7 @@
 """HTTP connections that take the time of what comes before they look at it.
 
 When a server's step ends, all its streams get their token at once, and whoever parses the first one on the spot
-makes the last one late: 300 streams of 20 µs each are 6 ms. So an arrival is stamped (about 1 µs) and put into an
+makes the last one late: 300 streams of 20 µs each are 6 ms. So an arrival is stamped and put into an
 inbox that is emptied when every socket that was ready has been read.
 """
 

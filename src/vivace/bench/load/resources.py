@@ -55,10 +55,6 @@ class EnergyCounter:
             if is_package and value is not None:
                 self._last[package] = value
 
-    @property
-    def is_readable(self) -> bool:
-        return bool(self._last)
-
     def counters(self) -> dict[str, float]:
         """`energy_joules_total`, or nothing where the machine does not tell (often it tells root alone)."""
         for package, last in self._last.items():

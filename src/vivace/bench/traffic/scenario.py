@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import Any
 
 from vivace.bench.traffic.agents import agent_loops
 from vivace.bench.traffic.arrivals import Ramp
@@ -107,14 +106,6 @@ def make_traffic(
     source |= {} if think_s is None else {"think_s": think_s}
     traffic = Traffic(name, requests, seed, concurrency, source)
     return with_cancellations(traffic, cancel_share, cancel_after_s)
-
-
-def make_sweep(name: str, rates: Sequence[float], *, seed: int = 0, **options: Any) -> Iterator[Traffic]:
-    """Traffic of one scenario at each of `rates`, to find where the server no longer keeps up. Options as of
-    `make_traffic`. Every point has prompts of its own (`seed`, `seed` + 1, ...), so that none finds what another
-    left in the prefix cache."""
-    for index, rate in enumerate(rates):
-        yield make_traffic(name, rate=rate, seed=seed + index, **options)
 
 
 def _check(
