@@ -134,6 +134,7 @@ MODEL = Parameter(
 
 ENGINE_HELP = {
     "tokenizer": "Directory or file of the tokenizer, where it is not with the model.",
+    "generation_config": "Sampling defaults: auto (the model's own), vllm (neutral), or a generation_config.json.",
     "load_format": f"Where weights come from: {_one_of('load_format')} (random weights of --config).",
     "config": "A preset (llama-3.2-1b, qwen2.5-0.5b, ...) or a config.json, with --load-format dummy.",
     "quantization": f"Weights in memory: {_one_of('quantization')}.",
