@@ -64,7 +64,7 @@ class ResponseAnswer:
             usage.prompt_tokens,
             wire.InputTokensDetails(usage.prompt_tokens_details.cached_tokens),
             usage.completion_tokens,
-            wire.OutputTokensDetails(),
+            wire.OutputTokensDetails(usage.completion_tokens_details.reasoning_tokens),
             usage.total_tokens,
         )
 
