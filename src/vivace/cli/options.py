@@ -208,6 +208,7 @@ SERVE_HELP = {
     "max_queued_tokens": "Prompt tokens that may wait (429); default: a million.",
     "max_queue_s": "Seconds of predicted waiting beyond which a request is refused (429).",
     "request_timeout_s": "Seconds after which a request ends (504), where it does not ask for less; default: none.",
+    "load_timeout_s": "Seconds after which a model's load that stands still ends the server.",
     "drain_timeout": "Seconds that running requests have to end after SIGTERM.",
     "log_format": f"Lines of the log on stderr: {', '.join(SERVE_CHOICES['log_format'])}.",
     "access_log": "Log a line for every request.",
