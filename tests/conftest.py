@@ -16,7 +16,7 @@ class TookTooLong(SystemExit):
 
 @pytest.hookimpl
 def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
-    """pytest-timeout's own handler raises what uvloop logs and forgets: a test that hangs there would hang for good."""
+    """pytest-timeout's handler raises what uvloop logs and forgets: a test that hangs there would hang for good."""
     if settings.method != "signal":
         return None
 

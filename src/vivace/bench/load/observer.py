@@ -37,9 +37,7 @@ class Observer:
     async def sample(self) -> None:
         text = ""
         try:
-            async with asyncio.timeout(
-                SAMPLE_S
-            ):  # asyncio.wait_for of 3.11 loses a cancel that comes with the answer
+            async with asyncio.timeout(SAMPLE_S):  # 3.11's wait_for loses a cancel beside the answer
                 response = await self._client.fetch("GET", "/metrics")
             if response.status == 200:
                 text = response.body.decode("utf-8", "replace")
