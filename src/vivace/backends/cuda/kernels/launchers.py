@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vivace.backends.cuda.kernels.attention import AttentionShape, paged_attention, whole_tile
+from vivace.backends.cuda.kernels.attention import AttentionShape, paged_attention
+from vivace.backends.cuda.kernels.attention_tiles import whole_tile
 from vivace.backends.cuda.kernels.cache_view import layer_plane
 from vivace.backends.cuda.kernels.case import AttentionCase, CacheWriteCase, RowCase
 from vivace.backends.cuda.kernels.gated_activation import gated_activation
