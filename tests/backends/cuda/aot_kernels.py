@@ -96,7 +96,7 @@ def attention_variants() -> Iterator[Variant]:
         shape = AttentionShape(32, 8, dim, 0.09)
         for name, plane in planes(shape).items():
             if dim == 128 or name == "bf16":
-                rows = {"decode": 1, "guesses": 16, "prefill": max(1, whole_tile(dim) // 4)}
+                rows = {"decode": 1, "guesses": max(4, whole_tile(dim) // 8), "prefill": max(4, whole_tile(dim) // 4)}
                 for kind, count in rows.items():
                     yield attend_variant(f"attention {kind} {name} {dim}", shape, plane, count, kind != "prefill")
     plane = planes(AttentionShape(32, 8, 128, 0.09))["bf16"]

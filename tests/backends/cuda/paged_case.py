@@ -9,7 +9,7 @@ from triton_interpreter import DEVICE, torch
 
 from vivace.backends.cuda.kernels.attention import AttentionShape
 from vivace.backends.cuda.kernels.attention_tiles import whole_tile
-from vivace.backends.cuda.kernels.paged_plane import PagedPlane, float_plane, int4_plane, int8_plane
+from vivace.backends.cuda.kernels.paged_plane import PagedPlane, float_plane, fp8_plane, int4_plane, int8_plane
 from vivace.backends.cuda.kernels.ragged_rows import RaggedRows, ragged_rows
 from vivace.ops import reference
 from vivace.ops.backend import StepInputs
@@ -99,6 +99,13 @@ def random_plane(
         values = torch.from_numpy(rng.standard_normal(size, dtype=np.float32)).to(dtype)
         return float_plane(values.to(DEVICE)), values.float().permute(0, 2, 1, 3).contiguous().numpy()
     blocks, places, heads, dim = size
+    if kind.startswith("fp8"):
+        bits = torch.from_numpy(rng.integers(0, 256, size, dtype=np.uint8))
+        bits = torch.where(bits & 127 == 127, 0, bits)  # not a number
+        scale = torch.from_numpy(rng.uniform(0.003, 0.01, (*size[:3], 1)).astype(np.float32)).bfloat16()
+        decoded = bits.view(torch.float8_e4m3fn).float() * scale.float()
+        plane = fp8_plane(bits.to(DEVICE), scale.to(DEVICE), is_native=kind == "fp8_native")
+        return plane, decoded.permute(0, 2, 1, 3).contiguous().numpy()
     groups = 1 if kind == "int8" else dim // 32
     levels = torch.from_numpy(rng.integers(0, 256 if kind == "int8" else 16, size, dtype=np.uint8))
     scale = torch.from_numpy(rng.uniform(0.5, 1.5, (blocks, places, heads, groups)).astype(np.float32))

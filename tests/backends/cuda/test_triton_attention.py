@@ -20,11 +20,16 @@ def run(case: PagedCase) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("kind", ["float", "int8", "int4"])
+@pytest.mark.parametrize("kind", ["float", "int8", "int4", "fp8"])
 def test_ragged_batch(kind: str, dtype: str) -> None:
     rng = np.random.default_rng(7)
     case = paged_case(rng, MIXED, AttentionShape(4, 2, 64, 0.125), kind=kind, dtype=dtype)
     np.testing.assert_allclose(run(case), case.expected(), rtol=0, atol=TOLERANCE[dtype])
+
+
+def test_float8_that_the_device_converts() -> None:
+    case = paged_case(np.random.default_rng(7), [(1, 20)], AttentionShape(4, 2, 64, 0.125), kind="fp8_native")
+    np.testing.assert_allclose(run(case), case.expected(), rtol=0, atol=2e-5)
 
 
 SHAPES = {

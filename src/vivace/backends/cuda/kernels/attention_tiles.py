@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import triton
 
 from vivace.backends.cuda.kernels.paged_plane import PlaneKind
 
@@ -30,14 +29,17 @@ def whole_tile(head_dim: int) -> int:
 
 
 def padded_dim(head_dim: int) -> int:
-    return max(32, triton.next_power_of_2(head_dim))
+    return max(32, 1 << (head_dim - 1).bit_length())
 
 
 def tile_size(lines: int, head_dim: int, kind: PlaneKind, dtype: torch.dtype) -> TileSize:
     """`lines`: rows times heads of a tile."""
-    M, dim = max(16, triton.next_power_of_2(lines)), padded_dim(head_dim)
+    M, dim = max(16, 1 << (lines - 1).bit_length()), padded_dim(head_dim)
     is_wide = dtype == torch.float32
-    N = (16 if dim > 128 else 32) if is_wide else 16 if dim > 256 else 32 if dim > 128 else 64
-    # Of float32, two stages of 128 dimensions take 113 KiB of shared memory.
-    num_stages = 1 if is_wide and dim > 64 else 2
-    return TileSize(M, N, 8 if M >= 128 else 4, num_stages)
+    is_coded = kind != "float"
+    N = (16 if dim > 128 else 32) if is_wide else 16 if dim > 256 else 32 if dim > 128 or is_coded else 64
+    num_warps = 8 if M >= 128 or M * dim >= 64 * 256 or dim > 256 else 4
+    if is_wide:  # two stages of 128 dimensions take 113 KiB of shared memory
+        return TileSize(M, N, num_warps, 1 if dim > 64 else 2)
+    # A third stage fetches block numbers ahead of the keys that they lead to: worth it where a tile is small.
+    return TileSize(M, N, num_warps, 3 if M == 16 else 2)

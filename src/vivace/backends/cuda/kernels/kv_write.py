@@ -56,6 +56,10 @@ def write_slots(
     to_ranges = ranges + block * range_strides[0] + place * range_strides[1] + head * range_strides[2]
     if KIND == "float":
         tl.store(to_codes + dim, values.to(codes.dtype.element_ty), mask=is_there)
+    elif KIND == "fp8" or KIND == "fp8_native":
+        bits, scale = _e4m3(values.to(tl.float32), is_there)
+        tl.store(to_codes + dim, bits, mask=is_there)
+        tl.store(to_ranges + tl.arange(0, 1), scale.to(tl.bfloat16))
     elif KIND == "int8":
         levels, scale, minimum = _levels(values.to(tl.float32).reshape(1, DIM), is_there.reshape(1, DIM), 255)
         tl.store(to_codes + dim, levels.reshape(DIM), mask=is_there)
@@ -71,6 +75,29 @@ def write_slots(
         tl.store(to_codes + byte, low | (high << 4), mask=byte < HEAD_DIM // 2)
         tl.store(to_ranges + 2 * group, scale.to(tl.bfloat16), mask=group < HEAD_DIM // 32)
         tl.store(to_ranges + 2 * group + 1, minimum.to(tl.bfloat16), mask=group < HEAD_DIM // 32)
+
+
+@triton.jit
+def _e4m3(x, is_there):
+    """Of [n]: bits uint8, and the scale [1], float32 that a bfloat16 holds. Rounded by integers to three bits of
+    mantissa, ties to even; below 2^-6 to multiples of 2^-9."""
+    x = tl.where(is_there, x, 0.0).reshape(1, x.shape[0])
+    largest = tl.max(tl.abs(x), 1)
+    is_finite = tl.sum((~(tl.abs(x) < float("inf"))).to(tl.int32), 1) == 0
+    largest = tl.where(is_finite, largest, 0.0)
+    scale = tl.div_rn(largest, tl.full(largest.shape, 448, tl.float32))
+    scale = ((scale.to(tl.int32, bitcast=True) + 0xFFFF) & -65536).to(tl.float32, bitcast=True)
+    scale = tl.where(scale >= 1e-30, scale, 0.0)
+    inverse = tl.where(
+        scale > 0, tl.div_rn(tl.full(scale.shape, 1, tl.float32), tl.where(scale > 0, scale, 1.0)), 0.0
+    )
+    scaled = tl.where(is_finite[:, None], x, 0.0) * inverse[:, None]
+    bits = scaled.to(tl.int32, bitcast=True)
+    size = bits & 0x7FFFFFFF
+    normal = ((size + 0x7FFFF + ((size >> 20) & 1)) >> 20) - (120 << 3)
+    small = ((tl.abs(scaled) * 512 + 12582912.0) - 12582912.0).to(tl.int32)
+    code = tl.where(tl.abs(scaled) < 0.015625, small, tl.minimum(normal, 0x7E)) | ((bits >> 24) & 0x80)
+    return code.to(tl.uint8).reshape(x.shape[1]), tl.where(is_finite, scale, float("nan"))
 
 
 @triton.jit

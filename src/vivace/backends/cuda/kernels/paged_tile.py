@@ -120,9 +120,7 @@ def tile_mix(
     IS_MASKED: tl.constexpr, KIND: tl.constexpr, HEAD_DIM: tl.constexpr, DIM: tl.constexpr,
 ):  # fmt: skip
     """`mixed_MK` + weights . v, float32 [M, DIM], and what is to be added to all of a row, [M]: 0 but for int8."""
-    tile = _tile(
-        codes, ranges, code_offsets_N, range_offsets_N, is_there_N, dtype, IS_MASKED, KIND, HEAD_DIM, DIM
-    )
+    tile = _tile(codes, ranges, code_offsets_N, range_offsets_N, is_there_N, dtype, IS_MASKED, KIND, HEAD_DIM, DIM)
     if KIND == "int8":
         scale_N = _by_position(ranges, range_offsets_N, is_there_N, IS_MASKED)
         middle_N = _by_position(ranges, range_offsets_N + 1, is_there_N, IS_MASKED) + 128 * scale_N

@@ -19,7 +19,7 @@ from vivace.backends.cuda.kernels.tree_paths import TreePaths, path_arrays
 from vivace.ops.backend import StepInputs
 
 SPLIT_ROWS = 16  # sequences of at most as many rows (decoding, guesses) have their contexts split
-SPLIT_LINES = (16, 64)  # rows times heads of a group in a tile of theirs: the least that tensor cores take, the most
+LEAST_LINES, MOST_LINES = 16, 64  # rows times heads of a tile of theirs: what tensor cores take, what registers hold
 PART = 256  # positions: 8 KV heads at 8192 positions make 256 programs, two a core of an H100
 
 Int32Array = NDArray[np.int32]
@@ -107,13 +107,12 @@ class TilePlan:
         )
 
 
-def rows_of_split_tile(num_rows: int, heads_per_group: int) -> int:
+def rows_of_split_tile(num_rows: int, heads_per_group: int, most_lines: int = MOST_LINES) -> int:
     """Of a sequence that has so many rows in this step: all of them where they fit."""
     if num_rows == 1:
         return 1
-    least, most = SPLIT_LINES
     lines = 1 << (num_rows * heads_per_group - 1).bit_length()
-    return max(1, min(most, max(least, lines)) // heads_per_group)
+    return max(1, min(most_lines, max(LEAST_LINES, lines)) // heads_per_group)
 
 
 def count_parts(inputs: StepInputs) -> int:
@@ -139,7 +138,8 @@ def tile_plan(
     counts_B = np.diff(starts_B1)
     is_here_B = np.ones(len(counts_B), bool) if elsewhere_B is None else ~elsewhere_B
     is_split_B = counts_B <= SPLIT_ROWS
-    rows_B = np.array([rows_of_split_tile(count, heads_per_group) for count in counts_B.tolist()])
+    most = max(LEAST_LINES, min(MOST_LINES, whole_tile // 2))
+    rows_B = np.array([rows_of_split_tile(count, heads_per_group, most) for count in counts_B.tolist()])
     arrays = {"query_starts": starts_B1, "context_lens": lens_B}
     reached_B = lens_B if max_context is None else np.full_like(lens_B, max_context)
     plans = []
@@ -161,9 +161,7 @@ def ragged_rows(inputs: StepInputs, heads_per_group: int, whole_tile: int, devic
     return plan.on_device({name: torch.from_numpy(array).to(device) for name, array in arrays.items()})
 
 
-def _parts(
-    name: str, rows: int, counts_N: Int32Array, wanted: int | None
-) -> tuple[SplitPlan, dict[str, Int32Array]]:
+def _parts(name: str, rows: int, counts_N: Int32Array, wanted: int | None) -> tuple[SplitPlan, dict[str, Int32Array]]:
     starts_N1 = np.concatenate([[0], np.cumsum(counts_N)]).astype(np.int32)
     tiles_P = np.repeat(np.arange(len(counts_N), dtype=np.int32), counts_N)
     if wanted is not None:
