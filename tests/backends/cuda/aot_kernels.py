@@ -134,11 +134,14 @@ def row_variants() -> Iterator[Variant]:
     yield Variant("gated_activation", gated_activation.gate, pointers, constants)
     constants = {"HEAD_DIM": 128, "DIM": 128, "PAIRS": 64}
     yield Variant("rope", rope.rotate, pointers, constants, options={"num_warps": 1})
-    strides = ("code_strides", "range_strides")
-    for kind in ("int8", "int4"):
+    pointers |= dict.fromkeys(("q", "k", "v", "key_ranges", "value_ranges"), "*bf16")
+    strides = ("key_strides", "key_range_strides", "value_strides", "value_range_strides")
+    for kind in ("float", "int8", "int4", "fp8"):
+        pointers |= dict.fromkeys(("key_codes", "value_codes"), "*bf16" if kind == "float" else "*u8")
         constants = {"HEAD_DIM": 128, "DIM": 128, "BLOCK_SIZE": 16, "KIND": kind, "PAIRS": 64}
+        constants |= {"QUERY_HEADS": 32, "KV_HEADS": 8}
         options = {"num_warps": 1, "enable_fp_fusion": False}
-        yield Variant(f"kv_write {kind}", kv_write.write_slots, pointers, constants, (), strides, options)
+        yield Variant(f"rope_write {kind}", kv_write.write_slots, dict(pointers), constants, (), strides, options)
 
 
 def product_variants() -> Iterator[Variant]:

@@ -37,12 +37,18 @@ class PagedCase:
     def q(self) -> torch.Tensor:
         return torch.from_numpy(self.q_TD).to(DEVICE, self.dtype)
 
+    @property
+    def paths(self) -> reference.TreePaths | None:
+        if self.inputs.parents_T is None:
+            return None
+        return reference.TreePaths(self.inputs.parents_T, self.inputs.slots_T, self.keys.block_size)
+
     def expected(self) -> np.ndarray:
         inputs, shape = self.inputs, self.shape
         return reference.paged_attention(
             self.q_TD, self.decoded_keys, self.decoded_values,
             inputs.query_starts_B1, inputs.context_lens_B, inputs.block_tables_BX,
-            scale=shape.scale, window=shape.window, softcap=shape.softcap,
+            scale=shape.scale, window=shape.window, softcap=shape.softcap, paths=self.paths,
         )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Keys and values of a step into their slots, coded on the way; keys may be turned by their positions before.
+"""Keys and values of a step into their slots, coded on the way; with rope, queries and keys are turned before.
 
 Levels are found as `vivace.ops.reference_kv.round_levels` defines them, every operation rounded for itself (hence no
 fused multiply-add), so codes and ranges have the reference's bits.
@@ -6,6 +6,7 @@ fused multiply-add), so codes and ranges have the reference's bits.
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -14,44 +15,100 @@ from vivace.backends.cuda.kernels.paged_plane import PagedPlane
 from vivace.backends.cuda.kernels.rope import rotated
 
 
-def kv_write(
-    k_TD: Tensor, v_TD: Tensor, slots_T: Tensor, keys: PagedPlane, values: PagedPlane, table_T2P: Tensor | None = None
+def kv_write(k_TD: Tensor, v_TD: Tensor, slots_T: Tensor, keys: PagedPlane, values: PagedPlane) -> None:
+    """k, v [T, G*K] with unit stride along a row; slots_T: block * block_size + place."""
+    _launch(None, k_TD, v_TD, None, slots_T, keys, values)
+
+
+def rope_write(
+    q_TD: Tensor,
+    k_TD: Tensor,
+    v_TD: Tensor,
+    table_T2P: Tensor,
+    slots_T: Tensor,
+    keys: PagedPlane,
+    values: PagedPlane,
+) -> Tensor:
+    """`kv_write` of keys that are not turned yet, and the turned queries [T, H*K] in q's type: one launch for what
+    `rope` needs two more for. `table_T2P`: as there."""
+    out_TD = torch.empty(q_TD.shape, dtype=q_TD.dtype, device=q_TD.device)
+    _launch((q_TD, out_TD), k_TD, v_TD, table_T2P, slots_T, keys, values)
+    return out_TD
+
+
+def _launch(
+    queries: tuple[Tensor, Tensor] | None,
+    k_TD: Tensor,
+    v_TD: Tensor,
+    table_T2P: Tensor | None,
+    slots_T: Tensor,
+    keys: PagedPlane,
+    values: PagedPlane,
 ) -> None:
-    """k, v [T, G*K] with unit stride along a row; slots_T: block * block_size + place. `table_T2P`: as for `rope`,
-    for keys that are not turned yet."""
-    _write(k_TD, slots_T, keys, table_T2P)
-    _write(v_TD, slots_T, values, None)
-
-
-def _write(x_TD: Tensor, slots_T: Tensor, plane: PagedPlane, table_T2P: Tensor | None) -> None:
-    table = x_TD if table_T2P is None else table_T2P
-    if len(x_TD):
-        write_slots[(len(x_TD), plane.num_kv_heads)](
-            x_TD, table, slots_T, plane.codes, plane.ranges_or_codes,
-            x_TD.stride(0), table.stride(0), plane.code_strides, plane.range_strides,
-            HEAD_DIM=plane.head_dim, DIM=max(32, triton.next_power_of_2(plane.head_dim)), BLOCK_SIZE=plane.block_size,
-            KIND=plane.kind, PAIRS=0 if table_T2P is None else table.shape[1] // 2,
-            num_warps=1, enable_fp_fusion=False,
-        )  # fmt: skip
+    if not len(k_TD):
+        return
+    q_TD, out_TD = (k_TD, k_TD) if queries is None else queries
+    table = k_TD if table_T2P is None else table_T2P
+    num_query_heads = 0 if queries is None else q_TD.shape[1] // keys.head_dim
+    write_slots[(len(k_TD), num_query_heads + 2 * keys.num_kv_heads)](
+        q_TD, k_TD, v_TD, table, out_TD, slots_T,
+        keys.codes, keys.ranges_or_codes, values.codes, values.ranges_or_codes,
+        q_TD.stride(0), k_TD.stride(0), v_TD.stride(0), table.stride(0), out_TD.stride(0),
+        keys.code_strides, keys.range_strides, values.code_strides, values.range_strides,
+        QUERY_HEADS=num_query_heads, KV_HEADS=keys.num_kv_heads,
+        HEAD_DIM=keys.head_dim, DIM=max(32, triton.next_power_of_2(keys.head_dim)), BLOCK_SIZE=keys.block_size,
+        KIND=keys.kind, PAIRS=0 if table_T2P is None else table.shape[1] // 2,
+        num_warps=1, enable_fp_fusion=False,
+    )  # fmt: skip
 
 
 @triton.jit
 def write_slots(
-    x, table, slots, codes, ranges, x_stride, table_stride, code_strides, range_strides,
-    HEAD_DIM: tl.constexpr, DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, KIND: tl.constexpr, PAIRS: tl.constexpr,
+    q, k, v, table, out, slots, key_codes, key_ranges, value_codes, value_ranges,
+    q_stride, k_stride, v_stride, table_stride, out_stride,
+    key_strides, key_range_strides, value_strides, value_range_strides,
+    QUERY_HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIM: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr, KIND: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
-    """Program (row, KV head)."""
+    """Program (row, head): the query heads to turn, then KV heads with their keys, then with their values."""
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    slot = tl.load(slots + row).to(tl.int64)
-    block, place = slot // BLOCK_SIZE, slot % BLOCK_SIZE
     dim = tl.arange(0, DIM)
     is_there = dim < HEAD_DIM
-    vector = x + row * x_stride + head * HEAD_DIM
-    if PAIRS > 0:
-        # Rounded to x's type as a value between two operations is.
-        values = rotated(vector, table + row * table_stride, is_there, DIM, PAIRS).to(x.dtype.element_ty)
+    angles = table + row * table_stride
+    if head < QUERY_HEADS:
+        vector = rotated(q + row * q_stride + head * HEAD_DIM, angles, is_there, DIM, PAIRS)
+        place = out + row * out_stride + head * HEAD_DIM + dim
+        tl.store(place, vector.to(out.dtype.element_ty), mask=is_there)
+        return
+    slot = tl.load(slots + row).to(tl.int64)
+    head -= QUERY_HEADS
+    if head < KV_HEADS:
+        vector = k + row * k_stride + head * HEAD_DIM
+        if PAIRS > 0:
+            # Rounded to k's type as a value between two operations is.
+            key = rotated(vector, angles, is_there, DIM, PAIRS).to(k.dtype.element_ty)
+        else:
+            key = tl.load(vector + dim, mask=is_there, other=0)
+        _write(key, slot, head, key_codes, key_ranges, key_strides, key_range_strides, HEAD_DIM, BLOCK_SIZE, KIND)
     else:
-        values = tl.load(vector + dim, mask=is_there, other=0)
+        head -= KV_HEADS
+        value = tl.load(v + row * v_stride + head * HEAD_DIM + dim, mask=is_there, other=0)
+        _write(
+            value, slot, head, value_codes, value_ranges, value_strides, value_range_strides,
+            HEAD_DIM, BLOCK_SIZE, KIND,
+        )  # fmt: skip
+
+
+@triton.jit
+def _write(
+    values, slot, head, codes, ranges, code_strides, range_strides,
+    HEAD_DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, KIND: tl.constexpr,
+):  # fmt: skip
+    """One vector [DIM] of a head into its slot."""
+    DIM: tl.constexpr = values.shape[0]
+    dim = tl.arange(0, DIM)
+    is_there = dim < HEAD_DIM
+    block, place = slot // BLOCK_SIZE, slot % BLOCK_SIZE
     to_codes = codes + block * code_strides[0] + place * code_strides[1] + head * code_strides[2]
     to_ranges = ranges + block * range_strides[0] + place * range_strides[1] + head * range_strides[2]
     if KIND == "float":
