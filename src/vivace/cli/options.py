@@ -138,7 +138,7 @@ ENGINE_HELP = {
     "config": "A preset (llama-3.2-1b, qwen2.5-0.5b, ...) or a config.json, with --load-format dummy.",
     "quantization": f"Weights in memory: {_one_of('quantization')}.",
     "packed_cache": "Keep large models' packed weights in ~/.cache/vivace, or $VIVACE_CACHE, for the next start.",
-    "kv_cache_dtype": f"Keys and values in memory: {_one_of('kv_cache_dtype')}.",
+    "kv_cache_dtype": f"Keys and values in memory: {_one_of('kv_cache_dtype')} (or fp8, on a GPU).",
     "max_model_len": "Context window in tokens; default: the model's own.",
     "max_num_seqs": "Sequences that run at once.",
     "max_num_batched_tokens": "Tokens a step computes at most.",

@@ -12,10 +12,13 @@ from vivace.core.speculation import SpeculativeConfig
 
 LoadFormat = Literal["auto", "dummy"]
 Quantization = Literal["auto", "f32", "bf16", "int8", "int4", "w8a8", "llm_int8"]
-KVDtype = Literal["f32", "bf16", "f16", "int8_per_token_head", "int4_per_token_head", "int4_k_per_channel"]
+KVDtype = Literal[
+    "f32", "bf16", "f16", "int8_per_token_head", "int4_per_token_head", "int4_k_per_channel", "fp8_e4m3"
+]
 KVCacheDtype = Literal["auto", KVDtype]
 BatchingPolicy = Literal["continuous", "static"]
 BackendName = Literal["auto", "cpu", "cuda", "reference"]
+KV_CACHE_ALIASES: dict[str, KVCacheDtype] = {"fp8": "fp8_e4m3"}
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "load_format": get_args(LoadFormat),
@@ -61,6 +64,7 @@ class EngineConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "kv_cache_dtype", KV_CACHE_ALIASES.get(self.kv_cache_dtype, self.kv_cache_dtype))
         for name, choices in CHOICES.items():
             value = getattr(self, name)
             if value not in choices:

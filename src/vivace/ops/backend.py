@@ -23,7 +23,12 @@ Float64Array = NDArray[np.float64]
 UInt32Array = NDArray[np.uint32]
 
 KV_ELEMENT_BYTES: dict[str, int] = {"f32": 4, "bf16": 2, "f16": 2}
-KV_CODE_BITS: dict[str, int] = {"int8_per_token_head": 8, "int4_per_token_head": 4, "int4_k_per_channel": 4}
+KV_CODE_BITS: dict[str, int] = {
+    "int8_per_token_head": 8,
+    "int4_per_token_head": 4,
+    "int4_k_per_channel": 4,
+    "fp8_e4m3": 8,
+}
 KV_UNIT = 16  # tokens: coded caches have block sizes that are multiples of it
 MAX_CODED_HEAD_DIM = 512
 
@@ -33,7 +38,8 @@ class KVSpec:
     """Shape of the paged KV cache: every layer holds [num_blocks, num_kv_heads, block_size, head_dim], twice.
 
     What the types mean is in `vivace.ops.reference_kv`. Sizes are those of every backend: codes, their scales and
-    minima (bfloat16 each) and the padding of head_dim, to 16 for int8 and to 32, the group of a scale, for int4.
+    minima (bfloat16 each; fp8 has scales alone) and the padding of head_dim, to 16 for int8 and fp8 and to 32, the
+    group of a scale, for int4.
     """
 
     num_layers: int
@@ -71,7 +77,8 @@ class KVSpec:
             return self.block_size * self.head_dim * KV_ELEMENT_BYTES[self.dtype]
         bits = KV_CODE_BITS[self.dtype]
         groups = 1 if bits == 8 else self._padded_dim // 32
-        return self.block_size * (4 * groups + self._padded_dim * bits // 8)
+        scale_bytes = 2 if self.dtype == "fp8_e4m3" else 4
+        return self.block_size * (scale_bytes * groups + self._padded_dim * bits // 8)
 
     @property
     def _key_bytes(self) -> int:

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from vivace.backends.cuda.device import running_on
+from vivace.backends.cuda.fusion import stages
 from vivace.backends.cuda.graphs import Results, StepGraphs
-from vivace.backends.cuda.interpreter import Interpreter, last_uses
+from vivace.backends.cuda.interpreter import Interpreter
 from vivace.backends.cuda.kernels.provider import launchers_for
 from vivace.backends.cuda.kernels.ragged_rows import TilePlan
 from vivace.backends.cuda.kernels.registry import KernelRegistry
 from vivace.backends.cuda.kv_cache import CudaKVCache
+from vivace.backends.cuda.last_uses import last_uses
 from vivace.backends.cuda.precision import precision_of
 from vivace.backends.cuda.spans import branches_of, spans_of
 from vivace.backends.cuda.step import DeviceStep, StepPlan, send_step
@@ -34,6 +36,7 @@ class CudaExecutable:
         self._cache = cache
         self._limits = limits
         self._dying = last_uses(program)
+        self._stages = stages(program)
         layouts = (weight.layout for op in program.ops if isinstance(op, Linear) for weight in op.weights)
         self._launchers = launchers_for(program, cache, registry)
         is_exact = cache.device.type == "cpu" and self._launchers is None
@@ -64,7 +67,7 @@ class CudaExecutable:
         return self._states
 
     def run_timed(self, inputs: StepInputs) -> Float64Array:
-        """Seconds of each operation, waiting for each; then of the transfer before them."""
+        """Seconds of each operation by itself, waiting for each; then of the transfer before them."""
         self._check(inputs)
         with running_on(self._cache.device):
             moments = [self._moment()]
@@ -79,8 +82,8 @@ class CudaExecutable:
 
     def _execute(self, step: DeviceStep) -> Results:
         interpreter = Interpreter(self._cache, step, self._precision, self._launchers)
-        for op, dying in zip(self._program.ops, self._dying, strict=True):
-            interpreter.execute(op, dying)
+        for stage in self._stages:
+            interpreter.execute_stage(stage)
         assert self._program.output is not None  # checked when it was compiled
         named = self._program.states
         states = None if named is None else interpreter.read(named).float()
