@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 
 import pytest
 
@@ -27,10 +26,10 @@ class Ticks:
 
 
 @pytest.fixture
-def ticks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ticks]:
+def ticks(monkeypatch: pytest.MonkeyPatch) -> Ticks:
     ticks = Ticks()
     monkeypatch.setattr(op_clock, "time", ticks)
-    yield ticks
+    return ticks
 
 
 @pytest.mark.usefixtures("ticks")
