@@ -69,6 +69,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=None, help="of all inputs; drawn where it is not given")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--trace", default=None, help="a trace to replay, as `vivace bench serve --trace` takes them")
+    parser.add_argument("--note", default="", help="kept with the results: the commit, for instance")
     parser.add_argument("--report", action="store_true", help="measure nothing: print what DIR holds")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: torch's, for tests")
     parser.add_argument("--tiny", action="store_true", help="shapes for tests")
@@ -89,6 +90,7 @@ def setting_of(options: argparse.Namespace) -> Setting:
         deadline=options.deadline,
         is_tiny=options.tiny,
         trace=options.trace,
+        note=options.note,
     )
 
 
@@ -120,7 +122,7 @@ def run_section(section: str, options: argparse.Namespace) -> bool:
 def _command(section: str, options: argparse.Namespace) -> list[str]:
     command = [sys.executable, __file__, "--worker", "--section", section, "--out", str(options.out)]
     command += ["--seed", str(options.seed), "--rounds", str(options.rounds), "--device", options.device]
-    command += ["--deadline", str(options.deadline), "--only", options.only]
+    command += ["--deadline", str(options.deadline), "--only", options.only, "--note", options.note]
     command += ["--tiny"] if options.tiny else []
     return command if options.trace is None else [*command, "--trace", options.trace]
 

@@ -27,6 +27,7 @@ class Setting:
     is_tiny: bool = False
     is_interpreted: bool = False
     trace: str | None = None
+    note: str = ""  # what else a reader of the results should know: the commit
 
     @property
     def torch_device(self) -> torch.device:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import faulthandler
 import platform
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -79,8 +79,9 @@ def about(setting: Setting) -> dict[str, Any]:
     """The device, versions and seed of a run."""
     found: dict[str, Any] = {"seed": setting.seed, "vivace": __version__, "torch": torch.__version__}
     found |= {"python": platform.python_version(), "rounds": setting.rounds}
-    if "triton" in sys.modules:
-        found["triton"] = sys.modules["triton"].__version__
+    found |= {name: _version(name) for name in ("triton", "transformers")}
+    if setting.note:
+        found["note"] = setting.note
     if setting.device == "cuda":
         facts = setting.backend().facts
         assert facts is not None  # it is a device
@@ -89,3 +90,10 @@ def about(setting: Setting) -> dict[str, Any]:
     else:
         found["device"] = "torch's CPU device"
     return found
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
