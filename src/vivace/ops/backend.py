@@ -204,6 +204,15 @@ class TopLogprobs:
     top_logprobs_SK: Float32Array
 
 
+@dataclass(frozen=True, slots=True)
+class MeasuredCeilings:
+    """What a device reached just now at what it does best. `operations_per_s`: by type of number (f32, bf16, int8,
+    ...), only those that it has a unit for; a multiplication and an addition are two."""
+
+    read_bytes_per_s: float
+    operations_per_s: dict[str, float]
+
+
 class PackedReader(Protocol):
     """Takes packed matrices from one file. They stay valid when the file is closed."""
 
@@ -253,6 +262,16 @@ class Backend(Protocol):
 
     def free_bytes(self, utilization: float) -> int | None:
         """Memory that is left of this share of the device's; None where the device has none but the machine's."""
+        ...
+
+    def synchronize(self) -> None:
+        """Wait for everything that was launched. Whoever reads a clock around a step does so after it: `run` may
+        return before the device is done."""
+        ...
+
+    def measure_ceilings(self) -> MeasuredCeilings | None:
+        """Memory and arithmetic at full speed, measured now: about a second. None for a backend that measures
+        nothing."""
         ...
 
     def on_host(self, values: Any) -> Float32Array:

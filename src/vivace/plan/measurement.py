@@ -203,6 +203,7 @@ def _sample(loaded: LoadedEngine, program: ProfileProgram, phase: Phase, clock: 
         timed.append(program.executable.run_timed(inputs))
         started = clock()
         program.executable.run(inputs)
+        backend.synchronize()
         plain.append(clock() - started)
     reads.append(_read_rate(backend))
     seconds = _undisturbed(np.array(timed))[:-1]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vivace.backends.cuda.ceilings import measure_ceilings
 from vivace.backends.cuda.device import DeviceFacts, facts, open_device, running_on
 from vivace.backends.cuda.executable import CudaExecutable
 from vivace.backends.cuda.kernels.registry import KernelRegistry
@@ -28,6 +29,7 @@ from vivace.ops.backend import (
     Int32Array,
     KVCache,
     KVSpec,
+    MeasuredCeilings,
     SampleInputs,
     StepLimits,
     TopLogprobs,
@@ -102,6 +104,18 @@ class CudaBackend:
         """The chosen tokens' and the k most likely tokens' values of each row's raw log-softmax."""
         with running_on(self.device):
             return top_logprobs(logits, tokens_S, k)
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def measure_ceilings(self) -> MeasuredCeilings | None:
+        """Of the GPU; None on torch's CPU device."""
+        if self.device.type == "cpu":
+            return None
+        with running_on(self.device):
+            return measure_ceilings(self.device)
 
     def on_host(self, values: Any) -> Float32Array:
         """A NumPy array with what an executable returned."""

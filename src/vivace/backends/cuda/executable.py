@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
+from functools import partial
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from vivace.backends.cuda.device import running_on
@@ -17,6 +16,7 @@ from vivace.backends.cuda.kernels.ragged_rows import TilePlan
 from vivace.backends.cuda.kernels.registry import KernelRegistry
 from vivace.backends.cuda.kv_cache import CudaKVCache
 from vivace.backends.cuda.last_uses import last_uses
+from vivace.backends.cuda.op_clock import launch_seconds, moment
 from vivace.backends.cuda.precision import precision_of
 from vivace.backends.cuda.spans import branches_of, spans_of
 from vivace.backends.cuda.step import DeviceStep, StepPlan, send_step
@@ -67,18 +67,18 @@ class CudaExecutable:
         return self._states
 
     def run_timed(self, inputs: StepInputs) -> Float64Array:
-        """Seconds of each operation by itself, waiting for each; then of the transfer before them."""
+        """Seconds of each operation on the device's clock, without a graph; then of the transfer before them, on the
+        host's."""
         self._check(inputs)
-        with running_on(self._cache.device):
-            moments = [self._moment()]
+        device = self._cache.device
+        with running_on(device):
+            started = moment(device)
             self._cache.begin_step(inputs)
             interpreter = Interpreter(self._cache, self._send(inputs), self._precision, self._launchers)
-            moments.append(self._moment())
-            for op, dying in zip(self._program.ops, self._dying, strict=True):
-                interpreter.execute(op, dying)
-                moments.append(self._moment())
-        seconds = np.diff(moments)
-        return np.append(seconds[1:], seconds[0])
+            sent_s = moment(device) - started
+            execute = interpreter.execute
+            launches = [partial(execute, op, dying) for op, dying in zip(self._program.ops, self._dying, strict=True)]
+            return np.array([*launch_seconds(device, launches), sent_s])
 
     def _execute(self, step: DeviceStep) -> Results:
         interpreter = Interpreter(self._cache, step, self._precision, self._launchers)
@@ -109,8 +109,3 @@ class CudaExecutable:
         limits = self._limits
         if len(inputs.token_ids_T) > limits.max_tokens or len(inputs.sampled_rows_S) > limits.max_sampled:
             raise EngineError(f"the step is larger than {limits}")
-
-    def _moment(self) -> float:
-        if self._cache.device.type == "cuda":
-            torch.cuda.synchronize(self._cache.device)
-        return time.perf_counter()
