@@ -39,6 +39,7 @@ class EngineConfig:
 
     model: str | None = None
     tokenizer: str | None = None
+    generation_config: str = "auto"  # what the model's makers advise to sample with; "vllm": nothing; else a path
     load_format: LoadFormat = "auto"
     config: str | None = None
     quantization: Quantization = "auto"
@@ -77,6 +78,8 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ConfigError(f"{name} must be a positive integer, not {value!r}")
+        if not self.generation_config:
+            raise ConfigError("generation_config must be auto, vllm, or the path of a directory or a file")
         if not self.static_batch_timeout_ms >= 0:
             raise ConfigError(f"static_batch_timeout_ms must be 0 or more, not {self.static_batch_timeout_ms!r}")
         if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", str(self.device)):
