@@ -19,8 +19,8 @@ from vivace.plan.weights import StoredEncodings
 from vivace.plan.workload import Load, Workload
 
 FEWEST, MOST = 160, 1280  # requests of one play
-ROUNDS = 5  # requests of each user
-MAX_USERS = 16_384
+ROUNDS, FEWEST_ROUNDS = 5, 3  # requests of each user, in plays of up to MOST and in longer ones
+MAX_USERS = 1024  # that are looked for on one machine: plays grow with them
 RATE_RANGE = 4096.0  # times more or less than the rate that was asked for
 STRIDE, CLOSE = 1.7, 1.06  # of the search for the most load
 
@@ -57,9 +57,9 @@ class PlannedService:
     def play(self, load: Load, *, whole: bool = False) -> Outcome:
         """Under one load. `whole`: from the first request to the last, with the crowd's coming and going, as a
         benchmark counts; else in between, where it is as it would be for hours. It must fit (`memory.fits`)."""
-        num_requests = FEWEST if load.users is None else min(MOST, max(FEWEST, ROUNDS * load.users))
+        num_requests = FEWEST if load.users is None else _enough(load.users)
         found = self._played(load, num_requests, whole)
-        enough = min(MOST, math.ceil(ROUNDS * found.running))
+        enough = _enough(found.running)
         if load.rate_per_s is not None and enough > num_requests:  # so many at once that it was over too soon
             found = self._played(load, enough, whole)
         return found
@@ -99,6 +99,11 @@ class PlannedService:
         return Capacity(0.0 if found is None else found.running, rate, found)
 
 
+def _enough(num_running: float) -> int:
+    """Requests of a play with so many at once."""
+    return math.ceil(max(FEWEST, min(MOST, ROUNDS * num_running), FEWEST_ROUNDS * num_running))
+
+
 def _loaded(load: Load, value: float) -> Load:
     return replace(load, rate_per_s=value) if load.rate_per_s else replace(load, users=round(value))
 
@@ -124,10 +129,12 @@ def _largest(keeps: Callable[[float], bool], least: float, guess: float, most: f
         else:
             high = value
             following = max(least, min(value / STRIDE, value - is_whole))
-        if low >= most or high <= least or (low and high < math.inf):
+        if low >= most or high <= least:
+            return low
+        if low and high < math.inf:
             break
         value = _rounded(following, is_whole)
-    while low and high / low > CLOSE and not (is_whole and high - low <= 1):
+    while high / low > CLOSE and not (is_whole and high - low <= 1):
         middle = math.sqrt(low * high)
         value = min(high - 1, max(low + 1, round(middle))) if is_whole else middle
         low, high = (value, high) if keeps(value) else (low, value)
