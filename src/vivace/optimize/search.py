@@ -2,13 +2,14 @@
 
 Every candidate is forecast. The best forecast of each pair of weights and cache, and all neighbours of the best one,
 run a part of the workload; a third goes on to a larger part, until few run it all (successive halving; Jamieson and
-Talwalkar, 2016). Then single values are changed around the best until none helps.
+Talwalkar, 2016). Then single values are changed around the best until none helps. Candidates run in heats of a few.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -17,13 +18,17 @@ from vivace.optimize.gate import Gate
 from vivace.optimize.measurement import Forecast, Measurement
 from vivace.optimize.objective import Objective
 from vivace.optimize.space import Space
+from vivace.optimize.standings import Standings
 from vivace.optimize.trials import Trial, Trials
 
 KEPT = 1 / 3  # of the candidates of a rung
 HOPELESS = 0.5  # of the best forecast: a family below is not measured
 JUDGING_UNTIL = 0.9  # of the time budget: who is not judged by then cannot win
 GAIN = 1.01  # a change must bring so much to be followed
-HALVING_UNTIL, CLIMBING_UNTIL = 0.52, 0.62  # shares of the time budget
+HALVING_UNTIL, CLIMBING_UNTIL = 0.5, 0.62  # shares of the time budget
+TOGETHER = 8  # candidates of a heat
+BEATEN = 0.8  # of the best: who is known to reach no more is not measured again
+MARGIN = 0.9  # of the best: who may be the best in truth, by so few runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,11 @@ class Search:
     num_forecast: int = 0
     correction: Correction = field(default_factory=Correction)
     climbed: set[Candidate] = field(default_factory=set)
+    beaten: set[Candidate] = field(default_factory=set)
+    standings: Standings = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.standings = Standings(self.trials, self.objective.score)
 
     def narrow(self) -> None:
         """From the whole space to the few that ran the whole workload."""
@@ -66,6 +76,11 @@ class Search:
     def leaders(self, count: int) -> list[Candidate]:
         """The best by score, best first, that the bars allow."""
         return sorted(self.accepted(), key=lambda one: -self.score(one))[:count]
+
+    def contenders(self) -> list[Candidate]:
+        """Those that may be the best, as far as few runs can tell."""
+        ranked = self.leaders(TOGETHER)
+        return [one for one in ranked if self.score(one) >= MARGIN * self.score(ranked[0])]
 
     def correct(self) -> None:
         """Scale forecasts to what was measured so far: the median ratio, of speeds and of latencies."""
@@ -129,8 +144,9 @@ class Search:
         ]
 
     def score(self, candidate: Candidate) -> float:
-        measured = self.trials.measurement(candidate)
-        return -math.inf if measured is None else self.objective.score(candidate, measured)
+        """In the unit of the objective, by all heats together."""
+        strength = self.standings.strength(candidate)
+        return -math.inf if strength is None else strength
 
     def _fits(self, expected: Forecast) -> bool:
         limit = self.gate.max_memory_bytes
@@ -150,15 +166,15 @@ class Search:
         """Each rung runs a larger part of the workload with a third of the candidates."""
         for rung, share in enumerate(self.shares):
             runs = []
-            for candidate in candidates:
-                if not self.trials.affords(candidate, HALVING_UNTIL, share):
-                    self.dropped.append(Dropped(candidate, "time", "the time budget was over"))
+            for heat in _heats(candidates, TOGETHER):
+                if not self.trials.affords(heat, HALVING_UNTIL, share, "halving"):
+                    self.dropped += [Dropped(one, "time", "the time budget was over") for one in heat]
                     continue
-                trial = self.trials.run(candidate, share)
-                if trial.measurement is None:
-                    self.dropped.append(Dropped(candidate, "failed", trial.failure))
-                else:
-                    runs.append(trial)
+                for trial in self.trials.heat(heat, share, "halving"):
+                    if trial.measurement is None:
+                        self.dropped.append(Dropped(trial.candidate, "failed", trial.failure))
+                    else:
+                        runs.append(trial)
             if rung + 1 < len(self.shares):
                 candidates = self._survivors(runs, share)
             else:
@@ -179,6 +195,8 @@ class Search:
                     f"{100 * self._score_of(one) / best:.0f}% of the fastest in {100 * share:.0f}% of the workload"
                 )
                 self.dropped.append(Dropped(one.candidate, "halving", reason))
+                if self._score_of(one) < BEATEN * best:
+                    self.beaten.add(one.candidate)
         return list(dict.fromkeys(kept))
 
     def _first_good(self, runs: list[Trial], count: int) -> list[Candidate]:
@@ -206,13 +224,27 @@ class Search:
         at = self.best()
         while at is not None and at not in self.climbed:
             self.climbed.add(at)
-            for neighbour in sorted(self.space.neighbours(at), key=lambda one: -self._promise(one)):
-                if self._fits(self.forecast(neighbour)) and self.trials.affords(neighbour, CLIMBING_UNTIL):
-                    self.trials.run(neighbour)
+            hopeful = [one for one in self.space.neighbours(at) if self._is_hopeful(one, at)]
+            hopeful.sort(key=lambda one: -self._promise(one))
+            for group in _heats(hopeful, TOGETHER - 1):
+                heat = [at, *group]
+                if self.trials.affords(heat, CLIMBING_UNTIL, name="climb"):
+                    self.trials.heat(heat, name="climb")
             better = self.best()
             if better is None or self.score(better) < GAIN * self.score(at):
                 return
             at = better
+
+    def _is_hopeful(self, candidate: Candidate, at: Candidate) -> bool:
+        known = self.standings.strength(candidate)
+        is_beaten = candidate in self.beaten or (known is not None and known < BEATEN * self.score(at))
+        return not is_beaten and candidate not in self.gate.refused and self._fits(self.forecast(candidate))
+
+
+def _heats(candidates: Sequence[Candidate], size: int) -> list[Sequence[Candidate]]:
+    """As few as there must be, of equal size."""
+    count = math.ceil(len(candidates) / size)
+    return [candidates[place::count] for place in range(count)]
 
 
 def _latency(trial: Trial) -> float:
