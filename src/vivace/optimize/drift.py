@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from vivace.optimize.laboratory import Outcome
 from vivace.optimize.measurement import Measurement
 
-TOLERANCE = 0.15
+TOLERANCE = 0.3  # those of a heat share what the baseline shows: half of that moves their ratios by 2%
 MAX_ATTEMPTS = 3
 FIRST_PULSES = 3
 

@@ -26,7 +26,7 @@ from vivace.speculate.speculation import SpeculationStats
 
 PULSE_S = 0.15
 ALONE_PART, CROWD_PART = 0.15, 0.35  # of a measurement, where a sweep of rates follows; else the crowd has the rest
-ONE_BY_ONE = 1 / 3  # of the limit: who takes one request after the other has the same rate after fewer
+ONE_BY_ONE = 1 / 6  # of the limit: who takes one request after the other has the same rate after fewer
 
 
 @dataclass(slots=True)

@@ -109,9 +109,12 @@ class Interaction:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a model of the machine expects of a candidate, before anything is measured."""
+    """What a model of the machine expects of a candidate, before anything is measured. For a token that is written it
+    takes `steps` of the engine and computes `prompt_tokens`."""
 
     tokens_per_s: float
     single_latency_ms: float
     memory_bytes: int
     binds: str = ""  # bandwidth, arithmetic, memory or queueing
+    steps: float = 1.0
+    prompt_tokens: float = 0.0

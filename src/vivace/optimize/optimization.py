@@ -18,8 +18,8 @@ from vivace.optimize.trials import Trials
 
 FINALISTS = 4
 WARM_UP_SHARE = 0.3
-CLOSING_HEATS = 3
-RACING_UNTIL, LAST_UNTIL = 0.85, 0.97  # of the time budget
+CLOSING_HEATS = 6
+RACING_UNTIL, LAST_UNTIL = 0.8, 0.97  # of the time budget
 MOST_ENTRANTS = 24
 
 
@@ -53,7 +53,7 @@ class Optimization:
         eight = [self.naive, batch_of_eight(self.naive)]
         if self.trials.affords(eight, LADDER_UNTIL):
             self.trials.heat(eight)
-        self.search.correct()
+        self.search.recalibrate()
         self.search.narrow()
         self._settle(self.search)
         self._close(self.search)
@@ -85,7 +85,7 @@ class Optimization:
 
     def _close(self, search: Search) -> None:
         """The first two beside the naive baseline: what it brought altogether."""
-        heat = [self.naive, *search.leaders(2)]
+        heat = [self.naive, *search.ranking(self.checked)[:2]]
         for repetition in range(CLOSING_HEATS):
             if self.trials.affords(heat, LAST_UNTIL, name=f"close {repetition}"):
                 self.trials.heat(heat, name=f"close {repetition}")

@@ -32,23 +32,21 @@ class Race:
         trials = self.standings.trials
         running = list(entrants)
         for _ in range(MOST_HEATS):
+            running = self._left(running)
             name = f"race {self.num_heats}"
-            if len(running) < 2 or not trials.affords(running, until, name=name):
+            if self._is_decided(running) or not trials.affords(running, until, name=name):
                 return
             trials.heat(running, name=name)
             self.num_heats += 1
-            running = self._left(running)
-            if self._is_decided(running):
-                return
 
     def leader(self, candidates: Sequence[Candidate]) -> Candidate:
         return max(candidates, key=lambda one: self.standings.strength(one) or 0.0)
 
     def _left(self, running: list[Candidate]) -> list[Candidate]:
-        leader = self.leader(running)
+        leader = self.leader(running) if running else None
         left = []
         for candidate in running:
-            reason = "" if candidate == leader else self._lost(candidate, leader)
+            reason = "" if leader is None or candidate == leader else self._lost(candidate, leader)
             if reason:
                 self.dropped[candidate] = reason
             else:
@@ -63,6 +61,8 @@ class Race:
         return ""
 
     def _is_decided(self, running: list[Candidate]) -> bool:
+        if len(running) < 2:
+            return True
         leader = self.leader(running)
         others = [self.standings.ratio(one, leader) for one in running if one != leader]
         return all(one.count >= LEAST_RANKED and one.high is not None and one.high <= EQUAL for one in others)

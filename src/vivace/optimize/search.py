@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from vivace.optimize.candidate import Candidate
 from vivace.optimize.gate import Gate
-from vivace.optimize.measurement import Forecast, Measurement
+from vivace.optimize.measurement import Forecast
 from vivace.optimize.objective import Objective
+from vivace.optimize.recalibration import CostTerms, Recalibration
 from vivace.optimize.space import Space
 from vivace.optimize.standings import Standings
 from vivace.optimize.trials import Trial, Trials
@@ -28,6 +29,7 @@ GAIN = 1.01  # a change must bring so much to be followed
 HALVING_UNTIL, CLIMBING_UNTIL = 0.5, 0.62  # shares of the time budget
 TOGETHER = 8  # candidates of a heat
 BEATEN = 0.8  # of the best: who is known to reach no more is not measured again
+TIE = 0.98  # of the best score: as good as equal, so quality and memory decide
 MARGIN = 0.9  # of the best: who may be the best in truth, by so few runs
 
 
@@ -38,14 +40,6 @@ class Dropped:
     candidate: Candidate
     stage: str
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Correction:
-    """Measured over forecast."""
-
-    speed: float = 1.0
-    latency: float = 1.0
 
 
 @dataclass(slots=True)
@@ -61,7 +55,9 @@ class Search:
     forecasts: dict[Candidate, Forecast] = field(default_factory=dict)
     dropped: list[Dropped] = field(default_factory=list)
     num_forecast: int = 0
-    correction: Correction = field(default_factory=Correction)
+    recalibration: Recalibration = field(default_factory=Recalibration)
+    latency_ratio: float = 1.0  # measured over forecast
+    seen: set[Candidate] = field(default_factory=set)  # measured before forecasts were brought in line
     climbed: set[Candidate] = field(default_factory=set)
     beaten: set[Candidate] = field(default_factory=set)
     standings: Standings = field(init=False)
@@ -77,20 +73,58 @@ class Search:
         """The best by score, best first, that the bars allow."""
         return sorted(self.accepted(), key=lambda one: -self.score(one))[:count]
 
+    def ranking(self, among: Set[Candidate]) -> list[Candidate]:
+        """The pick first: of those that are as good as equal, the one with the best text and the least memory."""
+        accepted = [one for one in self.accepted() if one in among]
+        best = max(map(self.score, accepted), default=0.0)
+        equal = [one for one in accepted if self.score(one) >= TIE * best]
+        equal.sort(key=lambda one: (self._loss(one), self._memory_bytes(one), -self.score(one)))
+        rest = [one for one in accepted if one not in equal]
+        return [*equal, *sorted(rest, key=lambda one: -self.score(one))]
+
+    def _loss(self, candidate: Candidate) -> float:
+        quality = self.trials.known_quality(candidate)
+        return 0.0 if quality is None else quality.kl
+
+    def _memory_bytes(self, candidate: Candidate) -> int:
+        measured = self.trials.measurement(candidate)
+        return 0 if measured is None else measured.memory_bytes
+
     def contenders(self) -> list[Candidate]:
         """Those that may be the best, as far as few runs can tell."""
         ranked = self.leaders(TOGETHER)
         return [one for one in ranked if self.score(one) >= MARGIN * self.score(ranked[0])]
 
-    def correct(self) -> None:
-        """Scale forecasts to what was measured so far: the median ratio, of speeds and of latencies."""
-        known = [(self._expected(one), measured) for one in self.trials.runs if (measured := self._steady(one))]
+    def recalibrate(self) -> None:
+        """Bring forecasts in line with what was measured so far of candidates that do not guess: how much of a guess
+        stands depends on the text."""
+        known = [
+            (self.expected(one), measured)
+            for one in self.trials.runs
+            if one.speculation is None and (measured := self.trials.measurement(one)) is not None
+        ]
+        self.seen = set(self.trials.runs)
         if known:
-            self.correction = Correction(
-                statistics.median(measured.tokens_per_s / cast.tokens_per_s for cast, measured in known),
-                statistics.median(measured.single_latency_ms / cast.single_latency_ms for cast, measured in known),
+            terms, seconds = zip(*((_terms(cast), 1 / own.tokens_per_s) for cast, own in known), strict=True)
+            self.recalibration = Recalibration.fit(terms, seconds)
+            self.latency_ratio = statistics.median(
+                own.single_latency_ms / cast.single_latency_ms for cast, own in known
             )
             self.forecasts.clear()
+
+    def forecast_errors(self) -> tuple[float, float] | None:
+        """The median error of throughputs before and after the recalibration, of candidates that it had not seen;
+        None without such."""
+        pairs = [
+            (self.expected(one), self.forecast(one), measured)
+            for one in self.trials.runs
+            if one not in self.seen and (measured := self.trials.measurement(one)) is not None
+        ]
+        if not pairs:
+            return None
+        before = statistics.median(abs(raw.tokens_per_s / own.tokens_per_s - 1) for raw, _, own in pairs)
+        after = statistics.median(abs(cast.tokens_per_s / own.tokens_per_s - 1) for _, cast, own in pairs)
+        return before, after
 
     def entrants(self) -> list[Candidate]:
         """The promising, best first: one of every pair of weights and cache, and what is near the very best."""
@@ -110,23 +144,19 @@ class Search:
         return list(dict.fromkeys([*hopeful, *near]))[: self.max_entrants]
 
     def forecast(self, candidate: Candidate) -> Forecast:
-        """Corrected by what the ladder has measured."""
+        """In line with what the ladder has measured."""
         if candidate not in self.forecasts:
-            cast, correction = self._expected(candidate), self.correction
+            cast = self.expected(candidate)
             self.forecasts[candidate] = replace(
                 cast,
-                tokens_per_s=cast.tokens_per_s * correction.speed,
-                single_latency_ms=cast.single_latency_ms * correction.latency,
+                tokens_per_s=1 / self.recalibration.seconds(_terms(cast)),
+                single_latency_ms=cast.single_latency_ms * self.latency_ratio,
             )
         return self.forecasts[candidate]
 
-    def _expected(self, candidate: Candidate) -> Forecast:
+    def expected(self, candidate: Candidate) -> Forecast:
+        """As the model of the machine has it."""
         return self.trials.laboratory.forecast(candidate)
-
-    def _steady(self, candidate: Candidate) -> Measurement | None:
-        """Of a candidate that batches continuously and does not guess: what the planner is good at."""
-        is_plain = candidate.batching == "continuous" and candidate.speculation is None
-        return self.trials.measurement(candidate) if is_plain else None
 
     def best(self) -> Candidate | None:
         return max(self.accepted(), key=self.score, default=None)
@@ -245,6 +275,10 @@ def _heats(candidates: Sequence[Candidate], size: int) -> list[Sequence[Candidat
     """As few as there must be, of equal size."""
     count = math.ceil(len(candidates) / size)
     return [candidates[place::count] for place in range(count)]
+
+
+def _terms(expected: Forecast) -> CostTerms:
+    return CostTerms(1 / expected.tokens_per_s, expected.steps, expected.prompt_tokens)
 
 
 def _latency(trial: Trial) -> float:
