@@ -157,6 +157,7 @@ ENGINE_HELP = {
     "instruction_set": "Force one instruction set (vivace doctor lists them).",
     "backend": f"Who computes: {_one_of('backend')}.",
     "device": "Where it computes: auto, cpu, cuda (the first GPU) or cuda:N; auto takes a GPU that is there.",
+    "overlap_steps": "On a GPU: launch the next step before the tokens of the last one are read.",
     "gpu_memory_utilization": "Share of a GPU's memory for weights and KV cache.",
     "seed": "Seed of random numbers.",
 }

@@ -61,6 +61,7 @@ class EngineConfig:
     instruction_set: str | None = None  # force one for tests and comparisons
     backend: BackendName = "auto"
     device: str = "auto"  # auto, cpu, cuda or cuda:N
+    overlap_steps: bool = True  # on a GPU: launch the next step before the tokens of the last one are read
     gpu_memory_utilization: float = 0.9  # of a GPU's memory: weights and KV cache; the rest is for a step's values
     seed: int = 0
 
@@ -133,3 +134,4 @@ class ResolvedConfig:
     static_batch_timeout_ms: float
     seed: int
     choices: tuple[Choice, ...]
+    overlap_steps: bool = True

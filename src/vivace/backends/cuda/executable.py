@@ -42,7 +42,7 @@ class CudaExecutable:
         is_exact = cache.device.type == "cpu" and self._launchers is None
         self._precision = precision_of(layouts, is_exact=is_exact)
         self._upload = Upload(cache.device)
-        self._graphs = StepGraphs(cache, self._upload, self._graph_plan, self._execute)
+        self._graphs = StepGraphs(cache, self._upload, self._graph_plan, self._execute, limits.max_sampled)
         self._states: Tensor | None = None
 
     def run(self, inputs: StepInputs) -> Tensor:
@@ -80,14 +80,20 @@ class CudaExecutable:
             launches = [partial(execute, op, dying) for op, dying in zip(self._program.ops, self._dying, strict=True)]
             return np.array([*launch_seconds(device, launches), sent_s])
 
-    def _execute(self, step: DeviceStep) -> Results:
+    def _execute(self, step: DeviceStep, into: Results | None = None) -> Results:
+        """Output and states, in new memory or `into` what is given."""
         interpreter = Interpreter(self._cache, step, self._precision, self._launchers)
         for stage in self._stages:
             interpreter.execute_stage(stage)
         assert self._program.output is not None  # checked when it was compiled
         named = self._program.states
-        states = None if named is None else interpreter.read(named).float()
-        return interpreter.read(self._program.output).float(), states
+        output, states = interpreter.read(self._program.output), None if named is None else interpreter.read(named)
+        if into is None:
+            return output.float(), None if states is None else states.float()
+        into[0].copy_(output)
+        if states is not None and into[1] is not None:
+            into[1].copy_(states)
+        return into
 
     def _send(self, inputs: StepInputs) -> DeviceStep:
         branches = branches_of(inputs)
