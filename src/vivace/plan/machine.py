@@ -61,6 +61,7 @@ class Efficiency:
     """
 
     basis: str
+    checked: str = ""  # how far predictions were from measured steps, in words, where both exist
     is_measured: bool = False
     bandwidth: Mapping[str, float] = field(default_factory=lambda: {"": 0.8})
     kv_bandwidth: float = 0.7
@@ -99,6 +100,7 @@ class Machine:
     cache_bytes: int = 0
     num_cores: int | None = None
     usable_memory: float = 0.9
+    caveat: str = ""  # why Vivace does not serve on it today
     runtime_bytes: int = 300_000_000  # of the process before any weight; on a GPU of its context
 
     def __post_init__(self) -> None:
