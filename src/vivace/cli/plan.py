@@ -180,8 +180,8 @@ def _speculation(config: str | None, acceptance: float) -> SpeculationPlan | Non
 
 
 def _machines(names: list[str], calibrate: bool) -> list[Machine]:
+    from vivace.plan.confirmation import calibrate_confirmed
     from vivace.plan.hardware import NAMES, hardware
-    from vivace.plan.this_machine import calibrate as measure
     from vivace.plan.this_machine import this_machine
 
     wanted = ["this", *NAMES] if names == ["all"] else names
@@ -191,7 +191,9 @@ def _machines(names: list[str], calibrate: bool) -> list[Machine]:
         raise ConfigError("--calibrate measures this machine: add `this` to --hardware")
     known = {name: hardware(name) for name in wanted if name != "this"}  # before anything is measured
     if "this" in wanted:
-        known["this"] = measure(progress=counter("measurements")) if calibrate else this_machine()
+        if calibrate:
+            calibrate_confirmed(progress=counter("measurements"))
+        known["this"] = this_machine()
     return [known[name] for name in wanted]
 
 
