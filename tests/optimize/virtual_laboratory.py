@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from vivace.core.speculation import SpeculativeConfig
 from vivace.optimize.candidate import Candidate
+from vivace.optimize.fusion import Fusion
 from vivace.optimize.gate import Gate, QualityBar
 from vivace.optimize.laboratory import Outcome
 from vivace.optimize.measurement import Forecast, Interaction, Measurement, Quality
@@ -89,19 +90,19 @@ class VirtualLaboratory:
     def clock(self) -> float:
         return self.now
 
-    def measure(self, candidates: Sequence[Candidate], share: float) -> list[Outcome]:
+    def measure(self, candidates: Sequence[Candidate], share: float, sweep: bool) -> list[Outcome]:
         if self.num_measured == self.stop_at:
             raise Interrupted
         self.num_measured += 1
         self.measured += candidates
         before, found = self.pulse(), []
         for candidate in candidates:
-            found.append(self._one(candidate, share))
+            found.append(self._one(candidate, share, sweep))
             self.now += found[-1].seconds
         after = self.pulse()
         return [Outcome(one, (before, after)) for one in found]
 
-    def _one(self, candidate: Candidate, share: float) -> Measurement:
+    def _one(self, candidate: Candidate, share: float, sweep: bool) -> Measurement:
         factor = self._factor()
         speed = true_speed(candidate) * factor * self._luck(candidate, share)
         latency = true_latency_ms(candidate) / factor
@@ -118,8 +119,9 @@ class VirtualLaboratory:
             weight_bytes=memory_bytes(candidate)[0],
             kv_pool_bytes=memory_bytes(candidate)[1],
             kv_bytes_per_token=int(1000 * CACHE_BYTES[candidate.kv_cache_dtype]),
-            goodput_per_s=speed / 50,
-            seconds=2.0 * share,
+            goodput_per_s=speed / (50 + candidate.max_num_batched_tokens / 20) if sweep else speed / 40,
+            good_rate_per_s=speed / 40 if sweep else None,
+            seconds=(5.0 if sweep else 2.0) * share,
         )
 
     def pulse(self) -> float:
@@ -135,6 +137,10 @@ class VirtualLaboratory:
     def interaction(self, candidate: Candidate) -> Interaction:
         self.now += 0.5
         return Interaction(8, 5 if candidate.kv_cache_dtype in self.liars else 8, 0.99)
+
+    def fusion(self, candidate: Candidate) -> Fusion:  # noqa: ARG002
+        self.now += 0.2
+        return Fusion(32, 300, (1.3, 1.31, 1.29))
 
     def forecast(self, candidate: Candidate) -> Forecast:
         error = self.forecast_error(candidate)
@@ -173,7 +179,7 @@ def optimization(
     notebook = Notebook(memory or Forgetful(), {"machine": "virtual"})
     budget = TimeBudget(seconds, laboratory.clock, laboratory.clock())
     return Optimization(
-        trials=Trials(laboratory, notebook, budget, lambda *_: None),
+        trials=Trials(laboratory, notebook, budget, lambda *_: None, sweeps=objective == "goodput"),
         space=space or make_space(surroundings),
         surroundings=surroundings,
         naive=naive(surroundings),
