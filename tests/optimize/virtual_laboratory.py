@@ -31,6 +31,8 @@ CACHE_LOSS |= {"int4_per_token_head": 0.4}  # the trap: fast and wrong
 CACHE_BYTES = {"f32": 4.0, "bf16": 2.0, "int8_per_token_head": 1.06, "int4_k_per_channel": 0.6}
 CACHE_BYTES |= {"int4_per_token_head": 0.6}
 
+MOMENTS = 9  # of a heat, at which the baseline runs
+
 SURROUNDINGS = Surroundings(
     is_float=True,
     num_parameters=10_000_000,
@@ -95,15 +97,15 @@ class VirtualLaboratory:
             raise Interrupted
         self.num_measured += 1
         self.measured += candidates
-        before, found = self.pulse(), []
-        for candidate in candidates:
-            found.append(self._one(candidate, share, sweep))
-            self.now += found[-1].seconds
-        after = self.pulse()
-        return [Outcome(one, (before, after)) for one in found]
+        seconds = (5.0 if sweep else 2.0) * share * len(candidates)
+        factors = [self._factor(self.now + seconds * place / (MOMENTS - 1)) for place in range(MOMENTS)]
+        self.now += seconds
+        pulses = tuple(500.0 * factor for factor in factors)
+        mean = sum(factors) / MOMENTS
+        return [Outcome(self._one(one, share, sweep, mean), pulses) for one in candidates]
 
-    def _one(self, candidate: Candidate, share: float, sweep: bool) -> Measurement:
-        factor = self._factor()
+    def _one(self, candidate: Candidate, share: float, sweep: bool, factor: float) -> Measurement:
+        """On a machine at `factor` of its speed."""
         speed = true_speed(candidate) * factor * self._luck(candidate, share)
         latency = true_latency_ms(candidate) / factor
         return Measurement(
@@ -126,7 +128,7 @@ class VirtualLaboratory:
 
     def pulse(self) -> float:
         self.now += 0.1
-        return 500.0 * self._factor()
+        return 500.0 * self._factor(self.now)
 
     def quality(self, candidate: Candidate) -> Quality | None:
         self.num_judged += 1
@@ -149,8 +151,8 @@ class VirtualLaboratory:
             true_speed(candidate) * error, true_latency_ms(candidate) / error, weights + pool, "bandwidth"
         )
 
-    def _factor(self) -> float:
-        return 0.5 if any(start <= self.now < end for start, end in self.slow) else 1.0
+    def _factor(self, moment: float) -> float:
+        return 0.5 if any(start <= moment < end for start, end in self.slow) else 1.0
 
     def _luck(self, candidate: Candidate, share: float) -> float:
         key = f"{candidate.key} {share}"
