@@ -29,7 +29,8 @@ except ImportError as error:
     print(f"benches/gpu.py: {error}: pip install 'vivace[gpu]'", file=sys.stderr)
     sys.exit(2)
 
-from vivace.backends.cuda.kernels.attention import AttentionShape, paged_attention
+from vivace.backends.cuda.kernels.attention import paged_attention
+from vivace.backends.cuda.kernels.attention_shape import AttentionShape
 from vivace.backends.cuda.kernels.attention_tiles import whole_tile
 from vivace.backends.cuda.kernels.gated_activation import gated_activation
 from vivace.backends.cuda.kernels.group_product import group_product
