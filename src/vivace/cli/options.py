@@ -134,6 +134,7 @@ MODEL = Parameter(
 
 ENGINE_HELP = {
     "tokenizer": "Directory or file of the tokenizer, where it is not with the model.",
+    "generation_config": "Sampling defaults: auto (the model's own), vllm (neutral), or a generation_config.json.",
     "load_format": f"Where weights come from: {_one_of('load_format')} (random weights of --config).",
     "config": "A preset (llama-3.2-1b, qwen2.5-0.5b, ...) or a config.json, with --load-format dummy.",
     "quantization": f"Weights in memory: {_one_of('quantization')}.",
@@ -157,6 +158,7 @@ ENGINE_HELP = {
     "instruction_set": "Force one instruction set (vivace doctor lists them).",
     "backend": f"Who computes: {_one_of('backend')}.",
     "device": "Where it computes: auto, cpu, cuda (the first GPU) or cuda:N; auto takes a GPU that is there.",
+    "overlap_steps": "On a GPU: launch the next step before the tokens of the last one are read.",
     "gpu_memory_utilization": "Share of a GPU's memory for weights and KV cache.",
     "seed": "Seed of random numbers.",
 }
@@ -208,6 +210,7 @@ SERVE_HELP = {
     "max_queued_tokens": "Prompt tokens that may wait (429); default: a million.",
     "max_queue_s": "Seconds of predicted waiting beyond which a request is refused (429).",
     "request_timeout_s": "Seconds after which a request ends (504), where it does not ask for less; default: none.",
+    "load_timeout_s": "Seconds after which a model's load that stands still ends the server.",
     "drain_timeout": "Seconds that running requests have to end after SIGTERM.",
     "log_format": f"Lines of the log on stderr: {', '.join(SERVE_CHOICES['log_format'])}.",
     "access_log": "Log a line for every request.",

@@ -41,6 +41,7 @@ class EngineConfig:
 
     model: str | None = None
     tokenizer: str | None = None
+    generation_config: str = "auto"  # what the model's makers advise to sample with; "vllm": nothing; else a path
     load_format: LoadFormat = "auto"
     config: str | None = None
     quantization: Quantization = "auto"
@@ -63,6 +64,7 @@ class EngineConfig:
     backend: BackendName = "auto"
     attention_backend: AttentionBackend = "auto"  # of a GPU's prompts
     device: str = "auto"  # auto, cpu, cuda or cuda:N
+    overlap_steps: bool = True  # on a GPU: launch the next step before the tokens of the last one are read
     gpu_memory_utilization: float = 0.9  # of a GPU's memory: weights and KV cache; the rest is for a step's values
     seed: int = 0
 
@@ -80,6 +82,8 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ConfigError(f"{name} must be a positive integer, not {value!r}")
+        if not self.generation_config:
+            raise ConfigError("generation_config must be auto, vllm, or the path of a directory or a file")
         if not self.static_batch_timeout_ms >= 0:
             raise ConfigError(f"static_batch_timeout_ms must be 0 or more, not {self.static_batch_timeout_ms!r}")
         if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", str(self.device)):
@@ -133,3 +137,4 @@ class ResolvedConfig:
     static_batch_timeout_ms: float
     seed: int
     choices: tuple[Choice, ...]
+    overlap_steps: bool = True
