@@ -32,7 +32,7 @@ from vivace.backends.cuda.kernels import (
     rms_norm,
     rope,
 )
-from vivace.backends.cuda.kernels.attention import AttentionShape
+from vivace.backends.cuda.kernels.attention_shape import AttentionShape
 from vivace.backends.cuda.kernels.attention_tiles import whole_tile
 from vivace.backends.cuda.kernels.paged_plane import PagedPlane, float_plane, fp8_plane, int4_plane, int8_plane
 from vivace.backends.cuda.kernels.ragged_rows import PART

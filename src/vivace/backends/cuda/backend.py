@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from vivace.backends.cuda import logprobs
+from vivace.backends.cuda.attention_choice import check_installed
 from vivace.backends.cuda.ceilings import measure_ceilings
 from vivace.backends.cuda.device import DeviceFacts, facts, open_device, running_on
 from vivace.backends.cuda.drawn import DrawnTokens, draw
@@ -21,6 +22,7 @@ from vivace.backends.cuda.kernels.registry import KernelRegistry
 from vivace.backends.cuda.kv_cache import CudaKVCache
 from vivace.backends.cuda.matrix import load_matrix
 from vivace.backends.cuda.transfer import Upload
+from vivace.core.config import AttentionBackend
 from vivace.core.errors import ConfigError, EngineError
 from vivace.formats.dequantize import dequantize
 from vivace.formats.quantize_rtn import encode
@@ -44,13 +46,17 @@ class CudaBackend:
     Products of CUDA libraries choose their order of sums by the number of rows: on a GPU results may depend on the
     batch by a rounding, where the CPU backend's never do. See `precision` for the types. `kernels` knows which
     operations Triton's kernels run; `interpreted`: all that they can, in Triton's interpreter, for tests.
+    `attention`: see `attention_choice`.
     """
 
     name = "cuda"
 
-    def __init__(self, device: str = "cuda", *, interpreted: bool = False) -> None:
+    def __init__(
+        self, device: str = "cuda", *, interpreted: bool = False, attention: AttentionBackend = "auto"
+    ) -> None:
         self.device = open_device(device)
-        self.kernels = KernelRegistry(self.device, interpreted=interpreted)
+        check_installed(attention)
+        self.kernels = KernelRegistry(self.device, interpreted=interpreted, attention=attention)
         self._upload = Upload(self.device)  # of sampling parameters
 
     @property
