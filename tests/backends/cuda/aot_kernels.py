@@ -31,6 +31,8 @@ from vivace.backends.cuda.kernels import (
     kv_write,
     rms_norm,
     rope,
+    sampling,
+    top_tokens,
 )
 from vivace.backends.cuda.kernels.attention_shape import AttentionShape
 from vivace.backends.cuda.kernels.attention_tiles import whole_tile
@@ -162,10 +164,20 @@ def product_variants() -> Iterator[Variant]:
     yield Variant("token codes", int8_product.code_tokens, pointers, constants, options=options)
 
 
+def sampling_variants() -> Iterator[Variant]:
+    options: dict[str, object] = {"num_warps": sampling.NUM_WARPS}
+    constants: dict[str, object] = {"TILE": sampling.TILE}
+    pointers = dict.fromkeys(("logits", "temperatures", "top_ps", "min_ps", "uniforms"), "*fp32")
+    pointers |= {"tokens": "*i32", "top_ks": "*i32", "table": "*i32"}
+    yield Variant("sampling", sampling.draw_row, pointers, constants, options=options)
+    yield Variant("top tokens", top_tokens.rank_row, pointers, constants, options=options)
+
+
 def variants() -> Iterator[Variant]:
     yield from attention_variants()
     yield from row_variants()
     yield from product_variants()
+    yield from sampling_variants()
 
 
 def compiled(variant: Variant, capability: int) -> dict[str, object]:

@@ -16,7 +16,7 @@ from vivace.backends.cuda import logprobs
 from vivace.backends.cuda.attention_choice import check_installed
 from vivace.backends.cuda.ceilings import measure_ceilings
 from vivace.backends.cuda.device import DeviceFacts, facts, open_device, running_on
-from vivace.backends.cuda.drawn import DrawnTokens, draw
+from vivace.backends.cuda.drawn import DrawnTokens, Sampler, draw
 from vivace.backends.cuda.executable import CudaExecutable
 from vivace.backends.cuda.kernels.registry import KernelRegistry
 from vivace.backends.cuda.kv_cache import CudaKVCache
@@ -57,7 +57,8 @@ class CudaBackend:
         self.device = open_device(device)
         check_installed(attention)
         self.kernels = KernelRegistry(self.device, interpreted=interpreted, attention=attention)
-        self._upload = Upload(self.device)  # of sampling parameters
+        self._upload = Upload(self.device)
+        self._sampler = Sampler(self.kernels, self._upload)
 
     @property
     def facts(self) -> DeviceFacts | None:
@@ -110,16 +111,16 @@ class CudaBackend:
     def draw(self, logits: Any, inputs: SampleInputs, num_logprobs: int | None) -> DrawnTokens:
         """Token ids of at least one row; to read them is the step's one wait for the device."""
         with running_on(self.device):
-            return draw(logits, inputs, num_logprobs, self._upload)
+            return draw(logits, inputs, num_logprobs, self._sampler)
 
     def top_logprobs(self, logits: Any, tokens_S: Int32Array, k: int) -> TopLogprobs:
         """The chosen tokens' and the k most likely tokens' values of each row's raw log-softmax."""
         logprobs.check(tokens_S, len(logits), k, logits.shape[1])
         if not len(logits):
-            return logprobs.read_table(np.zeros((0, 3 + 2 * k)), k)[1]
+            return logprobs.read_table(np.zeros((0, 3 + 2 * k), np.int32), k)[1]
         with running_on(self.device):
             sent = self._upload.send({"tokens": tokens_S})["tokens"]
-            return logprobs.read_table(logprobs.table_of(logits, sent, k).cpu().numpy(), k)[1]
+            return logprobs.read_table(self._sampler.table_of(logits, sent, k).cpu().numpy(), k)[1]
 
     def synchronize(self) -> None:
         """Wait for the device."""
