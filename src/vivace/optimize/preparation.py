@@ -12,6 +12,7 @@ from vivace.backends.cpu.detect import available_cores
 from vivace.bench.slo import SLO
 from vivace.core.config import EngineConfig
 from vivace.core.errors import ConfigError
+from vivace.engine.backend import gpu_backend
 from vivace.evaluate.evaluation import sample_text
 from vivace.evaluate.tasks import PosedTask
 from vivace.optimize.candidate import Candidate
@@ -169,7 +170,7 @@ class _Sizing:
         return EngineShelf(self.subject.config, self.pool(workload).num_blocks)
 
     def pool(self, workload: Workload) -> KVPool:
-        return KVPool.of(workload, self.subject.spec)
+        return KVPool.of(workload, self.subject.spec, self.subject.config)
 
     def _of(self, count: int) -> Workload:
         return make_workload(self.inquiry.workload, self.subject.reader, count, self.subject.config.seed)
@@ -199,7 +200,7 @@ def _surroundings(subject: Subject, workload: Workload, inquiry: Inquiry) -> Sur
         is_float=subject.is_float,
         num_parameters=subject.num_parameters,
         head_dim=subject.spec.head_dim,
-        num_threads=available_cores(),
+        num_threads=None if gpu_backend(inquiry.config) else available_cores(),
         users=workload.users,
         longest_tokens=workload.longest_tokens,
         drafts=subject.drafts,

@@ -15,12 +15,14 @@ from vivace import __version__
 from vivace.backends.cpu.backend import CpuBackend
 from vivace.backends.cpu.detect import Machine as DetectedMachine
 from vivace.backends.cpu.detect import detect, measure
+from vivace.core.config import EngineConfig
 from vivace.core.errors import ConfigError
 from vivace.formats.atomic_file import atomic_writer
 from vivace.formats.cache_directory import cache_directory
 from vivace.plan.calibration import fit
 from vivace.plan.machine import Efficiency, Machine
 from vivace.plan.measurement import READ_BYTES, READ_REPETITIONS, StepSample, measure_steps
+from vivace.plan.this_gpu import gpu_machine
 
 READ_PROBES = 3
 # Of our kernels on machines where they were measured (BENCHMARKS.md): the middle, for one that was not calibrated.
@@ -52,7 +54,10 @@ class Calibration:
 
 
 def this_machine(backend: CpuBackend | None = None, *, use_calibration: bool = True) -> Machine:
-    """Ceilings are measured, which takes a second."""
+    """Ceilings are measured, which takes a second. Without a backend it is the machine's GPU, where there is one."""
+    gpu = gpu_machine(EngineConfig()) if backend is None else None
+    if gpu is not None:
+        return gpu
     backend = backend or CpuBackend()
     calibration = load_calibration(backend) if use_calibration else None
     return _machine(backend, UNCALIBRATED if calibration is None else calibration.efficiency)
