@@ -38,7 +38,7 @@ LAYOUTS = (
     *("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k"),
     *("int4_g32", "int4_g64", "int4_g128", "int8_channel", "int8_outlier"),
 )
-KV_DTYPES = get_args(KVDtype)
+KV_DTYPES: tuple[KVDtype, ...] = tuple(name for name in get_args(KVDtype) if name != "fp8_e4m3")  # a GPU's
 SPARE_RECENT_BLOCKS = 64  # a look for unused ones is worth it only once there are so many more than used ones
 MAX_THREADS = 1024
 

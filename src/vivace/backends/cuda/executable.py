@@ -8,8 +8,9 @@ import numpy as np
 from torch import Tensor
 
 from vivace.backends.cuda.device import running_on
+from vivace.backends.cuda.fusion import stages
 from vivace.backends.cuda.graphs import Results, StepGraphs
-from vivace.backends.cuda.interpreter import Interpreter, last_uses
+from vivace.backends.cuda.interpreter import Interpreter
 from vivace.backends.cuda.kernels.provider import launchers_for
 from vivace.backends.cuda.kernels.ragged_rows import TilePlan
 from vivace.backends.cuda.kernels.registry import KernelRegistry
@@ -33,13 +34,13 @@ class CudaExecutable:
         self._program = program
         self._cache = cache
         self._limits = limits
-        self._dying = last_uses(program)
+        self._stages = stages(program)
         layouts = (weight.layout for op in program.ops if isinstance(op, Linear) for weight in op.weights)
         self._launchers = launchers_for(program, cache, registry)
         is_exact = cache.device.type == "cpu" and self._launchers is None
         self._precision = precision_of(layouts, is_exact=is_exact)
         self._upload = Upload(cache.device)
-        self._graphs = StepGraphs(cache, self._upload, self._graph_plan, self._execute)
+        self._graphs = StepGraphs(cache, self._upload, self._graph_plan, self._execute, limits.max_sampled)
         self._states: Tensor | None = None
 
     def run(self, inputs: StepInputs) -> Tensor:
@@ -64,8 +65,8 @@ class CudaExecutable:
         return self._states
 
     def run_timed(self, inputs: StepInputs) -> Float64Array:
-        """Seconds of each operation on the device's clock, without a graph; then of the transfer before them, on the
-        host's."""
+        """Seconds of each operation on the device's clock, without a graph, those that a kernel may compute together
+        in equal parts; then of the transfer before them, on the host's."""
         self._check(inputs)
         device = self._cache.device
         with running_on(device):
@@ -73,18 +74,25 @@ class CudaExecutable:
             self._cache.begin_step(inputs)
             interpreter = Interpreter(self._cache, self._send(inputs), self._precision, self._launchers)
             sent_s = moment(device) - started
-            execute = interpreter.execute
-            launches = [partial(execute, op, dying) for op, dying in zip(self._program.ops, self._dying, strict=True)]
-            return np.array([*launch_seconds(device, launches), sent_s])
+            launches = [partial(interpreter.execute_stage, stage) for stage in self._stages]
+            seconds = np.array(launch_seconds(device, launches))
+        counts = np.array([len(stage.ops) for stage in self._stages])
+        return np.append(np.repeat(seconds / counts, counts), sent_s)
 
-    def _execute(self, step: DeviceStep) -> Results:
+    def _execute(self, step: DeviceStep, into: Results | None = None) -> Results:
+        """Output and states, in new memory or `into` what is given."""
         interpreter = Interpreter(self._cache, step, self._precision, self._launchers)
-        for op, dying in zip(self._program.ops, self._dying, strict=True):
-            interpreter.execute(op, dying)
+        for stage in self._stages:
+            interpreter.execute_stage(stage)
         assert self._program.output is not None  # checked when it was compiled
         named = self._program.states
-        states = None if named is None else interpreter.read(named).float()
-        return interpreter.read(self._program.output).float(), states
+        output, states = interpreter.read(self._program.output), None if named is None else interpreter.read(named)
+        if into is None:
+            return output.float(), None if states is None else states.float()
+        into[0].copy_(output)
+        if states is not None and into[1] is not None:
+            into[1].copy_(states)
+        return into
 
     def _send(self, inputs: StepInputs) -> DeviceStep:
         branches = branches_of(inputs)
