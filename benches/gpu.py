@@ -31,12 +31,14 @@ except ImportError as error:
 
 from vivace.backends.cuda.kernels.attention import AttentionShape, paged_attention, whole_tile
 from vivace.backends.cuda.kernels.gated_activation import gated_activation
-from vivace.backends.cuda.kernels.group_product import group_product
-from vivace.backends.cuda.kernels.int8_product import int8_product, token_codes
+from vivace.backends.cuda.kernels.matrix_product import matrix_product
 from vivace.backends.cuda.kernels.paged_plane import PagedPlane, float_plane, int4_plane, int8_plane
 from vivace.backends.cuda.kernels.ragged_rows import RaggedRows, ragged_rows
 from vivace.backends.cuda.kernels.rms_norm import add_rms_norm
 from vivace.backends.cuda.kernels.rope import rope
+from vivace.backends.cuda.matrix import load_matrix
+from vivace.formats.dequantize import dequantize
+from vivace.models.dummy import DummyTensors
 from vivace.ops import reference
 from vivace.ops.backend import StepInputs
 
@@ -251,29 +253,18 @@ def bench_products(bench: Bench) -> None:
     """The gate and up projections of Llama-3.1-8B side by side. Errors are relative to the largest output."""
     outputs, inputs = 28672, 4096
     dense = torch.randn((outputs, inputs), dtype=torch.bfloat16, device="cuda")
-    packed = torch.randint(0, 256, (outputs, inputs // 2), dtype=torch.uint8, device="cuda")
-    scales = torch.rand((outputs, inputs // 32), device="cuda").half()
-    levels = torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8, device="cuda")
-    row_scales = torch.rand(outputs, device="cuda")
-    nibbles = packed.unflatten(1, (-1, 16))
-    codes = torch.cat([nibbles & 15, nibbles >> 4], dim=-1).float() - 8
-    weight = (codes * scales.float()[..., None]).flatten(1).bfloat16().float()
-    for num_rows in (1, 8, 64):
-        x = torch.randn((num_rows, inputs), dtype=torch.bfloat16, device="cuda")
-        peer = ("cuBLAS bf16", _product_run(x, dense))
-        result, expected = group_product(x, packed, scales, None, 8, outputs), x.float() @ weight.T
-        bench.add(
-            f"int4 groups of 32, {num_rows} rows",
-            lambda: group_product(x, packed, scales, None, 8, outputs),  # noqa: B023
-            num_bytes=packed.nbytes + scales.nbytes, peer=peer, error=_relative(result, expected),
-        )  # fmt: skip
-        coded, x_scales = token_codes(x)
-        expected = (coded.float() * x_scales[:, None]) @ (levels.float() * row_scales[:, None]).T
-        bench.add(
-            f"W8A8, {num_rows} rows", lambda: int8_product(*token_codes(x), levels, row_scales),  # noqa: B023
-            num_bytes=levels.nbytes, peer=peer,
-            error=_relative(int8_product(coded, x_scales, levels, row_scales), expected),
-        )  # fmt: skip
+    source = DummyTensors("int4_g128", 0)
+    for encoding in ("int4_g128", "q4_0", "q4_k", "q6_k", "q8_0", "int8_channel", "int8_outlier"):
+        stored = source.matrix("gate_up", (outputs, inputs), encoding)
+        matrix = load_matrix(stored, torch.device("cuda"))
+        weight = torch.from_numpy(dequantize(stored)).cuda()
+        for num_rows in (1, 8, 64, 2048):
+            x = torch.randn((num_rows, inputs), dtype=torch.bfloat16, device="cuda")
+            bench.add(
+                f"{encoding}, {num_rows} rows", lambda: matrix_product(x, matrix),  # noqa: B023
+                num_bytes=matrix.num_bytes, peer=("cuBLAS bf16", _product_run(x, dense)),
+                error=_relative(matrix_product(x, matrix), x.float() @ weight.T),
+            )  # fmt: skip
 
 
 def _product_run(x: torch.Tensor, dense: torch.Tensor) -> Run:
