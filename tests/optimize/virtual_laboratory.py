@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from vivace.core.speculation import SpeculativeConfig
 from vivace.optimize.candidate import Candidate
 from vivace.optimize.gate import Gate, QualityBar
+from vivace.optimize.laboratory import Outcome
 from vivace.optimize.measurement import Forecast, Interaction, Measurement, Quality
 from vivace.optimize.notebook import Forgetful, Memory, Notebook
 from vivace.optimize.objective import Objective
@@ -88,15 +89,22 @@ class VirtualLaboratory:
     def clock(self) -> float:
         return self.now
 
-    def measure(self, candidate: Candidate, share: float) -> Measurement:
+    def measure(self, candidates: Sequence[Candidate], share: float) -> list[Outcome]:
         if self.num_measured == self.stop_at:
             raise Interrupted
         self.num_measured += 1
-        self.measured.append(candidate)
+        self.measured += candidates
+        before, found = self.pulse(), []
+        for candidate in candidates:
+            found.append(self._one(candidate, share))
+            self.now += found[-1].seconds
+        after = self.pulse()
+        return [Outcome(one, (before, after)) for one in found]
+
+    def _one(self, candidate: Candidate, share: float) -> Measurement:
         factor = self._factor()
         speed = true_speed(candidate) * factor * self._luck(candidate, share)
         latency = true_latency_ms(candidate) / factor
-        self.now += 2.0 * share
         return Measurement(
             tokens_per_s=speed,
             requests_per_s=speed / 40,

@@ -105,11 +105,12 @@ def _conclusions(answer: Answer) -> Iterator[str]:
         yield f"The runner-up is {answer.why_not}."
     if answer.next_step:
         yield f"What binds: {answer.binds}; {answer.next_step}."
-    error = answer.median_prediction_error
+    errors = answer.forecast_errors
     parts = [f"{answer.num_forecast:,} candidates forecast", f"{len(answer.results)} measured whole"]
     parts.append(f"{answer.num_partial} in part, {answer.num_discarded} measurements discarded for drift")
-    if error is not None:
-        parts.append(f"median error of the forecasts {100 * error:.0f}%")
+    if errors is not None:
+        before, after = errors
+        parts.append(f"median error of forecasts {100 * before:.0f}%, {100 * after:.0f}% in line with the ladder")
     yield f"{', '.join(parts)}; {answer.seconds:.0f} s."
 
 

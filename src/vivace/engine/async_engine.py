@@ -52,7 +52,7 @@ class AsyncEngine:
         """
         request_id = request_id if request_id is not None else f"async-{next(self._ids)}"
         stream = _Stream(asyncio.get_running_loop())
-        params = params or SamplingParams()
+        params = params or self.loaded.generation.defaults.params()
         if not self._post(lambda: self._add(request_id, stream, prompt, params, priority, cache_salt)):
             raise EngineError(self._end_reason())
         finished = False

@@ -45,6 +45,10 @@ def _what_a_gpu_lacks() -> str:
 
 
 def _cpu_backend(config: EngineConfig) -> Backend:
+    if config.kv_cache_dtype == "fp8_e4m3":
+        raise ConfigError(
+            "kv_cache_dtype fp8_e4m3 is for GPUs: on a CPU use int8_per_token_head, which is as small and more exact"
+        )
     from vivace.backends.cpu.backend import CpuBackend
 
     return CpuBackend(num_threads=config.num_threads, isa=config.instruction_set)

@@ -60,6 +60,11 @@ class LLM:
             raise RequestError("this model has no tokenizer: pass prompts as token ids", param="prompt")
         return self.loaded.tokenizer
 
+    @property
+    def default_params(self) -> SamplingParams:
+        """What the model's makers advise (`generation_config`), neutral where they do not; 16 tokens."""
+        return self.loaded.generation.defaults.params()
+
     def generate(
         self,
         prompts: Prompt | Items[Prompt],
@@ -70,10 +75,10 @@ class LLM:
     ) -> list[RequestOutput]:
         """Complete every prompt (text or token ids); outputs come in the order of the prompts.
 
-        One `SamplingParams` serves all prompts, or give one for each.
+        One `SamplingParams` serves all prompts, or give one for each; without any: `default_params`.
         """
         listed = _as_list(prompts)
-        each = _params_for(params, len(listed))
+        each = _params_for(params or self.default_params, len(listed))
         ids: list[str] = []
         try:
             for prompt, one in zip(listed, each, strict=True):
@@ -165,7 +170,7 @@ class LLM:
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[TextDelta]:
         """Complete one prompt, piece by piece. One stream at a time: `AsyncEngine` serves many."""
-        request_id = self.submit(prompt, params or SamplingParams())
+        request_id = self.submit(prompt, params or self.default_params)
         try:
             for delta in self._drain():
                 if delta.request_id == request_id:
@@ -207,9 +212,9 @@ def _as_list(prompts: Prompt | Items[Prompt]) -> list[Prompt]:
     return list(prompts)  # type: ignore[arg-type]
 
 
-def _params_for(params: SamplingParams | Items[SamplingParams] | None, num_prompts: int) -> list[SamplingParams]:
-    if params is None or isinstance(params, SamplingParams):
-        return [params or SamplingParams()] * num_prompts
+def _params_for(params: SamplingParams | Items[SamplingParams], num_prompts: int) -> list[SamplingParams]:
+    if isinstance(params, SamplingParams):
+        return [params] * num_prompts
     if len(params) != num_prompts:
         raise RequestError(f"{len(params)} sampling parameters for {num_prompts} prompts", param="params")
     return list(params)

@@ -12,6 +12,7 @@ from vivace.backends.cpu.detect import available_cores
 from vivace.bench.slo import SLO
 from vivace.core.config import EngineConfig
 from vivace.core.errors import ConfigError
+from vivace.engine.memory import available_memory_bytes
 from vivace.evaluate.evaluation import sample_text
 from vivace.evaluate.tasks import PosedTask
 from vivace.optimize.candidate import Candidate
@@ -39,9 +40,10 @@ from vivace.optimize.workload import (
     make_workload,
 )
 
-METHOD = 2  # of measuring: figures of another one are not comparable
+METHOD = 3  # of measuring: figures of another one are not comparable
 RUN_SHARE = 0.012  # of the time budget: what one run of the crowd should take on a fast candidate
 LIMIT_SHARE = 0.02  # and where a slow one is cut off
+ROOM_SHARE = 0.5  # of the free memory: for candidates that run together
 NUM_PROBES, PROBE_PROMPT = 8, 256
 # Characters of text that quality is judged by: all of the sample for small models, less where a token takes longer.
 MOST_TEXT, LEAST_TEXT, TEXT_WORK = 24_000, 3_000, 6e12
@@ -125,7 +127,9 @@ def prepare(inquiry: Inquiry, memory: Memory, report: Report, clock: Callable[[]
         forecaster=forecaster,
         judge=None if subject.is_random else _judge(shelf, start, subject, workload, inquiry),
         slo=inquiry.slo,
+        sweeps=objective.name == "goodput",
         limit_s=max(1.0, LIMIT_SHARE * inquiry.seconds),
+        room_bytes=ROOM_SHARE * available_memory_bytes(),
     )
     notebook = Notebook(memory, {**identity, "requests": workload.num_requests})
     budget = TimeBudget(inquiry.seconds, clock, started)

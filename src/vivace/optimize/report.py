@@ -81,7 +81,6 @@ def _lead(answer: Answer) -> str:
 
 def _answer(answer: Answer) -> str:
     extra = answer.extra
-    error = answer.median_prediction_error
     rows: list[tuple[str, object]] = [
         ("What binds now", answer.binds or None),
         ("What would help next", answer.next_step or None),
@@ -91,7 +90,7 @@ def _answer(answer: Answer) -> str:
             "Forecast",
             f"{answer.num_forecast:,} candidates, {len(answer.results)} measured whole, {answer.num_partial} in part",
         ),
-        ("Forecasts' median error", None if error is None else f"{100 * error:.0f}%"),
+        ("Forecasts' median error", _forecast_words(answer)),
         ("Discarded for drift", f"{answer.num_discarded} measurements"),
     ]
     chosen = [answer.pick, *([answer.runner_up] if answer.runner_up else []), answer.naive]
@@ -102,6 +101,13 @@ def _answer(answer: Answer) -> str:
         caption="The pick beside the runner-up and the naive baseline",
     )
     return facts([row for row in rows if row[1] is not None]) + compared
+
+
+def _forecast_words(answer: Answer) -> str | None:
+    if answer.forecast_errors is None:
+        return None
+    before, after = answer.forecast_errors
+    return f"{100 * before:.0f}% as planned, {100 * after:.0f}% brought in line with the ladder"
 
 
 def _columns(results: list[Result]) -> Iterator[list[str]]:

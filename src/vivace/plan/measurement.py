@@ -61,6 +61,7 @@ CACHED_ATTENTION_PHASES = (
 )
 REPEATS, FEW_REPEATS = 7, 2
 READ_BYTES, READ_REPETITIONS = 1 << 27, 2
+PEAK_ITERATIONS = 250_000  # 1 ms
 
 Clock = Callable[[], float]
 
@@ -87,7 +88,7 @@ class Work:
 class StepSample:
     """One shape of step, measured. `small` are the products of attention's output, `products` all others of the
     layers, `rows` everything that is neither a product nor attention; `width` is the model's hidden size.
-    `read_bytes_per_s`: a plain read of memory just before and after.
+    `read_bytes_per_s`: a plain read of memory just before and after; `peak_per_s`: multiply-adds in registers.
     `python_s` and `sampling_s`: of the engine, None where they were not measured."""
 
     layout: str
@@ -99,6 +100,7 @@ class StepSample:
     vocab_size: int
     width: int
     read_bytes_per_s: float
+    peak_per_s: float
     step_s: float
     products: Work
     small: Work
@@ -158,7 +160,9 @@ def _models(backend: CpuBackend, layouts: tuple[str, ...], kv_dtypes: tuple[KVDt
         for dtype in () if shape is NARROW else kv_dtypes:
             kv = loaded.kv_spec
             other = KVSpec(kv.num_layers, kv.num_kv_heads, kv.head_dim, kv.block_size, dtype)
-            yield _model(replace(loaded, kv_spec=other), phases, is_cached)
+            # Keys that are rounded by the block remember where each block began: phases over the same blocks clash.
+            for together in ((phase,) for phase in phases) if other.recent_bytes_per_block else (phases,):
+                yield _model(replace(loaded, kv_spec=other), together, is_cached)
 
 
 def _model(loaded: LoadedEngine, phases: tuple[Phase, ...], is_cached: bool) -> _Model:
@@ -198,13 +202,16 @@ def _sample(loaded: LoadedEngine, program: ProfileProgram, phase: Phase, clock: 
     repeats = FEW_REPEATS if phase.num_new > 1 and not is_cached else REPEATS
     program.executable.run(inputs)
     reads = [] if is_cached else [_read_rate(backend)]
+    peaks = [clock_rate(backend)]
     timed, plain = [], []
     for _ in range(repeats):
         timed.append(program.executable.run_timed(inputs))
         started = clock()
         program.executable.run(inputs)
+        backend.synchronize()
         plain.append(clock() - started)
     reads.append(_read_rate(backend))
+    peaks.append(clock_rate(backend))
     seconds = _undisturbed(np.array(timed))[:-1]
     parts = {name: Work() for name in ("products", "small", "head", "attention", "rows")}
     for op, took in zip(program.ops, seconds, strict=True):
@@ -220,6 +227,7 @@ def _sample(loaded: LoadedEngine, program: ProfileProgram, phase: Phase, clock: 
         vocab_size=loaded.spec.vocab_size,
         width=loaded.spec.hidden_size,
         read_bytes_per_s=statistics.mean(reads),
+        peak_per_s=statistics.mean(peaks),
         step_s=statistics.median(sorted(plain)[: max(1, len(plain) // 2)]),
         products=parts["products"],
         small=parts["small"],
@@ -244,6 +252,11 @@ def _undisturbed(timed_RN: Float64Array) -> Float64Array:
     order = np.argsort(timed_RN.sum(axis=1), kind="stable")
     mean: Float64Array = timed_RN[order[: max(1, len(order) // 2)]].mean(axis=0)
     return mean
+
+
+def clock_rate(backend: CpuBackend) -> float:
+    """Float32 operations a second in registers, by all threads: what the cores' clock and neighbours leave now."""
+    return max(backend.device.measure_peak("f32", PEAK_ITERATIONS) for _ in range(2))
 
 
 def _read_rate(backend: CpuBackend) -> float:

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 
 from vivace.core.errors import OverloadedError
+from vivace.core.sampling_defaults import SamplingDefaults
 from vivace.engine.tokenizer import Tokenizer
 from vivace.serve.admission import Admission
 from vivace.serve.batch import Batch
@@ -56,6 +57,11 @@ class Service:
     @property
     def model_name(self) -> str:
         return self.model_names[0]
+
+    @property
+    def sampling_defaults(self) -> SamplingDefaults:
+        """For parameters that a request leaves out."""
+        return self.engine.info.sampling_defaults
 
     def check_model(self, name: str | None) -> None:
         """A request may leave the model out. Raises `HttpError` 404 for another one."""

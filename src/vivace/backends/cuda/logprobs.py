@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vivace.backends.cuda.sampling import SLICE_ELEMENTS
@@ -14,36 +15,39 @@ from vivace.core.errors import EngineError
 from vivace.ops.backend import Int32Array, TopLogprobs
 
 
-def top_logprobs(logits_SV: Tensor, tokens_S: Int32Array, k: int) -> TopLogprobs:
-    """Values of the raw log-softmax. A token of -1 gets -inf and rank 0. Raises `EngineError` for others outside."""
-    num_rows, vocabulary = logits_SV.shape
-    if len(tokens_S) != num_rows or not 0 <= k <= vocabulary or (num_rows and not _is_inside(tokens_S, vocabulary)):
-        raise EngineError(f"top_logprobs was refused: tokens or k = {k} are outside the vocabulary of {vocabulary}")
-    if not num_rows:
-        none_SK = np.zeros((0, k), np.int32)
-        return TopLogprobs(np.zeros(0, np.float32), np.zeros(0, np.int32), none_SK, none_SK.astype(np.float32))
-    at_once = max(1, SLICE_ELEMENTS // vocabulary)
+def table_of(logits_SV: Tensor, tokens_S: Tensor, k: int) -> Tensor:
+    """[S, 3 + 2 K], float64, on the device: token, its log probability and rank, ids, log probabilities.
+
+    Values of the raw log-softmax; a token of -1 gets -inf and rank 0. float64 holds ids exactly: one table, one copy.
+    """
+    at_once = max(1, SLICE_ELEMENTS // logits_SV.shape[1])
     parts = [
-        _of_rows(logits_SV[start : start + at_once], tokens_S[start : start + at_once], k)
-        for start in range(0, num_rows, at_once)
+        _of_rows(logits_SV[start : start + at_once], tokens_S[start : start + at_once].long()[:, None], k)
+        for start in range(0, len(logits_SV), at_once)
     ]
-    table = torch.cat(parts).cpu().numpy()  # float64 holds ids exactly: one transfer for everything
-    ids_SK, values_SK = table[:, 2 : 2 + k].astype(np.int32), table[:, 2 + k :].astype(np.float32)
-    return TopLogprobs(table[:, 0].astype(np.float32), table[:, 1].astype(np.int32), ids_SK, values_SK)
+    return torch.cat([tokens_S[:, None].double(), torch.cat(parts)], dim=1)
 
 
-def _is_inside(tokens_S: Int32Array, vocabulary: int) -> bool:
-    return bool(tokens_S.min() >= -1 and tokens_S.max() < vocabulary)
+def read_table(table: NDArray[np.float64], k: int) -> tuple[Int32Array, TopLogprobs]:
+    """Tokens and what `TopLogprobs` says of them."""
+    ids_SK, values_SK = table[:, 3 : 3 + k].astype(np.int32), table[:, 3 + k :].astype(np.float32)
+    top = TopLogprobs(table[:, 1].astype(np.float32), table[:, 2].astype(np.int32), ids_SK, values_SK)
+    return table[:, 0].astype(np.int32), top
 
 
-def _of_rows(logits_SV: Tensor, tokens_S: Int32Array, k: int) -> Tensor:
+def check(tokens_S: Int32Array, num_rows: int, k: int, vocabulary: int) -> None:
+    """Raises `EngineError` for tokens or a `k` outside the vocabulary."""
+    is_inside = not num_rows or (tokens_S.min() >= -1 and tokens_S.max() < vocabulary)
+    if len(tokens_S) != num_rows or not 0 <= k <= vocabulary or not is_inside:
+        raise EngineError(f"top_logprobs was refused: tokens or k = {k} are outside the vocabulary of {vocabulary}")
+
+
+def _of_rows(logits_SV: Tensor, tokens_S1: Tensor, k: int) -> Tensor:
     """[S, 2 + 2 K]: log probability, rank, ids, log probabilities."""
-    device = logits_SV.device
     logprobs_SV = _log_softmax(logits_SV.double())
-    tokens_S1 = torch.from_numpy(tokens_S.astype(np.int64)).to(device, non_blocking=True)[:, None]
     is_token_S1 = tokens_S1 >= 0
     chosen_S1 = logprobs_SV.gather(1, tokens_S1.clamp(min=0))
-    columns_V = torch.arange(logprobs_SV.shape[1], device=device)
+    columns_V = torch.arange(logprobs_SV.shape[1], device=logits_SV.device)
     before_SV = (logprobs_SV > chosen_S1) | ((logprobs_SV == chosen_S1) & (columns_V < tokens_S1))
     rank_S1 = torch.where(is_token_S1, before_SV.sum(dim=1, keepdim=True) + 1, 0)
     chosen_S1 = torch.where(is_token_S1, chosen_S1, -torch.inf)

@@ -7,16 +7,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vivace.backends.cuda.kernels.attention import AttentionShape, paged_attention, whole_tile
+from vivace.backends.cuda.fusion import RopeWrite
+from vivace.backends.cuda.kernels.attention import AttentionShape, paged_attention
+from vivace.backends.cuda.kernels.attention_tiles import whole_tile
 from vivace.backends.cuda.kernels.cache_view import layer_plane
 from vivace.backends.cuda.kernels.case import AttentionCase, CacheWriteCase, RowCase
 from vivace.backends.cuda.kernels.gated_activation import gated_activation
-from vivace.backends.cuda.kernels.kv_write import kv_write
+from vivace.backends.cuda.kernels.kv_write import kv_write, rope_write
 from vivace.backends.cuda.kernels.matrix_product import product_case, write_product
 from vivace.backends.cuda.kernels.paged_plane import PagedPlane
 from vivace.backends.cuda.kernels.ragged_rows import RaggedRows, TilePlan, tile_plan
 from vivace.backends.cuda.kernels.registry import KernelRegistry
-from vivace.backends.cuda.kernels.rms_norm import rms_norm
+from vivace.backends.cuda.kernels.rms_norm import add_rms_norm, rms_norm
 from vivace.backends.cuda.kernels.rope import rope
 from vivace.backends.cuda.kv_cache import CudaKVCache
 from vivace.backends.cuda.matrix import Matrix
@@ -86,6 +88,22 @@ class Launchers:
         if is_taken:
             kv_write(k_TD, v_TD, slots_T, *self._layer(layer))
         return is_taken
+
+    def add_norm(self, norm: ir.RmsNorm, x_TD: Tensor, y_TD: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The sum, and its norm."""
+        if not self._takes_rows("add_rms_norm", x_TD, x_TD.shape[1]):
+            return None
+        return add_rms_norm(x_TD, y_TD, _vector(norm.weight), norm.eps)
+
+    def rope_write(self, ops: RopeWrite, slots_T: Tensor, read: Read) -> Tensor | None:
+        """The turned queries, this step's keys and values written; None where nothing was done."""
+        if self._registry.reason(CacheWriteCase(self._spec.dtype, self._spec.head_dim)) is not None:
+            return None
+        q_TD = read(ops.q.x)
+        if not self._takes_rows("rope_kv_write", q_TD, ops.q.head_dim):
+            return None
+        k_TD, v_TD, table_T2P = read(ops.k.x), read(ops.write.v), read(ops.q.table)
+        return rope_write(q_TD, k_TD, v_TD, table_T2P, slots_T, *self._layer(ops.write.layer))
 
     def _case(self, values: torch.dtype, has_branches: bool) -> AttentionCase:
         return AttentionCase(self._spec.dtype, _name(values), self._spec.head_dim, has_branches)

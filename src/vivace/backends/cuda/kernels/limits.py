@@ -6,15 +6,13 @@ from vivace.backends.cuda.code_layout import LAYOUTS
 from vivace.backends.cuda.kernels.case import AttentionCase, CacheWriteCase, ProductCase, RowCase
 
 VALUES = ("float32", "float16", "bfloat16")
-MAX_HEAD_DIM = 256
+MAX_HEAD_DIM = 512
 MAX_GROUP_WIDTH = 16384  # columns that one program of a norm holds in registers
 MAX_TOKEN_WIDTH = 32768  # one program finds a token's scale with all of its row in registers
 TOKEN_ENCODINGS = ("int8_channel", "int8_outlier")
 
 
 def attention(case: AttentionCase) -> str | None:
-    if case.has_branches:
-        return "rows of a tree of guesses see positions that are not in their sequence's block table"
     if case.head_dim > MAX_HEAD_DIM:
         return f"heads of {case.head_dim} dimensions; the kernel's registers hold {MAX_HEAD_DIM}"
     return _values(case.values) or _coded(case.kv_dtype, case.head_dim)
@@ -25,7 +23,7 @@ def cache_write(case: CacheWriteCase) -> str | None:
 
 
 def rows(case: RowCase) -> str | None:
-    if case.op == "rms_norm" and case.width > MAX_GROUP_WIDTH:
+    if case.op.endswith("rms_norm") and case.width > MAX_GROUP_WIDTH:
         return f"{case.width} columns in a group; a program holds {MAX_GROUP_WIDTH}"
     return _values(case.values)
 

@@ -37,6 +37,24 @@ def six_bit_assembly(plane: int, high_plane: int, is_half: bool) -> str:
 
 
 @triton.jit
+def pair_levels(
+    word, above, PLANE: tl.constexpr, HIGH_PLANE: tl.constexpr, HIGH_BITS: tl.constexpr, dtype: tl.constexpr
+):
+    """128 (1024) + code of a plane, of `dtype`."""
+    IS_HALF: tl.constexpr = dtype == tl.float16
+    if HIGH_BITS:
+        level = tl.inline_asm_elementwise(
+            six_bit_assembly(PLANE, HIGH_PLANE, IS_HALF),
+            "=r,r,r", [word, above], dtype=dtype, is_pure=True, pack=2,
+        )  # fmt: skip
+    else:
+        level = tl.inline_asm_elementwise(
+            pair_assembly(PLANE, IS_HALF), "=r,r", [word], dtype=dtype, is_pure=True, pack=2
+        )
+    return level
+
+
+@triton.jit
 def multiply_nibbles(
     x, words, high, headers, out, bias, num_rows, num_outputs, num_inputs, num_steps, steps_per_part,
     x_stride, num_padded, out_stride,
@@ -47,8 +65,7 @@ def multiply_nibbles(
     """As `coded_product.multiply_codes`, whose arguments it takes."""
     PLANES: tl.constexpr = 16 // LOW_BITS
     TILES: tl.constexpr = STEP // PLANE // PLANES
-    IS_HALF: tl.constexpr = x.dtype.element_ty == tl.float16
-    EXPONENT: tl.constexpr = 1024 if IS_HALF else 128
+    EXPONENT: tl.constexpr = 1024 if x.dtype.element_ty == tl.float16 else 128
     output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     stored = tl.minimum(output, num_padded - 1)
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
@@ -66,20 +83,12 @@ def multiply_nibbles(
         for tile in tl.static_range(TILES):
             word_row = words + ((place * TILES + tile * TILE_ROWS + in_tile) * PLANE)[:, None]
             word = tl.load(word_row + column[None, :])
+            above = word
             if HIGH_BITS:
                 high_place = place * (TILES // 2) + tile // 2 * TILE_ROWS + in_tile
                 above = tl.load(high + (high_place * PLANE)[:, None] + column[None, :])
             for plane in tl.static_range(PLANES):
-                if HIGH_BITS:
-                    level = tl.inline_asm_elementwise(
-                        six_bit_assembly(plane, tile % 2 * PLANES + plane, IS_HALF),
-                        "=r,r,r", [word, above], dtype=x.dtype.element_ty, is_pure=True, pack=2,
-                    )  # fmt: skip
-                else:
-                    level = tl.inline_asm_elementwise(
-                        pair_assembly(plane, IS_HALF),
-                        "=r,r", [word], dtype=x.dtype.element_ty, is_pure=True, pack=2,
-                    )  # fmt: skip
+                level = pair_levels(word, above, plane, tile % 2 * PLANES + plane, HIGH_BITS, x.dtype.element_ty)
                 zero = group_zero(header, KIND, (tile * PLANES + plane) * PLANE // GROUP, ZERO) + EXPONENT
                 level -= zero.to(tl.float32).to(x.dtype.element_ty)[:, None]
                 at = step * STEP + (tile * PLANES + plane) * PLANE + column
