@@ -18,7 +18,7 @@ from vivace.backends.cuda.kernels.cache_view import layer_plane
 from vivace.backends.cuda.kernels.case import AttentionCase, CacheWriteCase, RowCase
 from vivace.backends.cuda.kernels.gated_activation import gated_activation
 from vivace.backends.cuda.kernels.kv_write import kv_write, rope_write
-from vivace.backends.cuda.kernels.matrix_product import matrix_product, product_case
+from vivace.backends.cuda.kernels.matrix_product import product_case, write_product
 from vivace.backends.cuda.kernels.paged_plane import PagedPlane
 from vivace.backends.cuda.kernels.ragged_rows import SPLIT_ROWS, RaggedRows, TilePlan, tile_plan
 from vivace.backends.cuda.kernels.registry import KernelRegistry
@@ -84,9 +84,17 @@ class Launchers:
             self._prompts.provider.attend(q_TD, keys.codes, values.codes, rows.prompts, shape_of(op), out_TD)
         return out_TD
 
-    def product(self, x_TD: Tensor, matrix: Matrix) -> Tensor | None:
-        """[T, N] float32."""
-        return matrix_product(x_TD, matrix) if self._registry.takes(product_case(x_TD, matrix)) else None
+    def linear(self, op: ir.Linear, x_TD: Tensor) -> Tensor | None:
+        """[T, sum of N] in x's type, where kernels take every one of the matrices."""
+        matrices: list[Matrix] = [weight.data for weight in op.weights]  # type: ignore[misc]
+        is_taken = [self._registry.takes(product_case(x_TD, matrix)) for matrix in matrices]  # each is counted
+        if not all(is_taken):
+            return None
+        counts = [matrix.num_rows for matrix in matrices]
+        out_TN = torch.empty((len(x_TD), sum(counts)), dtype=x_TD.dtype, device=x_TD.device)
+        for matrix, bias, part_TN in zip(matrices, op.biases, out_TN.split(counts, dim=1), strict=True):
+            write_product(x_TD, matrix, part_TN, None if bias is None else _vector(bias))
+        return out_TN
 
     def write(self, layer: int, slots_T: Tensor, k_TD: Tensor, v_TD: Tensor) -> bool:
         """Whether this step's keys and values were written."""
