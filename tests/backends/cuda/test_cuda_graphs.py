@@ -89,7 +89,7 @@ def test_a_filled_step_computes_the_same_and_writes_aside() -> None:
 
 def test_no_graph_off_a_gpu() -> None:
     cache = CudaKVCache(SPEC, 8, CPU)
-    graphs = StepGraphs(cache, Upload(CPU), lambda *_: StepPlan([]), lambda _: (torch.zeros(1), None))
+    graphs = StepGraphs(cache, Upload(CPU), lambda *_: StepPlan([]), lambda *_: (torch.zeros(1), None))
     assert not graphs.is_active
     assert graphs.run(decode_step()) is None
 

@@ -7,6 +7,7 @@ trees, and caches with 16-bit keys beside the pool (which grow), run without a g
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -16,37 +17,44 @@ from torch import Tensor
 
 from vivace.backends.cuda.kv_cache import CudaKVCache
 from vivace.backends.cuda.spans import GATHERED_POSITIONS
-from vivace.backends.cuda.step import DeviceStep, StepPlan, device_step, step_arrays
+from vivace.backends.cuda.step import DeviceStep, StepPlan, device_step, feed, step_arrays
 from vivace.backends.cuda.transfer import Upload, num_integers
 from vivace.ops.backend import Int32Array, StepInputs
 
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 WARM_UPS = 2  # runs before a capture: libraries choose kernels and take workspaces in them
 
+logger = logging.getLogger(__name__)
+
 Results = tuple[Tensor, Tensor | None]  # output and states
 Plan = Callable[[StepInputs, int], StepPlan]  # of a filled step and the longest context of its bucket
-Execute = Callable[[DeviceStep], Results]
+Execute = Callable[[DeviceStep, Results | None], Results]  # into these, where they are given
 
 
 @dataclass(frozen=True, slots=True)
 class _Captured:
     graph: torch.cuda.CUDAGraph
-    integers: Tensor  # what the graph reads
+    sent: dict[str, Tensor]  # what the graph reads: views of `integers`
+    integers: Tensor
     results: Results
 
 
 class StepGraphs:
     """Captured steps by bucket. `run` gives None for a step that needs none or fits none."""
 
-    def __init__(self, cache: CudaKVCache, upload: Upload, plan: Plan, execute: Execute) -> None:
+    def __init__(
+        self, cache: CudaKVCache, upload: Upload, plan: Plan, execute: Execute, max_sampled: int = BUCKETS[-1]
+    ) -> None:
         self._cache = cache
         self._upload = upload
         self._plan = plan
         self._execute = execute
         self._device = cache.device
         self._captured: dict[tuple[int, int], _Captured] = {}
+        self._max_rows = next((size for size in BUCKETS if size >= max_sampled), BUCKETS[-1])
+        self._results: Results | None = None
         self.is_active = cache.device.type == "cuda" and not cache.has_recent_keys
-        # One pool for all: results are valid until the next run, so graphs may use each other's memory.
+        # One pool for all: nothing in it outlives a replay, so graphs may use each other's memory.
         self._pool = torch.cuda.graph_pool_handle() if self.is_active else None
 
     def run(self, inputs: StepInputs) -> Results | None:
@@ -60,26 +68,57 @@ class StepGraphs:
         arrays = step_arrays(filled, plan)
         captured = self._captured.get(bucket)
         if captured is None:
-            integers = torch.empty(num_integers(arrays), dtype=torch.int32, device=self._device)
-            sent = self._upload.send(arrays, integers)
-            captured = self._capture(integers, lambda: device_step(sent, plan, spec))
+            captured = self._captured_or_none(arrays, plan)
+            if captured is None:
+                return None
             self._captured[bucket] = captured
         self._upload.send(arrays, captured.integers)
+        feed(captured.sent, filled)
         captured.graph.replay()
         return captured.results
 
-    def _capture(self, integers: Tensor, step: Callable[[], DeviceStep]) -> _Captured:
+    def _captured_or_none(self, arrays: dict[str, Int32Array], plan: StepPlan) -> _Captured | None:
+        """None, now and for all further buckets, where the memory does not hold another graph."""
+        try:
+            return self._capture(arrays, plan)
+        except torch.cuda.OutOfMemoryError:
+            self.is_active = False
+            torch.cuda.empty_cache()
+            free, total = torch.cuda.mem_get_info(self._device)
+            logger.warning(
+                "%s has no memory for another step's CUDA graph: %.2f of %.1f GiB are free, %d graphs are there. "
+                "Steps run without graphs from here on; lower gpu_memory_utilization",
+                self._device, free / 2**30, total / 2**30, len(self._captured),
+            )  # fmt: skip
+            return None
+
+    def _capture(self, arrays: dict[str, Int32Array], plan: StepPlan) -> _Captured:
         """Warm up on a stream of its own, as capturing demands, then record what one step launches."""
+        integers = torch.empty(num_integers(arrays), dtype=torch.int32, device=self._device)
+        sent, spec = self._upload.send(arrays, integers), self._cache.spec
         side = torch.cuda.Stream(self._device)
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(WARM_UPS):
-                self._execute(step())
+                results = self._execute(device_step(sent, plan, spec), None)
         torch.cuda.current_stream().wait_stream(side)
+        into = self._shared_results(results)
+        del results
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
-            results = self._execute(step())
-        return _Captured(graph, integers, results)
+            self._execute(device_step(sent, plan, spec), into)
+        return _Captured(graph, sent, integers, into)
+
+    def _shared_results(self, like: Results) -> Results:
+        """Of so many rows, in memory that all graphs write their results to: with results of their own, those of 130
+        buckets of a vocabulary of 128,000 would hold some gigabytes."""
+        if self._results is None:
+            output, states = (None if one is None else one.new_empty(self._max_rows, one.shape[1]) for one in like)
+            assert output is not None
+            self._results = output, states
+        output, states = self._results
+        num_rows = len(like[0])
+        return output[:num_rows], None if states is None else states[:num_rows]
 
 
 def bucket_of(inputs: StepInputs, block_size: int) -> tuple[int, int] | None:
@@ -116,4 +155,5 @@ def fill_up(inputs: StepInputs, num_rows: int, width: int, spare_slot: int, bloc
         context_lens_B=filled(inputs.context_lens_B, 1),
         block_tables_BX=tables_BX,
         sampled_rows_S=filled(inputs.sampled_rows_S, 0, num_rows - len(inputs.sampled_rows_S)),
+        drawn_rows_T=None if inputs.drawn_rows_T is None else filled(inputs.drawn_rows_T, -1),
     )
