@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from vivace.plan.measurement import (
 )
 
 READ_PROBES = 3
+CLOCK_PROBES = 40  # some 50 ms
 CLOCK_NOISE = 0.03  # smaller differences of the clock are the yardstick's own
 # Of our kernels on machines where they were measured (BENCHMARKS.md): the middle, for one that was not calibrated.
 UNCALIBRATED = Efficiency(
@@ -66,10 +67,9 @@ def this_machine(backend: CpuBackend | None = None, *, use_calibration: bool = T
     calibration = load_calibration(backend) if use_calibration else None
     if calibration is None:
         return _machine(backend, UNCALIBRATED)
-    ratio = clock_rate(backend) / calibration.peak_per_s
-    return _machine(
-        backend, calibration.efficiency.at_clock(ratio) if abs(ratio - 1) > CLOCK_NOISE else calibration.efficiency
-    )
+    ratio = clock_rate(backend, CLOCK_PROBES) / calibration.peak_per_s
+    moved = abs(ratio - 1) > CLOCK_NOISE
+    return _machine(backend, calibration.efficiency.at_clock(ratio) if moved else calibration.efficiency)
 
 
 def calibrated_machine(backend: CpuBackend, calibration: Calibration) -> Machine:
@@ -99,11 +99,18 @@ def calibration_of(
 ) -> Calibration:
     """Fitted to `samples`; `threads` as `measure_threads` gives them."""
     day = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(measured_at))
-    basis = f"measured here on {day}: {len(samples)} shapes of step"
-    read = statistics.median(one.read_bytes_per_s for one in samples)
-    peak = statistics.median(one.peak_per_s for one in samples)
+    reads = sorted(one.read_bytes_per_s for one in samples if not one.is_cached)
+    low, high = (reads[int(share * (len(reads) - 1))] / 1e9 for share in (0.1, 0.9))
+    basis = f"measured here on {day}: {len(samples)} shapes of step, while memory was read at {low:.0f} to {high:.0f} GB/s"
+    read, peak = statistics.median(reads), _clock(samples)
     fitted = replace(fit(samples, basis, _last_level_bytes(detect())), threads=dict(threads or {}))
     return Calibration(identity(backend), measured_at, read, peak, fitted, len(samples))
+
+
+def _clock(samples: Sequence[StepSample]) -> float:
+    """The undisturbed rate: that of the fastest tenth."""
+    peaks = sorted(one.peak_per_s for one in samples)
+    return peaks[int(0.9 * (len(peaks) - 1))]
 
 
 def read_rate(backend: CpuBackend) -> float:
