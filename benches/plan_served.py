@@ -28,7 +28,7 @@ from vivace.plan.players import Due, Players
 from vivace.plan.simulation import Simulation, Totals
 from vivace.plan.step_cost import StepCost
 from vivace.plan.step_time import step_model
-from vivace.plan.this_machine import read_rate, this_machine
+from vivace.plan.this_machine import read_rate_over, this_machine
 from vivace.plan.tokenised_traffic import TokenisedTraffic, WordEncoder, tokenised
 
 MAX_MODEL_LEN = 2_048
@@ -122,9 +122,9 @@ def main() -> None:
     print(machine.efficiency.basis)
     errors: dict[str, list[float]] = {}
     for case in (CASES[index] for index in options.cases):
-        reads = [read_rate(backend)]
+        reads = [read_rate_over(backend)]
         predicted, measured = compare(backend, machine, case)
-        reads.append(read_rate(backend))
+        reads.append(read_rate_over(backend))
         line = []
         for name in FIGURES:
             forecast, found = _figure(predicted, name), _figure(measured, name)
@@ -153,7 +153,7 @@ def compare(backend: CpuBackend, machine: Machine, case: Case) -> tuple[Outcome,
     )
     traffic = tokenised(made, encoder, BLOCK_SIZE)
     _warm_up(loaded.engine)
-    now = replace(machine, read_bytes_per_s=read_rate(backend))
+    now = replace(machine, read_bytes_per_s=read_rate_over(backend))
     deployment = Deployment(
         case.quantization,
         max_num_seqs=MAX_NUM_SEQS,

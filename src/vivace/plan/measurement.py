@@ -91,7 +91,8 @@ class Work:
 @dataclass(frozen=True, slots=True)
 class StepSample:
     """One shape of step, measured. `small` are the products of attention's output, `products` all others of the
-    layers, `rows` everything that is neither a product nor attention; `width` is the model's hidden size.
+    layers, `rows` everything that is neither a product nor attention; `width` is the model's hidden size, `group` its query
+    heads for each head of keys.
     `read_bytes_per_s`: a plain read of memory just before and after; `peak_per_s`: multiply-adds in registers.
     `python_s` and `sampling_s`: of the engine, None where they were not measured."""
 
@@ -103,6 +104,7 @@ class StepSample:
     depth: int
     vocab_size: int
     width: int
+    group: int
     read_bytes_per_s: float
     peak_per_s: float
     products: Work
@@ -190,7 +192,7 @@ def _models(backend: CpuBackend, layouts: tuple[str, ...], kv_dtypes: tuple[KVDt
         if shape is CACHED:
             yield replace(_model(loaded, engine, is_cached), with_engine=True)
         phases = CACHED_ATTENTION_PHASES if is_cached else (*ATTENTION_PHASES, *CHUNK_PHASES)
-        for dtype in () if shape is NARROW else kv_dtypes:
+        for dtype in kv_dtypes:
             kv = loaded.kv_spec
             other = KVSpec(kv.num_layers, kv.num_kv_heads, kv.head_dim, kv.block_size, dtype)
             # Keys that are rounded by the block remember where each block began: phases over the same blocks clash.
@@ -256,6 +258,7 @@ def _sample(loaded: LoadedEngine, program: ProfileProgram, phase: Phase, is_cach
         depth=phase.depth,
         vocab_size=loaded.spec.vocab_size,
         width=loaded.spec.hidden_size,
+        group=loaded.spec.num_heads // loaded.spec.num_kv_heads,
         read_bytes_per_s=statistics.mean(reads),
         peak_per_s=statistics.mean(peaks),
         products=parts["products"],

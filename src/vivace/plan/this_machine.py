@@ -30,6 +30,7 @@ from vivace.plan.measurement import (
 )
 
 READ_PROBES = 3
+READ_SECONDS = 0.7
 CLOCK_PROBES = 40  # some 50 ms
 CLOCK_NOISE = 0.03  # smaller differences of the clock are the yardstick's own
 # Of our kernels on machines where they were measured (BENCHMARKS.md): the middle, for one that was not calibrated.
@@ -62,7 +63,7 @@ class Calibration:
 
 
 def this_machine(backend: CpuBackend | None = None, *, use_calibration: bool = True) -> Machine:
-    """Ceilings are measured, which takes a second."""
+    """Ceilings are measured, which takes a second and a half."""
     backend = backend or CpuBackend()
     calibration = load_calibration(backend) if use_calibration else None
     if calibration is None:
@@ -101,7 +102,8 @@ def calibration_of(
     day = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(measured_at))
     reads = sorted(one.read_bytes_per_s for one in samples if not one.is_cached)
     low, high = (reads[int(share * (len(reads) - 1))] / 1e9 for share in (0.1, 0.9))
-    basis = f"measured here on {day}: {len(samples)} shapes of step, while memory was read at {low:.0f} to {high:.0f} GB/s"
+    steps = f"measured here on {day}: {len(samples)} shapes of step"
+    basis = f"{steps}, while memory was read at {low:.0f} to {high:.0f} GB/s"
     read, peak = statistics.median(reads), _clock(samples)
     fitted = replace(fit(samples, basis, _last_level_bytes(detect())), threads=dict(threads or {}))
     return Calibration(identity(backend), measured_at, read, peak, fitted, len(samples))
@@ -117,6 +119,16 @@ def read_rate(backend: CpuBackend) -> float:
     """Bytes a second of a plain read of memory by all threads, now: the median of a few."""
     device = backend.device
     return statistics.median(device.measure_read_bandwidth(READ_BYTES, READ_REPETITIONS) for _ in range(READ_PROBES))
+
+
+def read_rate_over(backend: CpuBackend, seconds: float = READ_SECONDS) -> float:
+    """The same over a while: the memory of a machine that others use is read at two rates and more, which change
+    within less than a second. Bytes over time, so that slow moments weigh what they cost."""
+    rates: list[float] = []
+    began = time.perf_counter()
+    while not rates or time.perf_counter() - began < seconds:
+        rates.append(backend.device.measure_read_bandwidth(READ_BYTES, READ_REPETITIONS))
+    return statistics.harmonic_mean(rates)
 
 
 def identity(backend: CpuBackend) -> str:
@@ -182,7 +194,7 @@ def _machine(
         title=f"{detected.processor or 'this machine'}, {backend.num_threads} threads",
         kind="cpu",
         memory_bytes=detected.available_memory_bytes or detected.memory_bytes,
-        read_bytes_per_s=read_bytes_per_s or read_rate(backend),
+        read_bytes_per_s=read_bytes_per_s or read_rate_over(backend),
         operations_per_s={name: peak for name, peak in peaks.items() if peak},
         source="measured here, now",
         efficiency=efficiency,
