@@ -91,8 +91,8 @@ class Work:
 @dataclass(frozen=True, slots=True)
 class StepSample:
     """One shape of step, measured. `small` are the products of attention's output, `products` all others of the
-    layers, `rows` everything that is neither a product nor attention; `width` is the model's hidden size, `group` its query
-    heads for each head of keys.
+    layers, `rows` everything that is neither a product nor attention; `width` is the model's hidden size,
+    `group` its query heads for each head of keys.
     `read_bytes_per_s`: a plain read of memory just before and after; `peak_per_s`: multiply-adds in registers.
     `python_s` and `sampling_s`: of the engine, None where they were not measured."""
 
