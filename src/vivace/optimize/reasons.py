@@ -48,14 +48,17 @@ def _evidence(answer: Answer, axis: str) -> str:
     parts = []
     for other in alternatives(answer, axis)[:MOST_ALTERNATIVES]:
         words = _words(axis, getattr(other.candidate, axis))
-        change = 100 * (other.score / answer.pick.score - 1)
-        verdict = f"{words}: {change:+.1f}%"
+        verdict = f"{words}: {_change(other.score / answer.pick.score)}"
         if other.refusal:
             verdict += f", refused ({other.refusal})"
         parts.append(verdict)
     if not parts:
         return "; nothing else was measured in its place"
     return f"; instead of it, {'; '.join(parts)} ({answer.objective.name})"
+
+
+def _change(ratio: float) -> str:
+    return f"{100 * (ratio - 1):+.1f}%" if ratio > 0 else "not measured by this objective"
 
 
 def _lead(answer: Answer, axis: str) -> str:
