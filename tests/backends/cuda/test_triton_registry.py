@@ -10,7 +10,8 @@ from vivace.backends.cuda.kernels.registry import KernelRegistry, supports
 
 REFUSED = {
     "registers": AttentionCase("bf16", "bfloat16", 640),
-    "int4_k_per_channel": AttentionCase("int4_k_per_channel", "bfloat16", 128),
+    "path of guesses": AttentionCase("int4_k_per_channel", "bfloat16", 128, has_branches=True),
+    "int4_k_per_channel": CacheWriteCase("int4_k_per_channel", 128),
     "groups of 32": CacheWriteCase("int4_per_token_head", 80),
     "q6_k": ProductCase("q6_k", "bfloat16", 1, 256),
     "64 rows": ProductCase("int4_g32", "bfloat16", 65, 256),

@@ -14,7 +14,7 @@ from vivace.backends.cuda.fusion import RopeWrite
 from vivace.backends.cuda.kernels.attention import paged_attention
 from vivace.backends.cuda.kernels.attention_shape import AttentionShape, shape_of
 from vivace.backends.cuda.kernels.attention_tiles import whole_tile
-from vivace.backends.cuda.kernels.cache_view import layer_plane
+from vivace.backends.cuda.kernels.cache_view import channel_keys, layer_plane
 from vivace.backends.cuda.kernels.case import AttentionCase, CacheWriteCase, RowCase
 from vivace.backends.cuda.kernels.gated_activation import gated_activation
 from vivace.backends.cuda.kernels.kv_write import kv_write, rope_write
@@ -60,8 +60,8 @@ class Launchers:
     def tile_plan(
         self, inputs: StepInputs, values: torch.dtype, has_branches: bool, max_context: int | None = None
     ) -> TilePlan | None:
-        """How the attention kernel cuts this step's rows; None where torch attends, or where a step is too large for a
-        CUDA graph, whose contexts `max_context` bounds."""
+        """How the attention kernel cuts this step's rows; None where torch attends, or where a step is too large for
+        a CUDA graph, whose contexts `max_context` bounds."""
         if self._heads_per_group is None or self._registry.reason(self._case(values, has_branches)) is not None:
             return None
         whole = whole_tile(self._spec.head_dim)
@@ -158,7 +158,10 @@ class Launchers:
         return self._registry.takes(RowCase(name, _name(x_TD.dtype), width))
 
     def _layer(self, layer: int) -> tuple[PagedPlane, PagedPlane]:
-        """Keys and values: views, made once."""
+        """Keys and values: views, made once where nothing moves."""
+        if self._cache.has_recent_keys:
+            coded, values = self._cache.channel_planes
+            return channel_keys(coded, self._cache.recent, layer), layer_plane(values, layer)
         if layer not in self._planes:
             keys, values = self._cache.token_planes
             self._planes[layer] = layer_plane(keys, layer), layer_plane(values, layer)
