@@ -92,6 +92,8 @@ def device_section(loaded: LoadedEngine) -> Section:
         facts = loaded.backend.facts if isinstance(loaded.backend, CudaBackend) else None
         complaint = loaded.backend.kernels.complaint if isinstance(loaded.backend, CudaBackend) else None
         rows.append(Row("kernels", "torch" if complaint else "triton, where they apply", complaint or ""))
+        remarks = loaded.backend.kernels.remarks if isinstance(loaded.backend, CudaBackend) else {}
+        rows += [Row(what.replace(" ", "_"), choice, reason) for what, (choice, reason) in remarks.items()]
         if facts is not None:
             rows += [
                 Row("name", facts.name, f"compute capability {facts.capability}"),

@@ -148,6 +148,7 @@ ENGINE_HELP = {
     "num_kv_blocks": "Exact number of KV blocks.",
     "enable_prefix_caching": "Keep the keys and values of common prompt beginnings.",
     "enable_chunked_prefill": "Cut long prompts into steps of --max-num-batched-tokens.",
+    "attention_backend": f"Who computes a GPU's attention: {_one_of('attention_backend')}.",
     "batching": f"Who runs together: {_one_of('batching')}.",
     "static_batch_size": "With --batching static: requests that start together.",
     "static_batch_timeout_ms": "With --batching static: how long a batch waits to fill up.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Set
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -96,6 +97,12 @@ class Answer:
     def front(self) -> list[Result]:
         return [one for one in self.results if one.is_on_front]
 
+    @property
+    def overrun_s(self) -> float:
+        """By how much the time budget did not suffice for the least that an answer needs."""
+        budget = float(self.extra.get("time_budget_s", math.inf))
+        return max(0.0, self.seconds - budget)
+
     def record(self) -> dict[str, Any]:
         """For JSON."""
         return {
@@ -173,11 +180,12 @@ def make_answer(
 
 
 def _merits(trials: Trials, candidate: Candidate) -> tuple[float, ...]:
-    """Throughput, quickness, memory and quality: larger is better."""
+    """Throughput or, where rates were swept, goodput; quickness, memory and quality: larger is better."""
     measured, quality = trials.measurement(candidate), trials.quality(candidate)
     assert measured is not None
     loss = 0.0 if quality is None else quality.kl
-    return throughput(measured), quickness(measured), -measured.memory_bytes, -loss
+    speed = throughput(measured) if measured.good_rate_per_s is None else measured.goodput_per_s or 0.0
+    return speed, quickness(measured), -measured.memory_bytes, -loss
 
 
 def _result(trials: Trials, search: Search, candidate: Candidate, is_on_front: bool) -> Result:

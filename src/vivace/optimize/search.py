@@ -65,9 +65,9 @@ class Search:
     def __post_init__(self) -> None:
         self.standings = Standings(self.trials, self.objective.score)
 
-    def narrow(self) -> None:
-        """From the whole space to the few that ran the whole workload."""
-        self._halve(self.entrants())
+    def narrow(self, top: Candidate) -> None:
+        """From the whole space to the few that ran the whole workload; the ladder's top is one of them."""
+        self._halve(self.entrants(), top)
 
     def leaders(self, count: int) -> list[Candidate]:
         """The best by score, best first, that the bars allow."""
@@ -170,6 +170,7 @@ class Search:
             and one.batching == "continuous"
             and (measured := self.trials.measurement(one)) is not None
             and measured.num_failed == 0
+            and self.standings.strength(one) is not None
             and self._is_good(one)
         ]
 
@@ -192,7 +193,7 @@ class Search:
         self.dropped.append(Dropped(candidate, "forecast", f"expected to reach {100 * share:.0f}% of the best"))
         return True
 
-    def _halve(self, candidates: list[Candidate]) -> None:
+    def _halve(self, candidates: list[Candidate], top: Candidate) -> None:
         """Each rung runs a larger part of the workload with a third of the candidates."""
         for rung, share in enumerate(self.shares):
             runs = []
@@ -207,6 +208,8 @@ class Search:
                         runs.append(trial)
             if rung + 1 < len(self.shares):
                 candidates = self._survivors(runs, share)
+                if top.batching == "continuous":
+                    candidates = list(dict.fromkeys([top, *candidates]))
             else:
                 for trial in runs:
                     self._is_good(trial.candidate)

@@ -22,9 +22,9 @@ from vivace.plan.weights import Product, StoredEncodings, WeightPlan, weight_pla
 LAYER_OPS, OUTER_OPS, LAYER_PRODUCTS = 9, 4, 4
 FLOAT_BYTES = 4
 ATTENTION_UNITS = {"f32": "f32", "f16": "f16"}  # of a cache type; coded ones are unpacked to bf16
-# From weights of this share of the last-level cache on they begin to be evicted, from the other one all are, a step
-# walks over them in turn, so that least-recently-used keeps none.
-RESIDENT_FROM, RESIDENT_TO = 0.5, 1.25
+# Of the last-level cache, what a walk over more than it holds still finds there from the last time: measured, 67 MB
+# beside a cache of 32 MB are read 1.4 times as fast as memory, 126 MB 1.1 times, 236 MB as fast.
+KEPT = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +194,7 @@ def resident_share(num_bytes: float, cache_bytes: int) -> float:
     """The share of what it reads that a step finds in the last-level cache."""
     if not cache_bytes:
         return 0.0
-    filled = num_bytes / cache_bytes
-    return min(1.0, max(0.0, (RESIDENT_TO - filled) / (RESIDENT_TO - RESIDENT_FROM)))
+    return min(1.0, KEPT * cache_bytes / num_bytes) if num_bytes else 1.0
 
 
 def row_floats(spec: ModelSpec) -> float:

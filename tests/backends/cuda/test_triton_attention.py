@@ -8,7 +8,8 @@ from paged_case import PagedCase, paged_case
 from triton_interpreter import DEVICE, torch
 
 from vivace.backends.cuda.kernels import attention
-from vivace.backends.cuda.kernels.attention import AttentionShape, paged_attention
+from vivace.backends.cuda.kernels.attention import paged_attention
+from vivace.backends.cuda.kernels.attention_shape import AttentionShape
 from vivace.backends.cuda.kernels.ragged_rows import count_parts, tile_plan
 
 # Weights and decoded numbers enter products in the query's type: 8 bits of a bfloat16, 11 of a float16.

@@ -162,6 +162,17 @@ def test_a_tree_of_guesses() -> None:
     assert any(line == f"attention: triton, {2 * LAYERS} times" for line in backend.kernels.explain())
 
 
+def test_a_prompt_by_torch() -> None:
+    """The first prompt of LONG is longer than what is split, and without cached context; the rest is the kernel's."""
+    backend = CudaBackend("cuda") if HAS_DEVICE else CudaBackend("cpu", interpreted=True, attention="sdpa")
+    executable, reference = compiled(backend, "f32", "f32"), ReferenceBackend(np.float64)
+    expected = compiled(reference, "f32", "f32")
+    assert HAS_DEVICE or backend.kernels.remarks == {"attention of prompts": ("sdpa", "as asked")}
+    for inputs in steps(LONG):
+        wanted = logits(reference, expected, inputs)
+        np.testing.assert_allclose(logits(backend, executable, inputs), wanted, rtol=0, atol=TOLERANCE["f32"])
+
+
 def test_a_kernel_that_does_not_run_leaves_all_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_compiler(*_: object) -> None:
         raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.\nMore.")

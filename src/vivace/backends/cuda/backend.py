@@ -13,14 +13,16 @@ import numpy as np
 import torch
 
 from vivace.backends.cuda import logprobs
+from vivace.backends.cuda.attention_choice import check_installed
 from vivace.backends.cuda.ceilings import measure_ceilings
 from vivace.backends.cuda.device import DeviceFacts, facts, open_device, running_on
-from vivace.backends.cuda.drawn import DrawnTokens, draw
+from vivace.backends.cuda.drawn import DrawnTokens, Sampler, draw
 from vivace.backends.cuda.executable import CudaExecutable
 from vivace.backends.cuda.kernels.registry import KernelRegistry
 from vivace.backends.cuda.kv_cache import CudaKVCache
 from vivace.backends.cuda.matrix import load_matrix
 from vivace.backends.cuda.transfer import Upload
+from vivace.core.config import AttentionBackend
 from vivace.core.errors import ConfigError, EngineError
 from vivace.formats.dequantize import dequantize
 from vivace.formats.quantize_rtn import encode
@@ -44,14 +46,19 @@ class CudaBackend:
     Products of CUDA libraries choose their order of sums by the number of rows: on a GPU results may depend on the
     batch by a rounding, where the CPU backend's never do. See `precision` for the types. `kernels` knows which
     operations Triton's kernels run; `interpreted`: all that they can, in Triton's interpreter, for tests.
+    `attention`: see `attention_choice`.
     """
 
     name = "cuda"
 
-    def __init__(self, device: str = "cuda", *, interpreted: bool = False) -> None:
+    def __init__(
+        self, device: str = "cuda", *, interpreted: bool = False, attention: AttentionBackend = "auto"
+    ) -> None:
         self.device = open_device(device)
-        self.kernels = KernelRegistry(self.device, interpreted=interpreted)
-        self._upload = Upload(self.device)  # of sampling parameters
+        check_installed(attention)
+        self.kernels = KernelRegistry(self.device, interpreted=interpreted, attention=attention)
+        self._upload = Upload(self.device)
+        self._sampler = Sampler(self.kernels, self._upload)
 
     @property
     def facts(self) -> DeviceFacts | None:
@@ -104,16 +111,16 @@ class CudaBackend:
     def draw(self, logits: Any, inputs: SampleInputs, num_logprobs: int | None) -> DrawnTokens:
         """Token ids of at least one row; to read them is the step's one wait for the device."""
         with running_on(self.device):
-            return draw(logits, inputs, num_logprobs, self._upload)
+            return draw(logits, inputs, num_logprobs, self._sampler)
 
     def top_logprobs(self, logits: Any, tokens_S: Int32Array, k: int) -> TopLogprobs:
         """The chosen tokens' and the k most likely tokens' values of each row's raw log-softmax."""
         logprobs.check(tokens_S, len(logits), k, logits.shape[1])
         if not len(logits):
-            return logprobs.read_table(np.zeros((0, 3 + 2 * k)), k)[1]
+            return logprobs.read_table(np.zeros((0, 3 + 2 * k), np.int32), k)[1]
         with running_on(self.device):
             sent = self._upload.send({"tokens": tokens_S})["tokens"]
-            return logprobs.read_table(logprobs.table_of(logits, sent, k).cpu().numpy(), k)[1]
+            return logprobs.read_table(self._sampler.table_of(logits, sent, k).cpu().numpy(), k)[1]
 
     def synchronize(self) -> None:
         """Wait for the device."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vivace.backends.cuda.kernels.attention_kernel import attend_tile
 from vivace.backends.cuda.kernels.attention_merge import TOGETHER, merge_parts
+from vivace.backends.cuda.kernels.attention_shape import AttentionShape
 from vivace.backends.cuda.kernels.attention_tiles import padded_dim, tile_size
 from vivace.backends.cuda.kernels.paged_plane import PagedPlane
 from vivace.backends.cuda.kernels.ragged_rows import PART, RaggedRows, SplitTiles, Tiles
@@ -23,18 +24,6 @@ from vivace.backends.cuda.kernels.ragged_rows import PART, RaggedRows, SplitTile
 # Of the sums of parts in float32: at 32 heads of 128 dimensions 4000 parts, a million positions, in a launch. One
 # sequence takes more where its rows are many and its context is long.
 WORKSPACE_BYTES = 64 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionShape:
-    """Of one layer. `window`: positions seen, None for all; `softcap`: cap * tanh(score / cap)."""
-
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    scale: float
-    window: int | None = None
-    softcap: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +39,12 @@ class _Run:
 
 
 def paged_attention(
-    q_TD: Tensor,
-    keys: PagedPlane,
-    values: PagedPlane,
-    rows: RaggedRows,
-    shape: AttentionShape,
-    out_TD: Tensor | None = None,
+    q_TD: Tensor, keys: PagedPlane, values: PagedPlane, rows: RaggedRows, shape: AttentionShape
 ) -> Tensor:
     """[T, H*K] in q's type, of q_TD [T, H*K] (unit stride along a row): each token over its sequence's positions up
-    to its own. Scores and sums are float32; weights and decoded numbers enter products in q's type. `out_TD`: where
-    other rows are computed elsewhere."""
-    if out_TD is None:
-        size = (len(q_TD), shape.num_heads * shape.head_dim)
-        out_TD = torch.empty(size, dtype=q_TD.dtype, device=q_TD.device)
+    to its own. Scores and sums are float32; weights and decoded numbers enter products in q's type. Rows of
+    `rows.prompts` stay empty: another implementation fills them in."""
+    out_TD = torch.empty((len(q_TD), shape.num_heads * shape.head_dim), dtype=q_TD.dtype, device=q_TD.device)
     for tiles in rows.split:
         _attend_split(q_TD, keys, values, rows, tiles, shape, out_TD)
     if len(rows.whole):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from vivace.backends.cuda.code_layout import LAYOUTS
 from vivace.backends.cuda.kernels.case import AttentionCase, CacheWriteCase, ProductCase, RowCase
 
 VALUES = ("float32", "float16", "bfloat16")
 MAX_HEAD_DIM = 512
 MAX_GROUP_WIDTH = 16384  # columns that one program of a norm holds in registers
-MAX_PRODUCT_ROWS = 64  # above, decoding to 16 bits once and a dense product is as fast: both are bound by arithmetic
 MAX_TOKEN_WIDTH = 32768  # one program finds a token's scale with all of its row in registers
-GROUP_ENCODINGS = ("int4_g32", "int4_g64", "int4_g128", "q4_0", "q8_0")
+TOKEN_ENCODINGS = ("int8_channel", "int8_outlier")
 
 
 def attention(case: AttentionCase) -> str | None:
@@ -29,14 +29,12 @@ def rows(case: RowCase) -> str | None:
 
 
 def product(case: ProductCase) -> str | None:
-    if case.encoding == "int8_channel":
+    if case.encoding in TOKEN_ENCODINGS:
         if case.num_inputs > MAX_TOKEN_WIDTH:
             return f"{case.num_inputs} inputs; a program finds the scale of {MAX_TOKEN_WIDTH}"
         return _values(case.values)
-    if case.encoding not in GROUP_ENCODINGS:
+    if case.encoding not in LAYOUTS:
         return f"no kernel multiplies with {case.encoding}"
-    if case.num_rows > MAX_PRODUCT_ROWS:
-        return f"more than {MAX_PRODUCT_ROWS} rows: the weight is decoded once for a dense product"
     return _values(case.values)
 
 

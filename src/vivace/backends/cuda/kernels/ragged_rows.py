@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vivace.backends.cuda.kernels.prompt_rows import PromptPlan, PromptRows, prompt_arrays, prompt_plan
 from vivace.backends.cuda.kernels.tree_paths import TreePaths, path_arrays
 from vivace.ops.backend import StepInputs
 
@@ -69,6 +70,7 @@ class RaggedRows:
     split: tuple[SplitTiles, ...]
     whole: Tiles
     paths: TreePaths | None = None
+    prompts: PromptRows | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +89,10 @@ class TilePlan:
     arrays: dict[str, Int32Array]
     split: tuple[SplitPlan, ...]
     whole_rows: int  # of a tile
+    prompts: PromptPlan | None = None  # for another implementation
 
     def on_device(self, sent: Mapping[str, Tensor]) -> RaggedRows:
-        """From `arrays` and "tables", as they were sent."""
+        """From `arrays`, "tables" and, with prompts, "slots", as they were sent."""
         split = (
             SplitTiles(
                 sent[f"{one.name}_sequences"], sent[f"{one.name}_rows"], one.rows_per_tile,
@@ -104,6 +107,7 @@ class TilePlan:
             tuple(split),
             Tiles(sent["whole_sequences"], sent["whole_rows"], self.whole_rows),
             TreePaths(sent["path_firsts"], sent["path_slots"]) if "path_slots" in self.arrays else None,
+            None if self.prompts is None else self.prompts.on_device(sent),
         )
 
 
@@ -151,7 +155,10 @@ def tile_plan(
     whole_rows = max(1, whole_tile // heads_per_group)
     sequences, firsts = _longest_first(starts_B1, lens_B, np.flatnonzero(~is_split_B & is_here_B), whole_rows)
     arrays |= {"whole_sequences": sequences, "whole_rows": firsts} | path_arrays(inputs)
-    return TilePlan(arrays, tuple(plans), whole_rows)
+    if is_here_B.all():
+        return TilePlan(arrays, tuple(plans), whole_rows)
+    prompts = prompt_plan(inputs, ~is_here_B)
+    return TilePlan(arrays | prompt_arrays(prompts), tuple(plans), whole_rows, prompts)
 
 
 def ragged_rows(inputs: StepInputs, heads_per_group: int, whole_tile: int, device: torch.device) -> RaggedRows:
