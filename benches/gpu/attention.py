@@ -35,7 +35,7 @@ BLOCK = 16
 CHECK_SPANS = ((1, 700), (40, 200), (3, 77), (1, 1))
 FILLED = 16  # blocks of random numbers; the others are copies of them
 ROPE_WRITE: tuple[type[ir.Op], ...] = (ir.Rope, ir.Rope, ir.KVWrite)
-CODED_TOLERANCE = 2e-2  # turned keys are rounded to bfloat16 before they are coded: some fall on another level
+CODED_TOLERANCE = 4e-2  # turned keys are rounded to bfloat16 before they are coded: some fall on another level
 FIRST = ("bf16", "int8_per_token_head", "int4_per_token_head")
 
 
