@@ -14,7 +14,7 @@ from vivace.plan.machine import RateCurve, WidthRates
 from vivace.plan.measurement import CACHED_STREAMS, SHALLOW, StepSample, Work
 from vivace.plan.this_machine import calibration_of, calibration_path, load_calibration, save_calibration
 
-RATE, READ, SHARE, OP_S = 5e11, 4e10, 0.8, 1e-6
+RATE, READ, PEAK, SHARE, OP_S = 5e11, 4e10, 2e11, 0.8, 1e-6
 ATTENTION_RATE, EXTRA_KEYS = 2e11, 32
 PYTHON_S, SEQUENCE_S, LOGIT_S = 4e-5, 2e-6, 1e-10
 VOCABULARY = 2_000
@@ -44,6 +44,7 @@ def _sample(
         vocab_size=VOCABULARY,
         width=width,
         read_bytes_per_s=READ,
+        peak_per_s=PEAK,
         step_s=1.0,
         products=Work(product_s(operations, num_bytes), num_bytes, operations, 3),
         small=Work(product_s(small_operations, num_bytes / 8), num_bytes / 8, small_operations, 3),

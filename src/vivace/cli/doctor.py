@@ -33,7 +33,7 @@ def doctor(
     tell(examination.machine_section())
     loaded = open_llm(config).loaded
     tell(examination.device_section(loaded))
-    measured = examination.measured_ceilings(loaded.backend)
+    measured = loaded.backend.measure_ceilings()
     tell(examination.ceilings_section(loaded.backend, measured))
     tell(examination.kernels_section(loaded.backend))
     tell(examination.operations_section(loaded))

@@ -25,14 +25,14 @@ def make_backend(config: EngineConfig) -> tuple[Backend, Choice]:
         return ReferenceBackend(), Choice("device", "cpu", "the reference backend was asked for")
     if config.backend == "cuda" or config.device.startswith("cuda"):
         device = "cuda" if config.device == "auto" else config.device
-        return _cuda_backend(device), Choice("device", device, "as asked")
+        return _cuda_backend(config, device), Choice("device", device, "as asked")
     if config.device == "cpu" or config.backend == "cpu":
         return _cpu_backend(config), Choice("device", "cpu", "as asked")
     missing = _what_a_gpu_lacks()
     if missing:
         return _cpu_backend(config), Choice("device", "cpu", missing)
     try:
-        return _cuda_backend("cuda"), Choice("device", "cuda", "a GPU and the gpu extra are there")
+        return _cuda_backend(config, "cuda"), Choice("device", "cuda", "a GPU and the gpu extra are there")
     except ConfigError as error:
         return _cpu_backend(config), Choice("device", "cpu", str(error))
 
@@ -45,16 +45,24 @@ def _what_a_gpu_lacks() -> str:
 
 
 def _cpu_backend(config: EngineConfig) -> Backend:
+    if config.kv_cache_dtype == "fp8_e4m3":
+        raise ConfigError(
+            "kv_cache_dtype fp8_e4m3 is for GPUs: on a CPU use int8_per_token_head, which is as small and more exact"
+        )
+    if config.attention_backend != "auto":
+        raise ConfigError(
+            f"attention_backend {config.attention_backend} is for GPUs, and the device is a CPU: leave the option out"
+        )
     from vivace.backends.cpu.backend import CpuBackend
 
     return CpuBackend(num_threads=config.num_threads, isa=config.instruction_set)
 
 
-def _cuda_backend(device: str) -> Backend:
+def _cuda_backend(config: EngineConfig, device: str) -> Backend:
     if find_spec("torch") is None:
         raise ConfigError(f"device {device} needs torch: {GPU_EXTRA}")
     try:
         from vivace.backends.cuda.backend import CudaBackend
     except (ImportError, OSError) as error:
         raise ConfigError(f"device {device}: torch does not load ({error}); install it again: {GPU_EXTRA}") from error
-    return CudaBackend(device)
+    return CudaBackend(device, attention=config.attention_backend)

@@ -23,7 +23,12 @@ Float64Array = NDArray[np.float64]
 UInt32Array = NDArray[np.uint32]
 
 KV_ELEMENT_BYTES: dict[str, int] = {"f32": 4, "bf16": 2, "f16": 2}
-KV_CODE_BITS: dict[str, int] = {"int8_per_token_head": 8, "int4_per_token_head": 4, "int4_k_per_channel": 4}
+KV_CODE_BITS: dict[str, int] = {
+    "int8_per_token_head": 8,
+    "int4_per_token_head": 4,
+    "int4_k_per_channel": 4,
+    "fp8_e4m3": 8,
+}
 KV_UNIT = 16  # tokens: coded caches have block sizes that are multiples of it
 MAX_CODED_HEAD_DIM = 512
 
@@ -33,7 +38,8 @@ class KVSpec:
     """Shape of the paged KV cache: every layer holds [num_blocks, num_kv_heads, block_size, head_dim], twice.
 
     What the types mean is in `vivace.ops.reference_kv`. Sizes are those of every backend: codes, their scales and
-    minima (bfloat16 each) and the padding of head_dim, to 16 for int8 and to 32, the group of a scale, for int4.
+    minima (bfloat16 each; fp8 has scales alone) and the padding of head_dim, to 16 for int8 and fp8 and to 32, the
+    group of a scale, for int4.
     """
 
     num_layers: int
@@ -71,7 +77,8 @@ class KVSpec:
             return self.block_size * self.head_dim * KV_ELEMENT_BYTES[self.dtype]
         bits = KV_CODE_BITS[self.dtype]
         groups = 1 if bits == 8 else self._padded_dim // 32
-        return self.block_size * (4 * groups + self._padded_dim * bits // 8)
+        scale_bytes = 2 if self.dtype == "fp8_e4m3" else 4
+        return self.block_size * (scale_bytes * groups + self._padded_dim * bits // 8)
 
     @property
     def _key_bytes(self) -> int:
@@ -207,6 +214,15 @@ class TopLogprobs:
     top_logprobs_SK: Float32Array
 
 
+@dataclass(frozen=True, slots=True)
+class MeasuredCeilings:
+    """What a device reached just now at what it does best. `operations_per_s`: by type of number (f32, bf16, int8,
+    ...), only those that it has a unit for; a multiplication and an addition are two."""
+
+    read_bytes_per_s: float
+    operations_per_s: dict[str, float]
+
+
 class Drawn(Protocol):
     """Tokens that were drawn, where the next step finds them."""
 
@@ -264,6 +280,16 @@ class Backend(Protocol):
 
     def free_bytes(self, utilization: float) -> int | None:
         """Memory that is left of this share of the device's; None where the device has none but the machine's."""
+        ...
+
+    def synchronize(self) -> None:
+        """Wait for everything that was launched. Whoever reads a clock around a step does so after it: `run` may
+        return before the device is done."""
+        ...
+
+    def measure_ceilings(self) -> MeasuredCeilings | None:
+        """Memory and arithmetic at full speed, measured now: about a second. None for a backend that measures
+        nothing."""
         ...
 
     def on_host(self, values: Any) -> Float32Array:

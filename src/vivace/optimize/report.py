@@ -13,6 +13,7 @@ from vivace.charts.tiles import Tile, tiles
 from vivace.charts.waterfall import Stage, waterfall
 from vivace.optimize.answer import Answer, Result
 from vivace.optimize.candidate import CACHE_WORDS, WEIGHT_WORDS, speculation_words
+from vivace.optimize.cautions import cautions
 from vivace.optimize.interval import Interval
 from vivace.optimize.ladder import Rung
 
@@ -27,7 +28,7 @@ def report_html(answer: Answer, configuration: str) -> str:
     extra = answer.extra
     subtitle = f"{extra.get('machine', '')} · {extra.get('workload', '')} · {answer.seconds:.0f} s of measuring"
     sections = [
-        Section("", tiles(list(_tiles(answer)))),
+        Section("", tiles(list(_tiles(answer))) + "".join(f"<p>{escape(one)}</p>\n" for one in cautions(answer))),
         Section("The answer", _answer(answer), _lead(answer)),
         Section("What each technique brings here", _ladder(answer), LADDER_LEAD),
         Section("Speed, latency and memory", _fronts(answer), FRONT_LEAD),
@@ -55,6 +56,10 @@ RESULTS_LEAD = (
 
 def _tiles(answer: Answer) -> Iterator[Tile]:
     measured, naive = answer.pick.measured, answer.naive.measured
+    if answer.objective.name == "goodput":
+        rate, share = measured.goodput_per_s or 0.0, measured.good_share or 0.0
+        note = f"{100 * share:.0f}% keep the SLO; naive: {naive.goodput_per_s or 0.0:,.1f}"
+        yield Tile("Goodput", f"{rate:,.1f}", "req/s", note)
     yield Tile("Throughput", f"{answer.speedup.value:.1f}×", "naive", _range(answer.speedup))
     yield Tile("One user", f"{answer.quickening.value:.1f}×", "faster", _range(answer.quickening))
     yield Tile("Output tokens", f"{measured.tokens_per_s:,.0f}", "tok/s", f"naive: {naive.tokens_per_s:,.0f}")
@@ -81,7 +86,6 @@ def _lead(answer: Answer) -> str:
 
 def _answer(answer: Answer) -> str:
     extra = answer.extra
-    error = answer.median_prediction_error
     rows: list[tuple[str, object]] = [
         ("What binds now", answer.binds or None),
         ("What would help next", answer.next_step or None),
@@ -91,20 +95,28 @@ def _answer(answer: Answer) -> str:
             "Forecast",
             f"{answer.num_forecast:,} candidates, {len(answer.results)} measured whole, {answer.num_partial} in part",
         ),
-        ("Forecasts' median error", None if error is None else f"{100 * error:.0f}%"),
+        ("Forecasts' median error", _forecast_words(answer)),
         ("Discarded for drift", f"{answer.num_discarded} measurements"),
     ]
+    by_rate = answer.objective.name == "goodput"
     chosen = [answer.pick, *([answer.runner_up] if answer.runner_up else []), answer.naive]
     names = ["Pick", *(["Runner-up"] if answer.runner_up else []), "Naive"]
     compared = table(
         ["", *names],
-        [(row[0], *row[1:]) for row in zip(*_columns(chosen), strict=True)],
+        [(row[0], *row[1:]) for row in zip(*_columns(chosen, by_rate=by_rate), strict=True)],
         caption="The pick beside the runner-up and the naive baseline",
     )
     return facts([row for row in rows if row[1] is not None]) + compared
 
 
-def _columns(results: list[Result]) -> Iterator[list[str]]:
+def _forecast_words(answer: Answer) -> str | None:
+    if answer.forecast_errors is None:
+        return None
+    before, after = answer.forecast_errors
+    return f"{100 * before:.0f}% as planned, {100 * after:.0f}% brought in line with the ladder"
+
+
+def _columns(results: list[Result], *, by_rate: bool) -> Iterator[list[str]]:
     yield [
         "weights",
         "cache",
@@ -113,6 +125,7 @@ def _columns(results: list[Result]) -> Iterator[list[str]]:
         "tok/s",
         "TTFT ms",
         "TPOT ms",
+        *(["good req/s"] if by_rate else []),
         "one user ms",
         "MiB",
         "KL, nats",
@@ -127,6 +140,7 @@ def _columns(results: list[Result]) -> Iterator[list[str]]:
             f"{measured.tokens_per_s:,.0f}",
             f"{measured.ttft_ms:,.1f}",
             f"{measured.tpot_ms:.3g}",
+            *([f"{measured.goodput_per_s or 0.0:,.1f}"] if by_rate else []),
             f"{measured.single_latency_ms:,.1f}",
             f"{measured.memory_bytes / 2**20:,.1f}",
             "–" if one.quality is None else f"{one.quality.kl:.2g}",

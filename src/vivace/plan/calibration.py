@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from vivace.core.errors import ConfigError
 from vivace.plan.machine import Efficiency, RateCurve, WidthRates
 from vivace.plan.measurement import CACHED_STREAMS, SHALLOW, StepSample
+from vivace.plan.step_time import resident_share
 
 STREAMED_ROWS = 24  # from here on weights that stream cost nothing beside the arithmetic
 SHARES = tuple(percent / 100 for percent in range(60, 161, 4))
@@ -22,8 +23,9 @@ ATTENTION_LAYOUT = "q8_0"  # of the weights beside which attention was measured
 MAX_SHARE = 2.0  # of a plain read: more is a disturbed measurement
 
 
-def fit(samples: Sequence[StepSample], basis: str) -> Efficiency:
-    """From the samples of `measure_steps`. Raises `ConfigError` where they lack a kind."""
+def fit(samples: Sequence[StepSample], basis: str, cache_bytes: int = 0) -> Efficiency:
+    """From the samples of `measure_steps`, on a machine with such a last-level cache. Raises `ConfigError` where they
+    lack a kind."""
     cached = [one for one in samples if one.is_cached]
     streamed = [one for one in samples if not one.is_cached]
     if not cached or not streamed:
@@ -36,7 +38,7 @@ def fit(samples: Sequence[StepSample], basis: str) -> Efficiency:
     }
     share, overlap = min(
         ((share, power) for share in SHARES for power in OVERLAPS),
-        key=lambda pair: _streaming_error(streamed, rates, *pair),
+        key=lambda pair: _streaming_error(streamed, rates, cache_bytes, *pair),
     )
     extra_keys, attention_rates, kv_share = _attention(samples, overlap)
     step_s, sequence_s, logit_s = _engine(cached)
@@ -113,14 +115,15 @@ def _curve(rates: Mapping[int, float]) -> RateCurve:
 
 
 def _streaming_error(
-    streamed: Sequence[StepSample], rates: Mapping[str, WidthRates], share: float, power: float
+    streamed: Sequence[StepSample], rates: Mapping[str, WidthRates], cache_bytes: int, share: float, power: float
 ) -> float:
     """Mean error of products of few rows over weights that come from memory. All layouts share one rate of bytes."""
     errors = []
     for one in streamed:
         if one.depth <= SHALLOW and _rows(one) < STREAMED_ROWS:
             work = one.products + one.small
-            memory_s = work.num_bytes / (one.read_bytes_per_s * share)
+            kept = resident_share(work.num_bytes + one.head.num_bytes, cache_bytes)
+            memory_s = work.num_bytes * (1 - kept) / (one.read_bytes_per_s * share)
             arithmetic_s = work.operations / rates[one.layout].at_width(one.width).at(_rows(one))
             errors.append(abs(math.log((memory_s**power + arithmetic_s**power) ** (1 / power) / work.seconds)))
     return statistics.mean(errors)

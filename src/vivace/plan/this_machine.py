@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -20,9 +20,17 @@ from vivace.formats.atomic_file import atomic_writer
 from vivace.formats.cache_directory import cache_directory
 from vivace.plan.calibration import fit
 from vivace.plan.machine import Efficiency, Machine
-from vivace.plan.measurement import READ_BYTES, READ_REPETITIONS, StepSample, measure_steps
+from vivace.plan.measurement import (
+    READ_BYTES,
+    READ_REPETITIONS,
+    StepSample,
+    clock_rate,
+    measure_steps,
+    measure_threads,
+)
 
 READ_PROBES = 3
+CLOCK_NOISE = 0.03  # smaller differences of the clock are the yardstick's own
 # Of our kernels on machines where they were measured (BENCHMARKS.md): the middle, for one that was not calibrated.
 UNCALIBRATED = Efficiency(
     basis="assumed shares of the ceilings that were measured just now; `--calibrate` measures them",
@@ -47,6 +55,7 @@ class Calibration:
     identity: str
     measured_at: float
     read_bytes_per_s: float
+    peak_per_s: float
     efficiency: Efficiency
     num_steps: int
 
@@ -55,11 +64,16 @@ def this_machine(backend: CpuBackend | None = None, *, use_calibration: bool = T
     """Ceilings are measured, which takes a second."""
     backend = backend or CpuBackend()
     calibration = load_calibration(backend) if use_calibration else None
-    return _machine(backend, UNCALIBRATED if calibration is None else calibration.efficiency)
+    if calibration is None:
+        return _machine(backend, UNCALIBRATED)
+    ratio = clock_rate(backend) / calibration.peak_per_s
+    return _machine(
+        backend, calibration.efficiency.at_clock(ratio) if abs(ratio - 1) > CLOCK_NOISE else calibration.efficiency
+    )
 
 
 def calibrated_machine(backend: CpuBackend, calibration: Calibration) -> Machine:
-    """With the ceilings of the calibration's minutes."""
+    """With the read rate of the calibration's minutes."""
     return _machine(backend, calibration.efficiency, calibration.read_bytes_per_s)
 
 
@@ -68,21 +82,28 @@ def calibrate(
     *,
     clock: Callable[[], float] = time.perf_counter,
     progress: Callable[[int, int], None] | None = None,
-) -> Machine:
-    """Measure steps of small models, some tens of seconds, keep what follows from them and give the machine."""
+) -> Calibration:
+    """Measure steps of small models, about a minute, and keep what follows from them."""
     backend = backend or CpuBackend()
     samples = measure_steps(backend, clock, progress=progress)
-    calibration = calibration_of(backend, samples, time.time())
+    calibration = calibration_of(backend, samples, time.time(), measure_threads(backend, clock))
     save_calibration(backend, calibration)
-    return _machine(backend, calibration.efficiency)
+    return calibration
 
 
-def calibration_of(backend: CpuBackend, samples: list[StepSample], measured_at: float) -> Calibration:
-    """Fitted to `samples`."""
+def calibration_of(
+    backend: CpuBackend,
+    samples: list[StepSample],
+    measured_at: float,
+    threads: Mapping[int, tuple[float, float]] | None = None,
+) -> Calibration:
+    """Fitted to `samples`; `threads` as `measure_threads` gives them."""
     day = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(measured_at))
     basis = f"measured here on {day}: {len(samples)} shapes of step"
     read = statistics.median(one.read_bytes_per_s for one in samples)
-    return Calibration(identity(backend), measured_at, read, fit(samples, basis), len(samples))
+    peak = statistics.median(one.peak_per_s for one in samples)
+    fitted = replace(fit(samples, basis, _last_level_bytes(detect())), threads=dict(threads or {}))
+    return Calibration(identity(backend), measured_at, read, peak, fitted, len(samples))
 
 
 def read_rate(backend: CpuBackend) -> float:
@@ -132,6 +153,7 @@ def _is_sound(efficiency: Efficiency) -> bool:
     curves = [curve for rates in by_width for curve in rates.curves] + list(efficiency.attention_rates.values())
     rates = [rate for curve in curves for rate in curve.operations_per_s]
     shares = [*efficiency.bandwidth.values(), efficiency.kv_bandwidth, efficiency.row_share, efficiency.overlap]
+    shares += [share for pair in efficiency.threads.values() for share in pair]
     whole = all(curve.rows and len(curve.rows) == len(curve.operations_per_s) for curve in curves)
     return whole and "" in efficiency.bandwidth and all(value > 0 for value in (*rates, *shares))
 

@@ -23,6 +23,7 @@ from triton.compiler import ASTSource
 
 from vivace.backends.cuda.kernels import (
     attention,
+    attention_kernel,
     attention_merge,
     gated_activation,
     group_product,
@@ -33,8 +34,10 @@ from vivace.backends.cuda.kernels import (
     sampling,
     top_tokens,
 )
-from vivace.backends.cuda.kernels.attention import AttentionShape
-from vivace.backends.cuda.kernels.paged_plane import PagedPlane, float_plane, int4_plane, int8_plane
+from vivace.backends.cuda.kernels.attention_shape import AttentionShape
+from vivace.backends.cuda.kernels.attention_tiles import whole_tile
+from vivace.backends.cuda.kernels.paged_plane import PagedPlane, float_plane, fp8_plane, int4_plane, int8_plane
+from vivace.backends.cuda.kernels.ragged_rows import PART
 
 OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
 
@@ -81,6 +84,8 @@ def planes(shape: AttentionShape) -> dict[str, PagedPlane]:
     return {
         "bf16": float_plane(bytes_of.bfloat16()),
         "int8": int8_plane(bytes_of, torch.zeros((*size, 2))),
+        "fp8": fp8_plane(bytes_of, torch.zeros((*size, 1)), is_native=False),
+        "fp8 native": fp8_plane(bytes_of, torch.zeros((*size, 1)), is_native=True),
         "int4": int4_plane(
             torch.zeros((*size, shape.head_dim // 32, 16), dtype=torch.uint8), torch.zeros((*size, 4, 2))
         ),
@@ -88,25 +93,38 @@ def planes(shape: AttentionShape) -> dict[str, PagedPlane]:
 
 
 def attention_variants() -> Iterator[Variant]:
-    shape = AttentionShape(32, 8, 128, 0.09)
-    for name, plane in planes(shape).items():
-        for chunk, rows in ((attention.CHUNK, 1), (0, 32)):
-            constants = attention.constants(shape, plane, rows, chunk, torch.bfloat16)
-            options = {key: constants.pop(key) for key in OPTIONS if key in constants}
-            code = "*bf16" if name == "bf16" else "*u8"
-            pointers = dict.fromkeys(("q", "out", "key_ranges", "value_ranges"), "*bf16")
-            pointers |= dict.fromkeys(("partial", "statistics"), "*fp32") | dict.fromkeys(("keys", "values"), code)
-            integers = ("query_starts", "context_lens", "tables", "sequences", "first_rows")
-            pointers |= dict.fromkeys(integers, "*i32")
-            strides = ("key_strides", "key_range_strides", "value_strides", "value_range_strides")
-            kind = "decode" if chunk else "prefill"
-            floats = ("scale", "cap")
-            name_of = f"attention {kind} {name}"
-            yield Variant(name_of, attention.attend_tile, pointers, constants, floats, strides, options)
-    pointers = dict.fromkeys(("query_starts", "context_lens", "sequences", "first_rows"), "*i32")
+    """Heads of 128 dimensions in every cache type; 64, 256 and 512 in 16 bits. Decoding, guesses, prompts."""
+    for dim in (64, 128, 256, 512):
+        shape = AttentionShape(32, 8, dim, 0.09)
+        for name, plane in planes(shape).items():
+            if dim == 128 or name == "bf16":
+                rows = {"decode": 1, "guesses": max(4, whole_tile(dim) // 8), "prefill": max(4, whole_tile(dim) // 4)}
+                for kind, count in rows.items():
+                    yield attend_variant(f"attention {kind} {name} {dim}", shape, plane, count, kind != "prefill")
+    plane = planes(AttentionShape(32, 8, 128, 0.09))["bf16"]
+    shape = AttentionShape(32, 8, 128, 0.09, window=1024, softcap=50.0)
+    yield attend_variant("attention prefill bf16 window and cap", shape, plane, 32, False)
+    yield attend_variant("attention tree bf16", AttentionShape(32, 8, 128, 0.09), plane, 1, True, has_paths=True)
+    pointers = dict.fromkeys(("query_starts", "context_lens", "sequences", "first_rows", "part_starts"), "*i32")
     pointers |= {"partial": "*fp32", "statistics": "*fp32", "out": "*bf16"}
-    constants = {"HEADS": 4, "KV_HEADS": 8, "ROWS": 1, "HEAD_DIM": 128, "DIM": 128, "CHUNK": 256, "HAS_WINDOW": False}
-    yield Variant("attention merge", attention_merge.merge_chunks, pointers, constants, options={"num_warps": 1})
+    constants = {"HEADS": 4, "KV_HEADS": 8, "ROWS": 1, "HEAD_DIM": 128, "DIM": 128, "PART": PART}
+    constants |= {"HAS_WINDOW": False, "TOGETHER": attention_merge.TOGETHER}
+    yield Variant("attention merge", attention_merge.merge_parts, pointers, constants, options={"num_warps": 4})
+
+
+def attend_variant(
+    name: str, shape: AttentionShape, plane: PagedPlane, rows: int, is_split: bool, *, has_paths: bool = False
+) -> Variant:
+    part = PART if is_split else 0
+    constants = attention.constants(shape, plane, rows, part, torch.bfloat16, has_paths=has_paths)
+    options = {key: constants.pop(key) for key in OPTIONS if key in constants}
+    code = "*bf16" if plane.kind == "float" else "*u8"
+    pointers = dict.fromkeys(("q", "out", "key_ranges", "value_ranges"), "*bf16")
+    pointers |= dict.fromkeys(("partial", "statistics"), "*fp32") | dict.fromkeys(("keys", "values"), code)
+    integers = ("query_starts", "context_lens", "tables", "sequences", "first_rows", "part_starts", "part_tiles")
+    pointers |= dict.fromkeys((*integers, "path_firsts", "path_slots"), "*i32")
+    strides = ("key_strides", "key_range_strides", "value_strides", "value_range_strides")
+    return Variant(name, attention_kernel.attend_tile, pointers, constants, ("scale", "cap"), strides, options)
 
 
 def row_variants() -> Iterator[Variant]:
@@ -118,11 +136,14 @@ def row_variants() -> Iterator[Variant]:
     yield Variant("gated_activation", gated_activation.gate, pointers, constants)
     constants = {"HEAD_DIM": 128, "DIM": 128, "PAIRS": 64}
     yield Variant("rope", rope.rotate, pointers, constants, options={"num_warps": 1})
-    strides = ("code_strides", "range_strides")
-    for kind in ("int8", "int4"):
+    pointers |= dict.fromkeys(("q", "k", "v", "key_ranges", "value_ranges"), "*bf16")
+    strides = ("key_strides", "key_range_strides", "value_strides", "value_range_strides")
+    for kind in ("float", "int8", "int4", "fp8"):
+        pointers |= dict.fromkeys(("key_codes", "value_codes"), "*bf16" if kind == "float" else "*u8")
         constants = {"HEAD_DIM": 128, "DIM": 128, "BLOCK_SIZE": 16, "KIND": kind, "PAIRS": 64}
+        constants |= {"QUERY_HEADS": 32, "KV_HEADS": 8}
         options = {"num_warps": 1, "enable_fp_fusion": False}
-        yield Variant(f"kv_write {kind}", kv_write.write_slots, pointers, constants, (), strides, options)
+        yield Variant(f"rope_write {kind}", kv_write.write_slots, dict(pointers), constants, (), strides, options)
 
 
 def product_variants() -> Iterator[Variant]:
@@ -193,6 +214,8 @@ def main() -> None:
     for variant in variants():
         if any(part in variant.name for part in options.only):
             for capability in map(int, options.targets.split(",")):
+                if "native" in variant.name and capability < 89:
+                    continue
                 sys.stdout.write(json.dumps(compiled(variant, capability)) + "\n")
                 sys.stdout.flush()
 

@@ -9,8 +9,7 @@ from vivace.backends.cuda.kernels.case import AttentionCase, CacheWriteCase, Pro
 from vivace.backends.cuda.kernels.registry import KernelRegistry, supports
 
 REFUSED = {
-    "tree": AttentionCase("bf16", "bfloat16", 128, has_branches=True),
-    "registers": AttentionCase("bf16", "bfloat16", 512),
+    "registers": AttentionCase("bf16", "bfloat16", 640),
     "int4_k_per_channel": AttentionCase("int4_k_per_channel", "bfloat16", 128),
     "groups of 32": CacheWriteCase("int4_per_token_head", 80),
     "q6_k": ProductCase("q6_k", "bfloat16", 1, 256),
@@ -28,8 +27,9 @@ def test_refusals_say_why(words: str) -> None:
 
 
 def test_what_a_model_needs_has_kernels() -> None:
-    for kv_dtype in ("f32", "bf16", "f16", "int8_per_token_head", "int4_per_token_head"):
-        assert supports(AttentionCase(kv_dtype, "bfloat16", 128)) is None
+    for kv_dtype in ("f32", "bf16", "f16", "int8_per_token_head", "int4_per_token_head", "fp8_e4m3"):
+        for head_dim in (64, 128, 256, 512):
+            assert supports(AttentionCase(kv_dtype, "bfloat16", head_dim, has_branches=True)) is None
     for encoding in ("int4_g32", "int4_g64", "int4_g128", "q4_0", "q8_0", "int8_channel"):
         assert supports(ProductCase(encoding, "bfloat16", 1, 4096)) is None
 

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 
 from vivace.backends.cuda import logprobs
+from vivace.backends.cuda.attention_choice import check_installed
+from vivace.backends.cuda.ceilings import measure_ceilings
 from vivace.backends.cuda.device import DeviceFacts, facts, open_device, running_on
 from vivace.backends.cuda.drawn import DrawnTokens, Sampler, draw
 from vivace.backends.cuda.executable import CudaExecutable
@@ -22,6 +24,7 @@ from vivace.backends.cuda.kv_cache import CudaKVCache
 from vivace.backends.cuda.largest_step import measured_bytes
 from vivace.backends.cuda.matrix import load_matrix
 from vivace.backends.cuda.transfer import Upload
+from vivace.core.config import AttentionBackend
 from vivace.core.errors import ConfigError, EngineError
 from vivace.formats.dequantize import dequantize
 from vivace.formats.quantize_rtn import encode
@@ -31,6 +34,7 @@ from vivace.ops.backend import (
     Int32Array,
     KVCache,
     KVSpec,
+    MeasuredCeilings,
     SampleInputs,
     StepLimits,
     TopLogprobs,
@@ -44,13 +48,17 @@ class CudaBackend:
     Products of CUDA libraries choose their order of sums by the number of rows: on a GPU results may depend on the
     batch by a rounding, where the CPU backend's never do. See `precision` for the types. `kernels` knows which
     operations Triton's kernels run; `interpreted`: all that they can, in Triton's interpreter, for tests.
+    `attention`: see `attention_choice`.
     """
 
     name = "cuda"
 
-    def __init__(self, device: str = "cuda", *, interpreted: bool = False) -> None:
+    def __init__(
+        self, device: str = "cuda", *, interpreted: bool = False, attention: AttentionBackend = "auto"
+    ) -> None:
         self.device = open_device(device)
-        self.kernels = KernelRegistry(self.device, interpreted=interpreted)
+        check_installed(attention)
+        self.kernels = KernelRegistry(self.device, interpreted=interpreted, attention=attention)
 
     @property
     def facts(self) -> DeviceFacts | None:
@@ -133,6 +141,18 @@ class CudaBackend:
         with running_on(self.device):
             sent = self._upload.send({"tokens": tokens_S})["tokens"]
             return logprobs.read_table(self._sampler.table_of(logits, sent, k).cpu().numpy(), k)[1]
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def measure_ceilings(self) -> MeasuredCeilings | None:
+        """Of the GPU; None on torch's CPU device."""
+        if self.device.type == "cpu":
+            return None
+        with running_on(self.device):
+            return measure_ceilings(self.device)
 
     def on_host(self, values: Any) -> Float32Array:
         """A NumPy array with what an executable returned."""

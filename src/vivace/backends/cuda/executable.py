@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import time
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vivace.backends.cuda.device import running_on
+from vivace.backends.cuda.fusion import stages
 from vivace.backends.cuda.graphs import Results, StepGraphs
-from vivace.backends.cuda.interpreter import Interpreter, last_uses
+from vivace.backends.cuda.interpreter import Interpreter
 from vivace.backends.cuda.kernels.provider import launchers_for
 from vivace.backends.cuda.kernels.ragged_rows import TilePlan
 from vivace.backends.cuda.kernels.registry import KernelRegistry
 from vivace.backends.cuda.kv_cache import CudaKVCache
+from vivace.backends.cuda.last_uses import last_uses
+from vivace.backends.cuda.op_clock import launch_seconds, moment
 from vivace.backends.cuda.precision import precision_of
 from vivace.backends.cuda.spans import branches_of, spans_of
 from vivace.backends.cuda.step import DeviceStep, StepPlan, send_step
@@ -34,6 +37,7 @@ class CudaExecutable:
         self._cache = cache
         self._limits = limits
         self._dying = last_uses(program)
+        self._stages = stages(program)
         layouts = (weight.layout for op in program.ops if isinstance(op, Linear) for weight in op.weights)
         self._launchers = launchers_for(program, cache, registry)
         is_exact = cache.device.type == "cpu" and self._launchers is None
@@ -77,24 +81,24 @@ class CudaExecutable:
         return self._states
 
     def run_timed(self, inputs: StepInputs) -> Float64Array:
-        """Seconds of each operation, waiting for each; then of the transfer before them."""
+        """Seconds of each operation on the device's clock, without a graph; then of the transfer before them, on the
+        host's."""
         self._check(inputs)
-        with running_on(self._cache.device):
-            moments = [self._moment()]
+        device = self._cache.device
+        with running_on(device):
+            started = moment(device)
             self._cache.begin_step(inputs)
             interpreter = Interpreter(self._cache, self._send(inputs), self._precision, self._launchers)
-            moments.append(self._moment())
-            for op, dying in zip(self._program.ops, self._dying, strict=True):
-                interpreter.execute(op, dying)
-                moments.append(self._moment())
-        seconds = np.diff(moments)
-        return np.append(seconds[1:], seconds[0])
+            sent_s = moment(device) - started
+            execute = interpreter.execute
+            launches = [partial(execute, op, dying) for op, dying in zip(self._program.ops, self._dying, strict=True)]
+            return np.array([*launch_seconds(device, launches), sent_s])
 
     def _execute(self, step: DeviceStep, into: Results | None = None) -> Results:
         """Output and states, in new memory or `into` what is given."""
         interpreter = Interpreter(self._cache, step, self._precision, self._launchers)
-        for op, dying in zip(self._program.ops, self._dying, strict=True):
-            interpreter.execute(op, dying)
+        for stage in self._stages:
+            interpreter.execute_stage(stage)
         assert self._program.output is not None  # checked when it was compiled
         named = self._program.states
         output, states = interpreter.read(self._program.output), None if named is None else interpreter.read(named)
@@ -125,8 +129,3 @@ class CudaExecutable:
         limits = self._limits
         if len(inputs.token_ids_T) > limits.max_tokens or len(inputs.sampled_rows_S) > limits.max_sampled:
             raise EngineError(f"the step is larger than {limits}")
-
-    def _moment(self) -> float:
-        if self._cache.device.type == "cuda":
-            torch.cuda.synchronize(self._cache.device)
-        return time.perf_counter()

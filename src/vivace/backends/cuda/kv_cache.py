@@ -14,6 +14,7 @@ from torch import Tensor
 from vivace.backends.cuda.kv_planes import (
     ChannelPlane,
     FloatPlane,
+    Fp8Plane,
     Int4Plane,
     Int8Plane,
     TokenPlane,
@@ -132,9 +133,11 @@ class CudaKVCache:
             raise EngineError(f"one of {numbers} is outside the KV cache of {limit}")
 
 
-def _token_plane(spec: KVSpec, num_blocks: int, device: torch.device) -> FloatPlane | Int8Plane | Int4Plane:
+def _token_plane(spec: KVSpec, num_blocks: int, device: torch.device) -> TokenPlane:
     if spec.dtype in FLOATS:
         return FloatPlane(spec, num_blocks, FLOATS[spec.dtype], device)
     if spec.dtype == "int8_per_token_head":
         return Int8Plane(spec, num_blocks, device)
+    if spec.dtype == "fp8_e4m3":
+        return Fp8Plane(spec, num_blocks, device)
     return Int4Plane(spec, num_blocks, device)

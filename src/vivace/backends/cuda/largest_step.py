@@ -87,7 +87,7 @@ def demanding_rows(num_rows: int) -> SampleInputs:
 
 
 def _graph_bytes(executable: CudaExecutable, num_sequences: int, free: int) -> int:
-    """What the driver keeps of one more graph, whose values lie in the memory of the first, times all that may come."""
+    """What the driver keeps of one more graph, times all that may come. Their values share the first one's memory."""
     rows = [size for size in BUCKETS if size <= num_sequences]
     if len(rows) < 2 or not executable.has_graphs:
         return 0

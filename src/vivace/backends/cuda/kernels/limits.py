@@ -5,7 +5,7 @@ from __future__ import annotations
 from vivace.backends.cuda.kernels.case import AttentionCase, CacheWriteCase, ProductCase, RowCase
 
 VALUES = ("float32", "float16", "bfloat16")
-MAX_HEAD_DIM = 256
+MAX_HEAD_DIM = 512
 MAX_GROUP_WIDTH = 16384  # columns that one program of a norm holds in registers
 MAX_PRODUCT_ROWS = 64  # above, decoding to 16 bits once and a dense product is as fast: both are bound by arithmetic
 MAX_TOKEN_WIDTH = 32768  # one program finds a token's scale with all of its row in registers
@@ -13,8 +13,6 @@ GROUP_ENCODINGS = ("int4_g32", "int4_g64", "int4_g128", "q4_0", "q8_0")
 
 
 def attention(case: AttentionCase) -> str | None:
-    if case.has_branches:
-        return "rows of a tree of guesses see positions that are not in their sequence's block table"
     if case.head_dim > MAX_HEAD_DIM:
         return f"heads of {case.head_dim} dimensions; the kernel's registers hold {MAX_HEAD_DIM}"
     return _values(case.values) or _coded(case.kv_dtype, case.head_dim)
@@ -25,7 +23,7 @@ def cache_write(case: CacheWriteCase) -> str | None:
 
 
 def rows(case: RowCase) -> str | None:
-    if case.op == "rms_norm" and case.width > MAX_GROUP_WIDTH:
+    if case.op.endswith("rms_norm") and case.width > MAX_GROUP_WIDTH:
         return f"{case.width} columns in a group; a program holds {MAX_GROUP_WIDTH}"
     return _values(case.values)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vivace.ops.reference_kv import INT4_GROUP
 
-PlaneKind = Literal["float", "int8", "int4"]
+PlaneKind = Literal["float", "int8", "int4", "fp8", "fp8_native"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +19,12 @@ class PagedPlane:
 
     float  codes of any float type, width K
     int8   codes uint8, width K; ranges [num_blocks, block_size, G, 1, 2]
+    fp8    codes uint8, the bits of float8 e4m3, width K; ranges [num_blocks, block_size, G, 1], scales alone.
+           fp8_native: where the device converts them in one instruction
     int4   codes uint8, width K / 2: byte 16 g + j holds dimensions 32 g + j and 32 g + j + 16; ranges
            [num_blocks, block_size, G, K / 32, 2]
 
-    A level c stands for scale * c + minimum (`vivace.ops.reference_kv`).
+    A level c stands for scale * c + minimum, an e4m3 number c for scale * c (`vivace.ops.reference_kv`).
     """
 
     codes: Tensor
@@ -68,6 +70,12 @@ def float_plane(values: Tensor) -> PagedPlane:
 def int8_plane(codes: Tensor, ranges: Tensor) -> PagedPlane:
     """Of codes [num_blocks, block_size, G, K] and ranges [num_blocks, block_size, G, 2]."""
     return PagedPlane(codes, ranges.unsqueeze(-2), "int8")
+
+
+def fp8_plane(codes: Tensor, scales: Tensor, *, is_native: bool) -> PagedPlane:
+    """Of codes [num_blocks, block_size, G, K] and scales [num_blocks, block_size, G, 1]. `is_native`: on compute
+    capability 8.9 or newer."""
+    return PagedPlane(codes, scales, "fp8_native" if is_native else "fp8")
 
 
 def int4_plane(codes: Tensor, ranges: Tensor) -> PagedPlane:
