@@ -159,7 +159,7 @@ ENGINE_HELP = {
     "backend": f"Who computes: {_one_of('backend')}.",
     "device": "Where it computes: auto, cpu, cuda (the first GPU) or cuda:N; auto takes a GPU that is there.",
     "overlap_steps": "On a GPU: launch the next step before the tokens of the last one are read.",
-    "gpu_memory_utilization": "Share of a GPU's memory for weights and KV cache.",
+    "gpu_memory_utilization": "Share of a GPU's memory to use: weights, KV cache, and what steps take.",
     "seed": "Seed of random numbers.",
 }
 

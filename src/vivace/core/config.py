@@ -65,7 +65,7 @@ class EngineConfig:
     attention_backend: AttentionBackend = "auto"  # of a GPU's prompts
     device: str = "auto"  # auto, cpu, cuda or cuda:N
     overlap_steps: bool = True  # on a GPU: launch the next step before the tokens of the last one are read
-    gpu_memory_utilization: float = 0.9  # of a GPU's memory: weights and KV cache; the rest is for a step's values
+    gpu_memory_utilization: float = 0.9  # of a GPU's memory: weights, KV cache and what steps take
     seed: int = 0
 
     def __post_init__(self) -> None:

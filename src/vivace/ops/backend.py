@@ -140,7 +140,8 @@ class StepInputs:
     block_tables_BX: Int32Array  # [B, any width]: only the entries that context_lens reaches are read
     sampled_rows_S: Int32Array
     parents_T: Int32Array | None = None
-    states_TD: Any = None  # of programs that begin with States: float32, the host's or as `Executable.states` gave it
+    states_TD: Any = None  # of programs that begin with States: float32, the host's
+    state_rows_T: Int32Array | None = None  # asynchronous backends: states_TD is `Executable.states`, of which these
     drawn: Drawn | None = None
     drawn_rows_T: Int32Array | None = None
 
@@ -330,4 +331,9 @@ class AsynchronousBackend(Backend, Protocol):
     def draw(self, logits: Any, inputs: SampleInputs, num_logprobs: int | None) -> Drawn:
         """Token ids of each row, and where `num_logprobs` is a number, their log probabilities with the values of as
         many most likely tokens."""
+        ...
+
+    def step_bytes(self, program: Program, spec: KVSpec, limits: StepLimits, max_context: int) -> int:
+        """Memory of the device that steps take beside weights and cache, measured by the largest ones: of
+        `limits.max_tokens` tokens for `limits.max_sampled` sequences. Raises `EngineError` where they do not fit."""
         ...

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from vivace.backends.cuda.drawn import DrawnTokens, Sampler, draw
 from vivace.backends.cuda.executable import CudaExecutable
 from vivace.backends.cuda.kernels.registry import KernelRegistry
 from vivace.backends.cuda.kv_cache import CudaKVCache
+from vivace.backends.cuda.largest_step import measured_bytes
 from vivace.backends.cuda.matrix import load_matrix
 from vivace.backends.cuda.transfer import Upload
 from vivace.core.config import AttentionBackend
@@ -57,13 +59,19 @@ class CudaBackend:
         self.device = open_device(device)
         check_installed(attention)
         self.kernels = KernelRegistry(self.device, interpreted=interpreted, attention=attention)
-        self._upload = Upload(self.device)
-        self._sampler = Sampler(self.kernels, self._upload)
 
     @property
     def facts(self) -> DeviceFacts | None:
         """What the device is; None for torch's CPU device."""
         return facts(self.device)
+
+    @cached_property
+    def _upload(self) -> Upload:
+        return Upload(self.device)
+
+    @cached_property
+    def _sampler(self) -> Sampler:
+        return Sampler(self.kernels, self._upload)
 
     @property
     def packed_storage(self) -> None:
@@ -77,6 +85,18 @@ class CudaBackend:
         torch.cuda.empty_cache()
         free_bytes, memory_bytes = torch.cuda.mem_get_info(self.device)
         return max(0, free_bytes - int(memory_bytes * (1 - utilization)))
+
+    def step_bytes(self, program: Program, spec: KVSpec, limits: StepLimits, max_context: int) -> int:
+        """Memory that steps take beside weights and cache, measured by the largest ones. `limits.max_sampled`: the
+        most sequences of a step. Raises `EngineError` where not even they fit. 0 on torch's CPU device."""
+        if self.device.type == "cpu":
+            return 0
+        with running_on(self.device):
+            executable = CudaExecutable(program, CudaKVCache(spec, 1, self.device), limits, self.kernels)
+            num_bytes = measured_bytes(executable, self._sampler, limits, max_context)
+            del executable
+            torch.cuda.empty_cache()
+        return num_bytes
 
     def encode(self, tensor: StoredTensor, encoding: str) -> StoredTensor:
         """A float matrix by round-to-nearest, on the host."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from vivace.backends.cuda.device import running_on
@@ -42,6 +43,19 @@ class CudaExecutable:
         self._upload = Upload(cache.device)
         self._graphs = StepGraphs(cache, self._upload, self._graph_plan, self._execute, limits.max_sampled)
         self._states: Tensor | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self._cache.device
+
+    @property
+    def block_size(self) -> int:
+        return self._cache.spec.block_size
+
+    @property
+    def has_graphs(self) -> bool:
+        """Whether decode steps run as CUDA graphs."""
+        return self._graphs.is_active
 
     def run(self, inputs: StepInputs) -> Tensor:
         """Logits [S, V] on the device, float32, valid until the next run."""
