@@ -49,6 +49,8 @@ def _cpu_backend(config: EngineConfig) -> Backend:
         raise ConfigError(
             "kv_cache_dtype fp8_e4m3 is for GPUs: on a CPU use int8_per_token_head, which is as small and more exact"
         )
+    if config.quantization == "fp8":
+        raise ConfigError("quantization fp8 is for GPUs: no processor multiplies 8-bit floats; use int8 or w8a8")
     from vivace.backends.cpu.backend import CpuBackend
 
     return CpuBackend(num_threads=config.num_threads, isa=config.instruction_set)
