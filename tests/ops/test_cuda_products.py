@@ -16,6 +16,7 @@ from vivace.backends.cuda.matrix import Matrix
 from vivace.backends.reference.backend import ReferenceBackend
 from vivace.core.errors import EngineError, UnsupportedError
 from vivace.formats.dequantize import dequantize
+from vivace.formats.fp8_rows import quantize_fp8
 from vivace.formats.quantize_rtn import encode
 from vivace.formats.tensor import FILE_ENCODINGS, StoredTensor
 from vivace.ops.backend import KVSpec, StepLimits
@@ -57,12 +58,14 @@ def test_rows_decode_bit_for_bit(encoding: str) -> None:
 
 @pytest.mark.parametrize(
     ("encoding", "act_order"),
-    [*((one, False) for one in (*FROM_FILES, *INT4, *INT8_ROWS)), *((one, True) for one in INT4)],
+    [*((one, False) for one in (*FROM_FILES, *INT4, *INT8_ROWS, "fp8_channel")), *((one, True) for one in INT4)],
 )
 def test_products_and_embeddings(encoding: str, act_order: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "DECODED_ELEMENTS", 3000)
     if encoding in FILE_ENCODINGS:
         tensor = random_stored(encoding, 40, 256)
+    elif encoding == "fp8_channel":
+        tensor = quantize_fp8("w", np.random.default_rng(8).standard_normal((40, 256), dtype=np.float32))
     else:
         tensor = random_weights(encoding, 3, 40, 256, act_order=act_order).stored
     x = with_outliers(np.random.default_rng(1).standard_normal((5, 256)).astype(np.float32), 2)

@@ -39,6 +39,7 @@ LAYOUT_NOTES = {
     )
 } | {
     "linear int8_channel": "; activations int8, one scale a token (W8A8): llm_int8 holds where features are outliers",
+    "linear fp8_channel": "; activations e4m3, one scale a token (FP8 W8A8)",
     "linear int8_outlier": "; activations int8, one scale a token, from magnitude 6.0 on float32 (LLM.int8)",
 }
 OTHER_BACKENDS = {

@@ -11,7 +11,7 @@ from vivace.core.nearest_name import nearest_name
 from vivace.core.speculation import SpeculativeConfig
 
 LoadFormat = Literal["auto", "dummy"]
-Quantization = Literal["auto", "f32", "bf16", "int8", "int4", "w8a8", "llm_int8"]
+Quantization = Literal["auto", "f32", "bf16", "int8", "int4", "w8a8", "llm_int8", "fp8"]
 KVDtype = Literal[
     "f32", "bf16", "f16", "int8_per_token_head", "int4_per_token_head", "int4_k_per_channel", "fp8_e4m3"
 ]

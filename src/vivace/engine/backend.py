@@ -86,6 +86,8 @@ def _cpu_backend(config: EngineConfig) -> Backend:
         raise ConfigError(
             f"attention_backend {config.attention_backend} is for GPUs, and the device is a CPU: leave the option out"
         )
+    if config.quantization == "fp8":
+        raise ConfigError("quantization fp8 is for GPUs: no processor multiplies 8-bit floats; use int8 or w8a8")
     from vivace.backends.cpu.backend import CpuBackend
 
     return CpuBackend(num_threads=config.num_threads, isa=config.instruction_set)

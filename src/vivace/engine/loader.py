@@ -37,6 +37,10 @@ from vivace.schedule import BlockManager, ContinuousBatching, Scheduler, StaticB
 from vivace.speculate.speculation import Speculation
 from vivace.speculate.typical import make_judge
 
+FP8_ON_CPU = Choice(
+    "fp8_weights", "bf16", "no processor multiplies 8-bit floats, and int8 by rows would round them once more"
+)
+
 
 @dataclass(slots=True)
 class LoadedEngine:
@@ -77,6 +81,7 @@ def load_engine(config: EngineConfig, progress: Progress | None = None) -> Loade
         parameters = dummy_parameters(spec, backend, encoding, config.seed, progress)
         packed = Choice("packed_cache", "off", "random weights")
         generation = load_generation_config(config, None, {})
+        stored: tuple[Choice, ...] = ()
     else:
         source = locate(config.model)
         with open_checkpoint(source.path) as checkpoint:
@@ -89,8 +94,10 @@ def load_engine(config: EngineConfig, progress: Progress | None = None) -> Loade
                     waiting.result()  # an error in it should not take the minutes that packing may
                 parameters, packed = _load_parameters(config, spec, checkpoint, backend, cache, progress)
                 tokenizer = waiting.result()
+            stored = (FP8_ON_CPU,) if checkpoint.holds_fp8 and backend.name == "cpu" else ()
     available_bytes = max(0, available_bytes - parameters.num_bytes)
-    return _with_guessers(config, spec, tokenizer, backend, parameters, generation, (device, packed), available_bytes)
+    loading = (device, packed, *stored)
+    return _with_guessers(config, spec, tokenizer, backend, parameters, generation, loading, available_bytes)
 
 
 def load_again(loaded: LoadedEngine, config: EngineConfig) -> LoadedEngine:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from paged_case import TYPES
-from triton_interpreter import DEVICE, torch
+from triton_interpreter import DEVICE, HAS_DEVICE, torch
 
 from vivace.backends.cuda.code_layout import LAYOUTS
 from vivace.backends.cuda.kernels import coded_product, int8_product, split
+from vivace.backends.cuda.kernels import matrix_product as matrix_product_module
 from vivace.backends.cuda.kernels.coded_product import is_packed
 from vivace.backends.cuda.kernels.matrix_product import matrix_product, write_product
 from vivace.backends.cuda.kernels.split import split_of
 from vivace.backends.cuda.kernels.token_codes import token_codes
 from vivace.backends.cuda.matrix import load_matrix
 from vivace.formats.dequantize import dequantize
+from vivace.formats.fp8_rows import quantize_fp8
 from vivace.formats.level_quants import encode_int8_rows
 from vivace.formats.tensor import ENCODINGS, StoredTensor
-from vivace.ops.reference_activations import round_inliers, round_tokens
+from vivace.ops.reference_activations import round_inliers, round_tokens, round_tokens_fp8
 
 HALVES = {
     "q6_k": (208,),
@@ -176,3 +178,27 @@ def test_outliers_stay_floats(dtype: str) -> None:
     assert not np.isfinite(result[3]).any()
     alone = matrix_product(x[2:3].to(DEVICE), load_matrix(weight, DEVICE)).cpu().numpy()
     np.testing.assert_array_equal(alone[0], result[2])
+
+
+def test_tokens_become_8_bit_floats_as_defined() -> None:
+    """Magnitudes over sixteen powers of two, those below the smallest normal number among them; rows not finite."""
+    rng = np.random.default_rng(41)
+    x_TD = rng.standard_normal((6, 200), dtype=np.float32) * np.exp2(rng.integers(-16, 1, (6, 200))).astype(
+        np.float32
+    )
+    x_TD[1], x_TD[2], x_TD[4, 7], x_TD[5, 9] = 0, 1e-33, np.nan, np.inf
+    coded = token_codes(torch.from_numpy(x_TD).to(DEVICE), is_float=True)
+    numbers_TD = coded.codes_TD.view(torch.float8_e4m3fn).float().cpu().numpy()
+    np.testing.assert_array_equal(numbers_TD * coded.scales_T.cpu().numpy()[:, None], round_tokens_fp8(x_TD))
+
+
+@pytest.mark.parametrize("num_rows", [3, 70])
+@pytest.mark.parametrize("is_native", [True, False])
+def test_8_bit_floats(num_rows: int, is_native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not is_native:
+        monkeypatch.setattr(matrix_product_module, "multiplies_fp8", lambda _: False)
+    weight = quantize_fp8("matrix", random_rows(70, 200, "f32").numpy())
+    x = random_rows(num_rows, 200, "f32")
+    result = matrix_product(x.to(DEVICE), load_matrix(weight, DEVICE))
+    expected = round_tokens_fp8(x.numpy()).astype(np.float64) @ dequantize(weight).astype(np.float64).T
+    np.testing.assert_allclose(result.cpu().numpy(), expected, rtol=0, atol=1e-3 if HAS_DEVICE else 1e-4)

@@ -32,7 +32,7 @@ def test_what_a_model_needs_has_kernels() -> None:
     for kv_dtype in ("f32", "bf16", "f16", "int8_per_token_head", "int4_per_token_head", "fp8_e4m3"):
         for head_dim in (64, 128, 256, 512):
             assert supports(AttentionCase(kv_dtype, "bfloat16", head_dim, has_branches=True)) is None
-    for encoding in (*LAYOUTS, "int8_channel", "int8_outlier"):
+    for encoding in (*LAYOUTS, "int8_channel", "int8_outlier", "fp8_channel"):
         assert supports(ProductCase(encoding, "bfloat16", 4096)) is None
 
 

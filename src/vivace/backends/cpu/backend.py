@@ -215,7 +215,11 @@ class CpuBackend:
         return encode(self._device, tensor, encoding, LAYOUTS)
 
     def pack(self, name: str, tensor: StoredTensor) -> Weight:
-        """Repack a matrix [N, D], in parallel, into huge pages. The stored bytes are not referenced afterwards."""
+        """Repack a matrix [N, D], in parallel, into huge pages. The stored bytes are not referenced afterwards.
+
+        8-bit floats become bfloat16: no processor multiplies them, and int8 by rows would round them once more."""
+        if tensor.encoding == "fp8_channel":
+            tensor = encode(self._device, tensor, "bf16", LAYOUTS)
         if tensor.encoding not in LAYOUTS:
             raise UnsupportedError(f"{name}: no CPU kernel reads {tensor.encoding}; known: {', '.join(LAYOUTS)}")
         if len(tensor.shape) != 2:

@@ -76,6 +76,25 @@ class Int8RowMatrix:
         return self.codes_ND[rows].float() * self.scales_N[rows][:, None]
 
 
+@dataclass(slots=True)
+class Fp8RowMatrix:
+    """Bits of e4m3 numbers, uint8 [N, D], and a float32 scale a row, for products whose activations are e4m3 too."""
+
+    codes_ND: Tensor
+    scales_N: Tensor
+    num_rows: int
+    num_columns: int
+    order: Tensor | None
+    dtype: torch.dtype = torch.bfloat16  # holds them exactly
+
+    @property
+    def num_bytes(self) -> int:
+        return self.codes_ND.nbytes + self.scales_N.nbytes
+
+    def decode(self, rows: Rows) -> Tensor:
+        return self.codes_ND[rows].view(torch.float8_e4m3fn).float() * self.scales_N[rows][:, None]
+
+
 def load_matrix(tensor: StoredTensor, device: torch.device) -> Matrix:
     """A matrix of any encoding on the device. Raises `UnsupportedError`, `EngineError` for bytes that do not fit."""
     if tensor.encoding not in ENCODINGS:
@@ -97,6 +116,8 @@ def _maker(encoding: str) -> Maker:
         return _float_matrix
     if encoding in INT8_ROWS:
         return _int8_row_matrix
+    if encoding == "fp8_channel":
+        return _fp8_row_matrix
     return _coded_matrix
 
 
@@ -111,6 +132,12 @@ def _int8_row_matrix(tensor: StoredTensor, device: torch.device, order: Tensor |
     codes_ND = _send(tensor.data[:, 4:], device).view(torch.int8)
     keeps_outliers = tensor.encoding == "int8_outlier"
     return Int8RowMatrix(codes_ND, scales_N, keeps_outliers, tensor.num_rows, tensor.num_columns, order)
+
+
+def _fp8_row_matrix(tensor: StoredTensor, device: torch.device, order: Tensor | None) -> Matrix:
+    scales_N = _send(tensor.data[:, :4], device).view(torch.float32)[:, 0].contiguous()
+    codes_ND = _send(tensor.data[:, 4:], device)
+    return Fp8RowMatrix(codes_ND, scales_N, tensor.num_rows, tensor.num_columns, order)
 
 
 def _coded_matrix(tensor: StoredTensor, device: torch.device, order: Tensor | None) -> Matrix:

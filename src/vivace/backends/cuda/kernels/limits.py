@@ -9,7 +9,7 @@ VALUES = ("float32", "float16", "bfloat16")
 MAX_HEAD_DIM = 512
 MAX_GROUP_WIDTH = 16384  # columns that one program of a norm holds in registers
 MAX_TOKEN_WIDTH = 32768  # one program finds a token's scale with all of its row in registers
-TOKEN_ENCODINGS = ("int8_channel", "int8_outlier")
+TOKEN_ENCODINGS = ("int8_channel", "int8_outlier", "fp8_channel")
 
 
 def attention(case: AttentionCase) -> str | None:
