@@ -63,8 +63,11 @@ def main() -> None:
     for number in range(arguments.rounds):
         for name, candidate in chosen.items():
             started = time.monotonic()
-            runs[name].append(laboratory.measure(candidate, 1.0))
-            last = runs[name][-1]
+            outcome = laboratory.measure([candidate], 1.0, sweep=False)[0]
+            if outcome.measurement is None:
+                raise SystemExit(f"{name}: {outcome.failure}")
+            last = outcome.measurement
+            runs[name].append(last)
             figures = f"{last.tokens_per_s:.1f} tok/s, one user {last.single_latency_ms:.0f} ms"
             print(f"round {number + 1}: {name}: {figures}, in {time.monotonic() - started:.0f} s", flush=True)
     first = runs[next(iter(chosen))]

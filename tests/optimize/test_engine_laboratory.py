@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from vivace.bench.slo import SLO
 from vivace.bench.traffic.request import Traffic, TrafficRequest
 from vivace.core.config import EngineConfig
 from vivace.core.errors import ConfigError
+from vivace.core.speculation import SpeculativeConfig
 from vivace.engine.llm import LLM
 from vivace.evaluate.evaluation import sample_text
 from vivace.optimize.candidate import Candidate
@@ -17,8 +19,9 @@ from vivace.optimize.engine_laboratory import EngineLaboratory
 from vivace.optimize.engine_shelf import EngineShelf
 from vivace.optimize.gate import Gate, QualityBar
 from vivace.optimize.judge import Judge
+from vivace.optimize.knee import ABOVE
 from vivace.optimize.kv_pool import KVPool
-from vivace.optimize.measurement import Forecast
+from vivace.optimize.measurement import Forecast, Measurement
 from vivace.optimize.prompts import PromptReader, openings
 from vivace.optimize.subject import read_subject
 from vivace.optimize.traffic_run import TrafficRun
@@ -80,17 +83,26 @@ def test_users_of_a_closed_loop_are_never_more_than_they_are(shelf: EngineShelf,
         assert others <= 2
 
 
-def test_open_traffic_comes_in_time(shelf: EngineShelf, reader: PromptReader) -> None:
-    now = [0.0]
+def test_open_traffic_comes_in_time_and_nobody_waits_for_it(shelf: EngineShelf, reader: PromptReader) -> None:
+    """A thousand seconds of pauses pass in none; each request is alone, so its latency is that of its steps."""
+    requests = tuple(TrafficRequest(i, 3, 2, token_ids=(5, 6, 7 + i), arrival_s=1000.0 * i) for i in range(3))
+    records = TrafficRun(shelf.engine(SERVED).engine, reader, Traffic("open", requests)).run()
+    assert [record.intended_s for record in records] == [0.0, 1000.0, 2000.0]
+    assert all(record.intended_s <= record.sent_s < record.ended_s < record.intended_s + 900 for record in records)
 
-    def sleep(seconds: float) -> None:
-        now[0] += seconds
 
-    requests = tuple(TrafficRequest(i, 3, 2, token_ids=(5, 6, 7 + i), arrival_s=10.0 * i) for i in range(3))
-    run = TrafficRun(
-        shelf.engine(SERVED).engine, reader, Traffic("open", requests), clock=lambda: now[0], sleep=sleep
-    )
-    assert [record.sent_s for record in run.run()] == [0.0, 10.0, 20.0]
+def test_a_next_turn_of_open_traffic_waits_for_its_answer(shelf: EngineShelf, workload: Workload) -> None:
+    traffic = workload.open(1e4)
+    assert traffic.concurrency is None
+    order = {request.index: place for place, request in enumerate(traffic.requests)}
+    assert all(order[one.after] < order[one.index] for one in traffic.requests if one.after is not None)
+    records = {one.index: one for one in TrafficRun(shelf.engine(SERVED).engine, workload.reader, traffic).run()}
+    assert len(records) == len(traffic.requests)
+    for one in traffic.requests:
+        if one.after is not None:
+            assert one.arrival_s is not None
+            ended = records[one.after].ended_s
+            assert records[one.index].intended_s == max(ended, one.arrival_s)
 
 
 def test_a_run_that_takes_too_long_is_cut_off_behind_an_answer(shelf: EngineShelf, workload: Workload) -> None:
@@ -105,22 +117,49 @@ def test_a_refused_request_is_recorded(shelf: EngineShelf, reader: PromptReader)
     assert [record.status for record in sorted(records, key=lambda one: one.index)] == ["refused", "ok"]
 
 
+def measured(bench: EngineLaboratory, *candidates: Candidate) -> list[Measurement]:
+    outcomes = bench.measure(candidates, 1.0, bench.slo is not None)
+    assert all(len(one.pulses) >= 2 and min(one.pulses) > 0 for one in outcomes)
+    return [one.measurement for one in outcomes if one.measurement is not None]
+
+
 def test_measurements_have_their_figures(shelf: EngineShelf, workload: Workload) -> None:
     bench = laboratory(shelf, workload)
-    found = bench.measure(SERVED, 1.0)
+    found, without = measured(bench, SERVED, replace(SERVED, enable_prefix_caching=False))
     assert found.num_failed == 0
     assert min(found.tokens_per_s, found.single_latency_ms, found.ttft_ms, found.tpot_ms) > 0
     assert found.prefix_hit_rate > 0
-    without = bench.measure(replace(SERVED, enable_prefix_caching=False), 0.5)
     assert without.prefix_hit_rate == 0
     assert found.kv_pool_bytes == 2048 // 16 * bench.shelf.engine(SERVED).kv_spec.bytes_per_block
     assert bench.pulse() > 0
 
 
-def test_a_candidate_that_cannot_run_says_why(workload: Workload) -> None:
-    tiny = EngineShelf(replace(BASE, max_model_len=4096), lambda _: 64)
-    with pytest.raises(ConfigError, match="context window"):
-        laboratory(tiny, workload).measure(SERVED, 1.0)
+def test_a_candidate_that_cannot_run_says_why(shelf: EngineShelf, workload: Workload, tmp_path: Path) -> None:
+    absent = SpeculativeConfig("draft_model", model=str(tmp_path / "absent"))
+    failed, ran = laboratory(shelf, workload).measure([replace(SERVED, speculation=absent), SERVED], 0.5, False)
+    assert failed.measurement is None
+    assert "absent" in failed.failure
+    assert ran.measurement is not None
+
+
+def test_what_does_not_fit_together_runs_in_two_heats(shelf: EngineShelf, workload: Workload) -> None:
+    bench = laboratory(shelf, workload)
+    bench.room_bytes = 2  # forecasts say 1 byte each
+    outcomes = bench.measure([SERVED, replace(SERVED, block_size=32), replace(SERVED, max_num_seqs=4)], 0.5, False)
+    assert all(one.measurement is not None for one in outcomes)
+    assert outcomes[0].pulses == outcomes[1].pulses
+    assert outcomes[1].pulses != outcomes[2].pulses
+
+
+def test_goodput_is_found_by_rates(shelf: EngineShelf, workload: Workload) -> None:
+    bench = laboratory(shelf, workload)
+    bench.slo = SLO(e2el=60_000.0)
+    (lenient,) = measured(bench, SERVED)
+    assert lenient.goodput_per_s is not None
+    assert lenient.good_rate_per_s == pytest.approx(ABOVE * lenient.requests_per_s), "every rate keeps it"
+    bench.slo = SLO(e2el=1e-6)
+    (impossible,) = measured(bench, SERVED)
+    assert (impossible.goodput_per_s, impossible.good_rate_per_s, impossible.good_share) == (0.0, 0.0, 0.0)
 
 
 def test_serving_tricks_change_no_text(shelf: EngineShelf, workload: Workload) -> None:

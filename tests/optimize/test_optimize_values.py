@@ -18,6 +18,7 @@ from vivace.optimize.candidate import Candidate
 from vivace.optimize.drift import DriftGuard
 from vivace.optimize.gate import Gate, QualityBar, parse_bytes
 from vivace.optimize.interval import ratio_interval
+from vivace.optimize.laboratory import Outcome
 from vivace.optimize.measurement import Interaction, Measurement, Quality
 from vivace.optimize.objective import Objective
 from vivace.optimize.pareto import dominates, front
@@ -122,6 +123,11 @@ def test_objectives() -> None:
     four, two = Candidate(num_threads=4), Candidate(num_threads=2)
     cost = Objective("cost")
     assert cost.score(two, measurement(100)) == 2 * cost.score(four, measurement(100))
+    goodput = Objective("goodput")
+    assert goodput.score(two, measurement(goodput_per_s=3.0)) == 0.0, "of a closed loop"
+    assert goodput.score(two, measurement(goodput_per_s=3.0, good_rate_per_s=4.0)) == 3.0
+    none, few = (measurement(goodput_per_s=0.0, good_rate_per_s=0.0, good_share=share) for share in (0.0, 0.5))
+    assert 0 < goodput.score(two, none) < goodput.score(two, few) < 1e-5
     assert Objective("latency").score(two, measurement(single_latency_ms=10.0)) == 100.0
 
 
@@ -166,17 +172,26 @@ def test_ratios_with_their_interval() -> None:
     assert found.value == pytest.approx((1.9 * 2.0 * 2.1) ** (1 / 3))
 
 
+def outcome(tokens_per_s: float, *pulses: float) -> list[Outcome]:
+    return [Outcome(measurement(tokens_per_s), pulses)]
+
+
 def test_what_was_measured_while_the_baseline_moved_is_measured_again() -> None:
-    speeds = iter([100.0, 100.0, 100.0, 100.0, 50.0, 50.0])
-    guard = DriftGuard(lambda: next(speeds))
-    runs = iter([measurement(10.0), measurement(7.0)])
-    found = guard.measure(lambda: next(runs))
-    assert (found.num_discarded, found.is_steady) == (1, True)
+    guard = DriftGuard(lambda: 100.0)
+    heats = iter([outcome(10.0, 100.0, 90.0, 50.0), outcome(7.0, 50.0, 49.0, 51.0)])
+    (found,) = guard.measure(lambda: next(heats))
+    assert found.num_discarded == 1
+    assert found.measurement is not None
     assert found.measurement.tokens_per_s == pytest.approx(14.0)  # 7 tok/s at half the baseline's speed
 
 
-def test_a_machine_that_never_rests_gives_its_calmest_run() -> None:
-    speeds = iter([100.0, 100.0, 100.0, 100.0, 200.0, 100.0, 140.0])
-    found = DriftGuard(lambda: next(speeds)).measure(lambda: measurement(10.0))
-    assert not found.is_steady
+def test_a_machine_that_never_rests_gives_its_calmest_heat() -> None:
+    heats = iter([outcome(10.0, 100.0, 200.0), outcome(11.0, 100.0, 140.0), outcome(12.0, 300.0, 100.0)])
+    (found,) = DriftGuard(lambda: 100.0).measure(lambda: next(heats))
     assert found.drift == pytest.approx(0.4)
+    assert found.num_discarded == 2
+
+
+def test_a_heat_that_failed_is_not_repeated() -> None:
+    (found,) = DriftGuard(lambda: 100.0).measure(lambda: [Outcome(None, (), "no room")])
+    assert (found.measurement, found.failure, found.num_discarded) == (None, "no room", 0)

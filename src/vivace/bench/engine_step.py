@@ -44,6 +44,7 @@ class TimedModel:
     def run(self, inputs: StepInputs) -> Any:
         started = self._clock()
         result = self._executable.run(inputs)
+        self._backend.synchronize()
         self.run_s += self._clock() - started
         return result
 

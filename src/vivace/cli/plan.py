@@ -127,8 +127,9 @@ def _names(text: str) -> list[str]:
 
 
 def _kv_cache_dtype(name: str) -> Any:
-    from vivace.core.config import CHOICES
+    from vivace.core.config import CHOICES, KV_CACHE_ALIASES
 
+    name = KV_CACHE_ALIASES.get(name, name)
     if name not in CHOICES["kv_cache_dtype"]:
         raise ConfigError(f"--kv-cache-dtype must be one of {', '.join(CHOICES['kv_cache_dtype'])}")
     return name

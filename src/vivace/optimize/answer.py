@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
+import math
 from collections.abc import Set
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -17,11 +17,10 @@ from vivace.optimize.ladder import Ladder, Rung, quickness, throughput
 from vivace.optimize.measurement import Forecast, Measurement, Quality
 from vivace.optimize.objective import Objective
 from vivace.optimize.pareto import front
-from vivace.optimize.search import Dropped, Search
+from vivace.optimize.search import TIE, Dropped, Search
 from vivace.optimize.space import Space
 from vivace.optimize.trials import Trials
 
-TIE = 0.98  # of the best score: noise decides above it, so quality and memory may
 NEXT = {
     "bandwidth": "reading weights and cache takes most of a step: memory that reads faster, fewer bits (the bar on "
     "quality decides), or guesses that stand more often",
@@ -75,6 +74,7 @@ class Answer:
     pick: Result
     runner_up: Result | None
     why_not: str
+    lead: Interval | None  # the pick's score over the runner-up's, in common heats
     naive: Result
     results: tuple[Result, ...]  # of whole runs, in the order of their measurement
     rungs: tuple[Rung, ...]
@@ -86,6 +86,8 @@ class Answer:
     next_step: str
     dropped: tuple[Dropped, ...]
     exclusions: tuple[tuple[str, str, str], ...]
+    # Median errors of forecast throughputs before and after the recalibration, of candidates that it had not seen.
+    forecast_errors: tuple[float, float] | None
     num_forecast: int
     num_partial: int
     num_discarded: int
@@ -97,9 +99,10 @@ class Answer:
         return [one for one in self.results if one.is_on_front]
 
     @property
-    def median_prediction_error(self) -> float | None:
-        errors = [abs(error) for one in self.results if (error := one.prediction_error) is not None]
-        return statistics.median(errors) if errors else None
+    def overrun_s(self) -> float:
+        """By how much the time budget did not suffice for the least that an answer needs."""
+        budget = float(self.extra.get("time_budget_s", math.inf))
+        return max(0.0, self.seconds - budget)
 
     def record(self) -> dict[str, Any]:
         """For JSON."""
@@ -109,6 +112,7 @@ class Answer:
             "pick": self.pick.record(),
             "runner_up": None if self.runner_up is None else self.runner_up.record(),
             "why_not": self.why_not,
+            "lead": None if self.lead is None else asdict(self.lead),
             "naive": self.naive.record(),
             "speedup": asdict(self.speedup),
             "latency_speedup": asdict(self.quickening),
@@ -119,7 +123,8 @@ class Answer:
             "results": [one.record() for one in self.results],
             "dropped": [[one.candidate.key, one.stage, one.reason] for one in self.dropped],
             "exclusions": [list(one) for one in self.exclusions],
-            "median_prediction_error": self.median_prediction_error,
+            "median_prediction_error": None if self.forecast_errors is None else self.forecast_errors[1],
+            "median_prediction_error_before": None if self.forecast_errors is None else self.forecast_errors[0],
             "num_forecast": self.num_forecast,
             "num_partial_runs": self.num_partial,
             "num_discarded": self.num_discarded,
@@ -149,14 +154,15 @@ def make_answer(
     on_front = set(front(accepted, lambda one: _merits(trials, one)))
     results = [_result(trials, search, one, one in on_front) for one in trials.runs if trials.measurement(one)]
     by_candidate = {one.candidate: one for one in results}
-    ranked = _ranked([by_candidate[one] for one in accepted if one in checked or not checked & {*accepted}])
+    ranked = [by_candidate[one] for one in search.ranking((checked & {*accepted}) or {*accepted})]
     pick, runner_up = ranked[0], _runner_up(ranked)
-    binds = _binding(pick)
+    binds = _binding(pick, results)
     return Answer(
         objective=objective,
         pick=pick,
         runner_up=runner_up,
         why_not="" if runner_up is None else _why_not(objective, pick, runner_up),
+        lead=None if runner_up is None else search.standings.ratio(pick.candidate, runner_up.candidate),
         naive=by_candidate[ladder.naive],
         results=tuple(results),
         rungs=ladder.rungs(trials),
@@ -168,6 +174,7 @@ def make_answer(
         next_step=NEXT.get(binds, ""),
         dropped=tuple(search.dropped),
         exclusions=tuple((one.axis, one.value, one.reason) for one in space.exclusions),
+        forecast_errors=search.forecast_errors(),
         num_forecast=search.num_forecast,
         num_partial=len(trials.partial),
         num_discarded=trials.num_discarded,
@@ -176,11 +183,12 @@ def make_answer(
 
 
 def _merits(trials: Trials, candidate: Candidate) -> tuple[float, ...]:
-    """Throughput, quickness, memory and quality: larger is better."""
+    """Throughput or, where rates were swept, goodput; quickness, memory and quality: larger is better."""
     measured, quality = trials.measurement(candidate), trials.quality(candidate)
     assert measured is not None
     loss = 0.0 if quality is None else quality.kl
-    return throughput(measured), quickness(measured), -measured.memory_bytes, -loss
+    speed = throughput(measured) if measured.good_rate_per_s is None else measured.goodput_per_s or 0.0
+    return speed, quickness(measured), -measured.memory_bytes, -loss
 
 
 def _result(trials: Trials, search: Search, candidate: Candidate, is_on_front: bool) -> Result:
@@ -197,15 +205,6 @@ def _result(trials: Trials, search: Search, candidate: Candidate, is_on_front: b
         is_on_front=is_on_front,
         drift=max(one.drift for one in trials.runs[candidate]),
     )
-
-
-def _ranked(accepted: list[Result]) -> list[Result]:
-    """The pick first: of those whose scores are as good as equal, the one with the best text and the least memory."""
-    best = max(one.score for one in accepted)
-    equal = [one for one in accepted if one.score >= TIE * best]
-    equal.sort(key=lambda one: (_loss(one), one.measured.memory_bytes, -one.score))
-    rest = sorted((one for one in accepted if one.score < TIE * best), key=lambda one: -one.score)
-    return [*equal, *rest]
 
 
 def _runner_up(ranked: list[Result]) -> Result | None:
@@ -235,8 +234,19 @@ def _loss(result: Result) -> float:
     return 0.0 if result.quality is None else result.quality.kl
 
 
-def _binding(pick: Result) -> str:
-    return pick.forecast.binds if pick.forecast is not None else ""
+def _binding(pick: Result, results: list[Result]) -> str:
+    """As forecast. Where that says that requests wait for a place, and more places were measured and are no better,
+    it is what binds those."""
+    if pick.forecast is None:
+        return ""
+    wider = [
+        one.forecast.binds
+        for one in results
+        if one.candidate.differences(pick.candidate) == ("max_num_seqs",)
+        and one.candidate.max_num_seqs > pick.candidate.max_num_seqs
+        and one.forecast is not None
+    ]
+    return wider[0] if pick.forecast.binds == "queueing" and wider else pick.forecast.binds
 
 
 def _speedup(trials: Trials, pick: Result, naive: Candidate) -> Interval:

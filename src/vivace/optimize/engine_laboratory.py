@@ -5,31 +5,35 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from vivace.bench.records import RequestRecord
 from vivace.bench.slo import SLO
-from vivace.bench.summary import Summary, summarise
 from vivace.core.errors import ConfigError
-from vivace.core.sampling import SamplingParams
 from vivace.engine.loader import LoadedEngine
+from vivace.optimize.baseline import Baseline
 from vivace.optimize.candidate import Candidate
 from vivace.optimize.engine_shelf import EngineShelf
+from vivace.optimize.fusion import Fusion, measure_fusion
+from vivace.optimize.heat import Play, run_heat
 from vivace.optimize.judge import Judge
+from vivace.optimize.knee import Probe, RateRun, find_knee
+from vivace.optimize.laboratory import Outcome
 from vivace.optimize.measurement import Forecast, Interaction, Measurement, Quality
+from vivace.optimize.run_figures import RunFigures, run_figures
 from vivace.optimize.traffic_run import TrafficRun
 from vivace.optimize.workload import Workload
 from vivace.speculate.speculation import SpeculationStats
 
 PULSE_S = 0.15
-WARM_UP_S = 1.0  # pages, caches and clock speeds settle: the first rounds run at 60% of the speed of later ones
-PULSE_STREAMS, PULSE_PROMPT, PULSE_TOKENS = 4, 32, 16
+ALONE_PART, CROWD_PART = 0.15, 0.35  # of a measurement, where a sweep of rates follows; else the crowd has the rest
+ONE_BY_ONE = 1 / 6  # of the limit: who takes one request after the other has the same rate after fewer
 
 
 @dataclass(slots=True)
 class EngineLaboratory:
-    """`judge` is None for random weights. A run ends after `limit_s` seconds and one answer."""
+    """`judge` is None for random weights. A run ends after `limit_s` seconds and one answer. `room_bytes` bounds what
+    runs together: weights and pools as forecast."""
 
     shelf: EngineShelf
     workload: Workload
@@ -38,28 +42,16 @@ class EngineLaboratory:
     judge: Judge | None = None
     slo: SLO | None = None
     limit_s: float = math.inf
-    _pulse_engine: LoadedEngine | None = None
-    _num_pulses: int = field(default=0)
+    room_bytes: float = math.inf
+    _pulse: Baseline | None = None
 
     def clock(self) -> float:
         return time.monotonic()
 
-    def measure(self, candidate: Candidate, share: float) -> Measurement:
-        """One user alone first, so that what the crowd leaves in the prefix cache helps nobody."""
-        workload = self.workload.part(share)
-        gc.collect()
-        loaded = self.shelf.engine(candidate)
-        engine, reader = loaded.engine, workload.reader
-        TrafficRun(engine, reader, workload.warm_up()).run()
-        alone = TrafficRun(engine, reader, workload.alone, limit_s=self.limit_s).run()
-        crowd = TrafficRun(engine, reader, workload.crowd, limit_s=self.limit_s).run()
-        return _measurement(loaded, crowd, summarise(alone, (), None), summarise(crowd, (), self.slo))
+    def measure(self, candidates: Sequence[Candidate], share: float, sweep: bool) -> list[Outcome]:
+        return [outcome for group in self._groups(candidates) for outcome in self._heat(group, share, sweep)]
 
     def pulse(self) -> float:
-        """Rounds of a few streams on an engine that stays, for `PULSE_S` seconds."""
-        if self._pulse_engine is None:
-            self._pulse_engine = self.shelf.engine(replace(self.baseline, enable_prefix_caching=False))
-            self._beat(WARM_UP_S)
         return self._beat(PULSE_S)
 
     def quality(self, candidate: Candidate) -> Quality | None:
@@ -68,59 +60,133 @@ class EngineLaboratory:
     def interaction(self, candidate: Candidate) -> Interaction:
         return Interaction(0, 0) if self.judge is None else self.judge.interaction(candidate)
 
+    def fusion(self, candidate: Candidate) -> Fusion:
+        workload = self.workload
+        depth = int(workload.prompt_len + workload.output_len / 2)
+        streams = min(candidate.max_num_seqs, workload.users)
+        plain = self.shelf.engine(replace(candidate, speculation=None, kv_cache_dtype="bf16"))
+        return measure_fusion(plain, streams, depth, candidate.num_threads or 1)
+
     def forecast(self, candidate: Candidate) -> Forecast:
         return self.forecaster(candidate)
 
     def _beat(self, seconds: float) -> float:
-        assert self._pulse_engine is not None
-        started, num_tokens = self.clock(), 0
-        while self.clock() - started < seconds:
-            num_tokens += self._round(self._pulse_engine)
-        return num_tokens / (self.clock() - started)
+        if self._pulse is None:
+            self._pulse = Baseline(self.shelf.engine(replace(self.baseline, enable_prefix_caching=False)).engine)
+        return self._pulse.beat(seconds)
 
-    def _round(self, loaded: LoadedEngine) -> int:
-        params = SamplingParams(max_tokens=PULSE_TOKENS, temperature=0.0, ignore_eos=True)
-        for stream in range(PULSE_STREAMS):
-            request_id = f"pulse {self._num_pulses} {stream}"
-            loaded.engine.add(request_id, [(stream + place) % 97 + 1 for place in range(PULSE_PROMPT)], params)
-        while loaded.engine.num_unfinished:
-            for event in loaded.engine.step():
-                if event.finish is not None:
-                    loaded.engine.forget(event.request_id)
-        self._num_pulses += 1
-        return PULSE_STREAMS * (PULSE_TOKENS + PULSE_PROMPT)
+    def _groups(self, candidates: Sequence[Candidate]) -> Iterator[list[Candidate]]:
+        """As many together as memory takes."""
+        group: list[Candidate] = []
+        held = 0.0
+        for candidate in candidates:
+            needed = self.forecaster(candidate).memory_bytes
+            if group and held + needed > self.room_bytes:
+                yield group
+                group, held = [], 0.0
+            group.append(candidate)
+            held += needed
+        yield group
+
+    def _heat(self, candidates: Sequence[Candidate], share: float, sweep: bool) -> list[Outcome]:
+        workload = self.workload.part(share)
+        plays, failures = {}, {}
+        for candidate in candidates:
+            try:
+                plays[candidate] = self._play(candidate, self._warm(candidate), workload, sweep)
+            except ConfigError as error:
+                failures[candidate] = Outcome(None, failure=str(error))
+        self._beat(0.0)  # the baseline's own warm-up, where it has not been
+        gc.collect()
+        heat = run_heat(list(plays.values()), self._beat)
+        outcomes = dict(failures)
+        for candidate, result in zip(plays, heat.results, strict=True):
+            if isinstance(result, str):
+                outcomes[candidate] = Outcome(None, heat.pulses, result)
+            else:
+                outcomes[candidate] = Outcome(result, heat.pulses)
+        return [outcomes[candidate] for candidate in candidates]
+
+    def _warm(self, candidate: Candidate) -> LoadedEngine:
+        loaded = self.shelf.engine(candidate)
+        TrafficRun(loaded.engine, self.workload.reader, self.workload.warm_up()).run()
+        return loaded
+
+    def _play(self, candidate: Candidate, loaded: LoadedEngine, workload: Workload, sweep: bool) -> Play:
+        """One user alone first, so that what the crowd leaves in the prefix cache helps nobody."""
+        limit_s = self.limit_s * (ONE_BY_ONE if candidate.max_num_seqs == 1 else 1.0)
+        crowd_part = CROWD_PART if sweep else 1 - ALONE_PART
+        alone = TrafficRun(loaded.engine, workload.reader, workload.alone, limit_s=limit_s)
+        for share in alone.steps():
+            yield ALONE_PART * share
+        crowd = TrafficRun(loaded.engine, workload.reader, workload.crowd, limit_s=limit_s)
+        for share in crowd.steps():
+            yield ALONE_PART + crowd_part * share
+        single, everybody = run_figures(alone.records, self.slo), run_figures(crowd.records, self.slo)
+        if single is None or everybody is None:
+            reasons = [one.error for one in (*alone.records, *crowd.records) if one.error]
+            raise ConfigError(f"no request was answered in time: {reasons[0] if reasons else 'all too slow'}")
+        measured = _measurement(loaded, single, everybody, alone.seconds + crowd.seconds)
+        if not sweep:
+            return measured
+        done = ALONE_PART + crowd_part
+        knee = yield from _rest(done, self._knee(candidate, workload, everybody.requests_per_s, limit_s))
+        return replace(
+            measured, goodput_per_s=knee.good_per_s, good_share=knee.good_share, good_rate_per_s=knee.rate_per_s
+        )
+
+    def _knee(self, candidate: Candidate, workload: Workload, closed_rate: float, limit_s: float) -> RateRun:
+        """Every rate finds an empty cache."""
+
+        def run(rate_per_s: float) -> RateRun:
+            traffic = workload.open(rate_per_s)
+            # The clock leaps over pauses, so the limit on busy time is one on time where nothing waits.
+            limit = limit_s + (traffic.requests[-1].arrival_s or 0.0)
+            played = TrafficRun(self._warm(candidate).engine, workload.reader, traffic, limit_s=limit)
+            yield from played.steps()
+            found = run_figures(played.records, self.slo)
+            if found is None or found.good_share is None or found.good_per_s is None:
+                return Probe(rate_per_s, 0.0, 0.0)
+            return Probe(rate_per_s, found.good_share, found.good_per_s)
+
+        return find_knee(run, closed_rate)
 
 
-def _measurement(
-    loaded: LoadedEngine, crowd: Sequence[RequestRecord], alone: Summary, summary: Summary
-) -> Measurement:
-    """Raises `ConfigError` where nobody got an answer."""
-    if alone.ttft_ms is None or alone.e2el_ms is None or summary.ttft_ms is None:
-        refused = [*alone.reasons, *summary.reasons]
-        raise ConfigError(f"no request was answered in time: {refused[0] if refused else 'all too slow'}")
+def _rest(done: float, steps: RateRun) -> RateRun:
+    """The same steps as the part of a whole that is left."""
+    while True:
+        try:
+            share = next(steps)
+        except StopIteration as end:
+            found: Probe = end.value
+            return found
+        yield done + (1 - done) * share
+
+
+def _measurement(loaded: LoadedEngine, single: RunFigures, everybody: RunFigures, seconds: float) -> Measurement:
     speculation = None if loaded.engine.speculation is None else loaded.engine.speculation.stats
     num_blocks = loaded.engine.config.num_kv_blocks
     block_bytes = loaded.kv_spec.bytes_per_block + (loaded.draft.kv_spec.bytes_per_block if loaded.draft else 0)
-    cached = sum(record.num_cached_tokens or 0 for record in crowd)
     return Measurement(
-        tokens_per_s=summary.output_tokens_per_s,
-        requests_per_s=summary.requests_per_s,
-        ttft_ms=summary.ttft_ms.p50.value,
-        ttft_p95_ms=summary.ttft_ms.p95.value,
-        tpot_ms=0.0 if summary.tpot_ms is None else summary.tpot_ms.p50.value,
-        itl_p95_ms=0.0 if summary.itl_ms is None else summary.itl_ms.p95.value,
-        single_ttft_ms=alone.ttft_ms.p50.value,
-        single_tpot_ms=0.0 if alone.tpot_ms is None else alone.tpot_ms.p50.value,
-        single_latency_ms=alone.e2el_ms.mean.value,
+        tokens_per_s=everybody.tokens_per_s,
+        requests_per_s=everybody.requests_per_s,
+        ttft_ms=everybody.ttft_ms,
+        ttft_p95_ms=everybody.ttft_p95_ms,
+        tpot_ms=everybody.tpot_ms,
+        itl_p95_ms=everybody.itl_p95_ms,
+        single_ttft_ms=single.ttft_ms,
+        single_tpot_ms=single.tpot_ms,
+        single_latency_ms=single.e2el_mean_ms,
         weight_bytes=loaded.weight_bytes + (loaded.draft.parameters.num_bytes if loaded.draft else 0),
         kv_pool_bytes=num_blocks * block_bytes,
         kv_bytes_per_token=loaded.kv_spec.bytes_per_token,
-        goodput_per_s=summary.goodput_per_s,
-        good_share=None if summary.goodput_share is None else summary.goodput_share.value,
-        prefix_hit_rate=cached / max(1, sum(record.prompt_len for record in crowd)),
+        goodput_per_s=everybody.good_per_s,
+        good_share=everybody.good_share,
+        prefix_hit_rate=everybody.prefix_hit_rate,
         acceptance=_acceptance(speculation),
         num_preemptions=loaded.engine.stats.num_preemptions,
-        num_failed=summary.num_errors + summary.num_refused,
+        num_failed=single.num_failed + everybody.num_failed,
+        seconds=seconds,
     )
 
 

@@ -28,15 +28,29 @@ class PlanForecaster:
     stored: str = "bf16"
 
     def __call__(self, candidate: Candidate) -> Forecast:
-        """The crowd's throughput; one user's answer from prefill and decode of one stream."""
-        deployment = self._deployment(candidate)
-        shape = self._shape()
+        """The crowd's throughput and one user's answer. The engine stops to guess where that does not pay: a
+        candidate that guesses is expected to be no slower than one that does not."""
+        expected = self._expected(candidate)
+        if candidate.speculation is None:
+            return expected
+        plain = self._expected(replace(candidate, speculation=None))
+        return replace(
+            expected,
+            tokens_per_s=max(expected.tokens_per_s, plain.tokens_per_s),
+            single_latency_ms=min(expected.single_latency_ms, plain.single_latency_ms),
+        )
+
+    def _expected(self, candidate: Candidate) -> Forecast:
+        deployment, shape = self._deployment(candidate), self._shape()
         found = predict(self.spec, self.machine, deployment, shape)
+        cached = shape.cached_prefix_len if candidate.enable_prefix_caching else 0.0
         return Forecast(
             tokens_per_s=found.tokens_per_s or SLOWEST,
             single_latency_ms=self._single_latency_ms(found, deployment, shape),
             memory_bytes=found.memory.weights_bytes + found.memory.draft_bytes + found.memory.kv_pool_bytes,
             binds=found.binds,
+            steps=1 / min(candidate.max_num_seqs, self.workload.users),
+            prompt_tokens=(shape.prompt_len - cached) / shape.output_len,
         )
 
     def _single_latency_ms(self, found: Prediction, deployment: Deployment, shape: TrafficShape) -> float:

@@ -2,10 +2,36 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from vivace.optimize.candidate import Candidate
+from vivace.optimize.fusion import Fusion
 from vivace.optimize.measurement import Forecast, Interaction, Measurement, Quality
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one candidate of a heat did, as it ran; or why it did not. `pulses` are the baseline's speeds meanwhile,
+    in their order."""
+
+    measurement: Measurement | None
+    pulses: tuple[float, ...] = ()
+    failure: str = ""
+
+    @property
+    def pulse(self) -> float:
+        """The baseline's mean speed."""
+        return statistics.fmean(self.pulses)
+
+    @property
+    def drift(self) -> float:
+        """How far the baseline moved from the first third to the last one, as a share of the lower speed."""
+        third = max(1, len(self.pulses) // 3)
+        early, late = statistics.fmean(self.pulses[:third]), statistics.fmean(self.pulses[-third:])
+        return abs(late - early) / min(late, early)
 
 
 class Laboratory(Protocol):
@@ -14,8 +40,9 @@ class Laboratory(Protocol):
     def clock(self) -> float:
         """Seconds that only go up."""
 
-    def measure(self, candidate: Candidate, share: float) -> Measurement:
-        """Raises `ConfigError` where the candidate cannot run."""
+    def measure(self, candidates: Sequence[Candidate], share: float, sweep: bool) -> list[Outcome]:
+        """All of them in one heat, in turns of milliseconds with the baseline in between: what else the machine does
+        meanwhile hits all alike. With `sweep` each is also asked how many requests a second keep the SLO."""
 
     def pulse(self) -> float:
         """The speed of a fixed baseline now, in tokens a second: what drift is told by."""
@@ -25,6 +52,9 @@ class Laboratory(Protocol):
 
     def interaction(self, candidate: Candidate) -> Interaction:
         """Does the candidate write what its weights alone would."""
+
+    def fusion(self, candidate: Candidate) -> Fusion:
+        """What fused attention brings with its weights and a 16-bit cache, on a step of the workload's shape."""
 
     def forecast(self, candidate: Candidate) -> Forecast:
         """Takes microseconds: the whole space is asked."""

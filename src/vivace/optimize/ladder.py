@@ -14,8 +14,8 @@ from vivace.optimize.measurement import Measurement, Quality
 from vivace.optimize.space import Space, Surroundings
 from vivace.optimize.trials import Trials
 
-LADDER_UNTIL = 0.38  # of the time budget
-MOST_ROUNDS = 3
+LADDER_UNTIL = 0.36  # of the time budget
+MOST_ROUNDS = 10
 WORTH = 0.98  # a change of 2% is noise: what costs more, or brings less to everybody, is not kept
 
 
@@ -75,25 +75,20 @@ class Ladder:
         at = self.naive
         for technique in techniques:
             step = Step(technique, technique.apply(self.naive), technique.apply(at), at, "")
-            for candidate in dict.fromkeys((step.alone, step.on_top)):
-                if trials.affords(candidate, LADDER_UNTIL):
-                    trials.run(candidate)
+            heat = _heat(self.naive, step)
+            if trials.affords(heat, LADDER_UNTIL, name="ladder"):
+                trials.heat(heat, name="ladder", sweep=False)
             self.steps.append(replace(step, why_not=_objection(trials, gate, step)))
             at = at if self.steps[-1].why_not else step.on_top
 
     def repeat(self, trials: Trials, until: float) -> None:
-        """Whole rounds again, in the same order, while there is time for one: how sure is it. Where there is none for
-        everything, the steps on top of each other are repeated alone."""
-        chain = [self.naive, *(step.on_top for step in self.steps)]
-        everything = [*chain, *(step.alone for step in self.steps)]
+        """All steps again, in rounds, while there is time: how sure is it. What takes too long for the rest of the
+        time is left out."""
         for repetition in range(1, MOST_ROUNDS):
-            for wanted in (everything, chain):
-                measured = [one for one in dict.fromkeys(wanted) if trials.measurement(one) is not None]
-                missing = [one for one in measured if not trials.is_known(one, 1.0, repetition)]
-                if trials.budget.allows(sum(trials.cost_s(one) for one in missing), until):
-                    for candidate in measured:
-                        trials.run(candidate, repetition=repetition)
-                    break
+            for step in self.steps:
+                heat, name = _heat(self.naive, step), f"ladder {repetition}"
+                if trials.measurement(step.on_top) is not None and trials.affords(heat, until, name=name):
+                    trials.heat(heat, name=name, sweep=False)
 
     def rungs(self, trials: Trials) -> tuple[Rung, ...]:
         """The steps with what was measured of them."""
@@ -125,6 +120,11 @@ def techniques(space: Space, surroundings: Surroundings, naive: Candidate) -> li
     return found
 
 
+def _heat(naive: Candidate, step: Step) -> list[Candidate]:
+    """What a step is compared with runs beside it."""
+    return list(dict.fromkeys((naive, step.below, step.alone, step.on_top)))
+
+
 def _objection(trials: Trials, gate: Gate, step: Step) -> str:
     """Why a technique does not stay on the ladder; empty where it does."""
     on_top = step.on_top
@@ -136,7 +136,7 @@ def _objection(trials: Trials, gate: Gate, step: Step) -> str:
         on_top, measured.memory_bytes
     ):
         return gate.refused[on_top]
-    ratio = measured.tokens_per_s / before.tokens_per_s
+    ratio = trials.ratio(on_top, step.below, throughput).value
     if step.technique.serves == "memory":
         saved = 1 - measured.kv_bytes_per_token / before.kv_bytes_per_token
         return (
@@ -146,7 +146,7 @@ def _objection(trials: Trials, gate: Gate, step: Step) -> str:
         )
     if ratio < WORTH:
         return f"{100 * (1 - ratio):.0f}% slower here"
-    gain = max(ratio, before.single_latency_ms / measured.single_latency_ms)
+    gain = max(ratio, trials.ratio(on_top, step.below, quickness).value)
     return "" if gain >= 2 - WORTH else "brings nothing here"
 
 

@@ -13,8 +13,10 @@ class Measurement:
 
     Rates are output tokens and requests a second; latencies milliseconds, medians unless the name says more, of one
     user alone where it begins with `single`: its latency is a mean. A TPOT of 0: no answer had two tokens.
-    `goodput_per_s` counts requests that keep the SLO; None without one. Memory is that of weights and KV pool, a
-    draft's included. `seconds` is what the measurement took altogether.
+    `goodput_per_s` counts requests that keep the SLO, None without one: of the closed loop, or, where rates were
+    swept, at `good_rate_per_s`, the most that may come at random so that `good_share` of them keep it (0: not one
+    rate did). Memory is that of weights and KV pool, a draft's included. `seconds` is what the measurement took
+    altogether.
     """
 
     tokens_per_s: float
@@ -31,6 +33,7 @@ class Measurement:
     kv_bytes_per_token: int
     goodput_per_s: float | None = None
     good_share: float | None = None
+    good_rate_per_s: float | None = None
     prefix_hit_rate: float = 0.0
     acceptance: float | None = None  # share of guessed tokens that stood
     num_preemptions: int = 0
@@ -43,7 +46,7 @@ class Measurement:
 
     def scaled(self, factor: float) -> Measurement:
         """As it would be on a machine `factor` times as fast."""
-        rates = ("tokens_per_s", "requests_per_s", "goodput_per_s")
+        rates = ("tokens_per_s", "requests_per_s", "goodput_per_s", "good_rate_per_s")
         crowd = ("ttft_ms", "ttft_p95_ms", "tpot_ms", "itl_p95_ms")
         times = (*crowd, "single_ttft_ms", "single_tpot_ms", "single_latency_ms")
         changed: dict[str, Any] = {
@@ -106,9 +109,12 @@ class Interaction:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a model of the machine expects of a candidate, before anything is measured."""
+    """What a model of the machine expects of a candidate, before anything is measured. For a token that is written it
+    takes `steps` of the engine and computes `prompt_tokens`."""
 
     tokens_per_s: float
     single_latency_ms: float
     memory_bytes: int
     binds: str = ""  # bandwidth, arithmetic, memory or queueing
+    steps: float = 1.0
+    prompt_tokens: float = 0.0

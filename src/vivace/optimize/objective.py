@@ -15,9 +15,10 @@ ObjectiveName = Literal["latency", "throughput", "goodput", "cost"]
 WORDS: dict[ObjectiveName, str] = {
     "throughput": "output tokens a second, all users at once",
     "latency": "time of a whole answer for one user alone",
-    "goodput": "requests a second that keep the SLO",
+    "goodput": "requests a second, at random, of which 90% keep the SLO",
     "cost": "output tokens for a second of one core",
 }
+UNKEPT = 1e-6  # of goodput: where no rate keeps the SLO, the larger share of good requests is better
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +44,13 @@ class Objective:
         return WORDS[self.name]
 
     def score(self, candidate: Candidate, measured: Measurement) -> float:
+        """0: this measurement does not tell."""
         if self.name == "latency":
             return 1e3 / measured.single_latency_ms
         if self.name == "goodput":
-            return measured.goodput_per_s or 0.0
+            if measured.good_rate_per_s is None:
+                return 0.0  # no rates were swept: a closed loop keeps other objectives
+            return measured.goodput_per_s or UNKEPT * (1e-3 + (measured.good_share or 0.0))
         return measured.tokens_per_s / (candidate.num_threads or 1 if self.name == "cost" else 1)
 
     def promise(self, candidate: Candidate, expected: Forecast) -> float:

@@ -11,14 +11,15 @@ from vivace.optimize.claims import batch_of_eight
 from vivace.optimize.gate import Gate
 from vivace.optimize.ladder import LADDER_UNTIL, Ladder, techniques
 from vivace.optimize.objective import Objective
+from vivace.optimize.race import Race
 from vivace.optimize.search import Search
 from vivace.optimize.space import Space, Surroundings, usual
 from vivace.optimize.trials import Trials
 
 FINALISTS = 4
 WARM_UP_SHARE = 0.3
-FINAL_ROUNDS = 3
-FINALS_UNTIL = 0.97  # of the time budget: the texts of the finalists are compared in the rest
+CLOSING_HEATS = 6
+RACING_UNTIL, LAST_UNTIL = 0.8, 0.97  # of the time budget
 MOST_ENTRANTS = 24
 
 
@@ -42,20 +43,21 @@ class Optimization:
         """Raises `ConfigError` where no candidate passes; `answer` tells what is known at any moment."""
         self.search = Search(self.space, self.trials, self.objective, self.gate, self.max_entrants)
         self.ladder = Ladder(self.naive)
-        if self.trials.affords(self.naive, LADDER_UNTIL, WARM_UP_SHARE):
-            self.trials.run(self.naive, WARM_UP_SHARE)  # the first run of a process is up to 35% off
-        for first in (self.naive, usual(self.space)):  # whatever the time: there is something to say and to serve
-            self.trials.run(first)
+        first = [self.naive, usual(self.space)]
+        if self.trials.affords(first, LADDER_UNTIL, WARM_UP_SHARE):
+            self.trials.heat(first, WARM_UP_SHARE, sweep=False)  # the first run of a process is up to 35% off
+        self.trials.heat(first)  # whatever the time: there is something to say and to serve
         self.trials.quality(usual(self.space))
         steps = techniques(self.space, self.surroundings, self.naive)
         self.ladder.climb(self.trials, self.gate, steps)
-        eight = batch_of_eight(self.naive)
+        eight = [self.naive, batch_of_eight(self.naive)]
         if self.trials.affords(eight, LADDER_UNTIL):
-            self.trials.run(eight)
-        self.search.correct()
-        self.search.narrow()
+            self.trials.heat(eight, sweep=False)
+        self.search.recalibrate()
+        self.search.narrow(self.ladder.top)
         self._settle(self.search)
-        self.ladder.repeat(self.trials, FINALS_UNTIL)
+        self._close(self.search)
+        self.ladder.repeat(self.trials, LAST_UNTIL)
         return self.answer()
 
     def answer(self) -> Answer:
@@ -66,23 +68,37 @@ class Optimization:
         )
 
     def _settle(self, search: Search) -> None:
-        """Climb from the best, repeat the best few beside the naive baseline, check their texts: until none of that
+        """Climb from the best, race those that may be it, check the texts of the first few: until none of that
         changes who is best."""
+        race = Race(search.standings)
         best: Candidate | None = None
         while True:
             search.climb()
-            finalists = search.leaders(FINALISTS)
-            self._repeat(finalists)
-            for candidate in finalists:
-                if candidate not in self.checked and self.surroundings.has_quality:
-                    self.gate.allows_interaction(candidate, self.trials.interaction(candidate))
-                self.checked.add(candidate)
+            race.run(search.contenders(), RACING_UNTIL)
+            for candidate in search.leaders(FINALISTS):
+                self._check(candidate)
             if search.best() == best:
                 return
             best = search.best()
 
-    def _repeat(self, finalists: list[Candidate]) -> None:
-        for repetition in range(1, FINAL_ROUNDS):
-            for candidate in (self.naive, *finalists):
-                if self.trials.affords(candidate, FINALS_UNTIL, repetition=repetition):
-                    self.trials.run(candidate, repetition=repetition)
+    def _check(self, candidate: Candidate) -> None:
+        """Compare its texts, if there is time for it; the first one's in any case."""
+        if candidate in self.checked or (self.checked and not self.trials.may_compare(candidate, LAST_UNTIL)):
+            return
+        if self.surroundings.has_quality:
+            self.gate.allows_interaction(candidate, self.trials.interaction(candidate))
+        self.checked.add(candidate)
+
+    def _close(self, search: Search) -> None:
+        """The reasons for each value of the pick; then the first two beside the naive baseline: what it brought
+        altogether."""
+        ranking = search.ranking(self.checked)
+        if ranking:
+            self.trials.fusion(ranking[0])
+            rivals = [ranking[0], *search.rivals(ranking[0])]
+            if len(rivals) > 1 and self.trials.affords(rivals, LAST_UNTIL, name="rivals"):
+                self.trials.heat(rivals, name="rivals")
+        heat = [self.naive, *ranking[:2]]
+        for repetition in range(CLOSING_HEATS):
+            if self.trials.affords(heat, LAST_UNTIL, name=f"close {repetition}"):
+                self.trials.heat(heat, name=f"close {repetition}", sweep=False)

@@ -2,28 +2,35 @@
 
 Every candidate is forecast. The best forecast of each pair of weights and cache, and all neighbours of the best one,
 run a part of the workload; a third goes on to a larger part, until few run it all (successive halving; Jamieson and
-Talwalkar, 2016). Then single values are changed around the best until none helps.
+Talwalkar, 2016). Then single values are changed around the best until none helps. Candidates run in heats of a few.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from vivace.optimize.candidate import Candidate
 from vivace.optimize.gate import Gate
-from vivace.optimize.measurement import Forecast, Measurement
+from vivace.optimize.measurement import Forecast
 from vivace.optimize.objective import Objective
+from vivace.optimize.recalibration import CostTerms, Recalibration
 from vivace.optimize.space import Space
+from vivace.optimize.standings import Standings
 from vivace.optimize.trials import Trial, Trials
 
 KEPT = 1 / 3  # of the candidates of a rung
 HOPELESS = 0.5  # of the best forecast: a family below is not measured
 JUDGING_UNTIL = 0.9  # of the time budget: who is not judged by then cannot win
 GAIN = 1.01  # a change must bring so much to be followed
-HALVING_UNTIL, CLIMBING_UNTIL = 0.52, 0.62  # shares of the time budget
+HALVING_UNTIL, CLIMBING_UNTIL = 0.5, 0.62  # shares of the time budget
+TOGETHER = 8  # candidates of a heat
+BEATEN = 0.8  # of the best: who is known to reach no more is not measured again
+TIE = 0.98  # of the best score: as good as equal, so quality and memory decide
+MARGIN = 0.9  # of the best: who may be the best in truth, by so few runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +40,6 @@ class Dropped:
     candidate: Candidate
     stage: str
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Correction:
-    """Measured over forecast."""
-
-    speed: float = 1.0
-    latency: float = 1.0
 
 
 @dataclass(slots=True)
@@ -56,26 +55,76 @@ class Search:
     forecasts: dict[Candidate, Forecast] = field(default_factory=dict)
     dropped: list[Dropped] = field(default_factory=list)
     num_forecast: int = 0
-    correction: Correction = field(default_factory=Correction)
+    recalibration: Recalibration = field(default_factory=Recalibration)
+    latency_ratio: float = 1.0  # measured over forecast
+    seen: set[Candidate] = field(default_factory=set)  # measured before forecasts were brought in line
     climbed: set[Candidate] = field(default_factory=set)
+    beaten: set[Candidate] = field(default_factory=set)
+    standings: Standings = field(init=False)
 
-    def narrow(self) -> None:
-        """From the whole space to the few that ran the whole workload."""
-        self._halve(self.entrants())
+    def __post_init__(self) -> None:
+        self.standings = Standings(self.trials, self.objective.score)
+
+    def narrow(self, top: Candidate) -> None:
+        """From the whole space to the few that ran the whole workload; the ladder's top is one of them."""
+        self._halve(self.entrants(), top)
 
     def leaders(self, count: int) -> list[Candidate]:
         """The best by score, best first, that the bars allow."""
         return sorted(self.accepted(), key=lambda one: -self.score(one))[:count]
 
-    def correct(self) -> None:
-        """Scale forecasts to what was measured so far: the median ratio, of speeds and of latencies."""
-        known = [(self._expected(one), measured) for one in self.trials.runs if (measured := self._steady(one))]
+    def ranking(self, among: Set[Candidate]) -> list[Candidate]:
+        """The pick first: of those that are as good as equal, the one with the best text and the least memory."""
+        accepted = [one for one in self.accepted() if one in among]
+        best = max(map(self.score, accepted), default=0.0)
+        equal = [one for one in accepted if self.score(one) >= TIE * best]
+        equal.sort(key=lambda one: (self._loss(one), self._memory_bytes(one), -self.score(one)))
+        rest = [one for one in accepted if one not in equal]
+        return [*equal, *sorted(rest, key=lambda one: -self.score(one))]
+
+    def _loss(self, candidate: Candidate) -> float:
+        quality = self.trials.known_quality(candidate)
+        return 0.0 if quality is None else quality.kl
+
+    def _memory_bytes(self, candidate: Candidate) -> int:
+        measured = self.trials.measurement(candidate)
+        return 0 if measured is None else measured.memory_bytes
+
+    def contenders(self) -> list[Candidate]:
+        """Those that may be the best, as far as few runs can tell."""
+        ranked = self.leaders(TOGETHER)
+        return [one for one in ranked if self.score(one) >= MARGIN * self.score(ranked[0])]
+
+    def recalibrate(self) -> None:
+        """Bring forecasts in line with what was measured so far of candidates that do not guess: how much of a guess
+        stands depends on the text."""
+        known = [
+            (self.expected(one), measured)
+            for one in self.trials.runs
+            if one.speculation is None and (measured := self.trials.measurement(one)) is not None
+        ]
+        self.seen = set(self.trials.runs)
         if known:
-            self.correction = Correction(
-                statistics.median(measured.tokens_per_s / cast.tokens_per_s for cast, measured in known),
-                statistics.median(measured.single_latency_ms / cast.single_latency_ms for cast, measured in known),
+            terms, seconds = zip(*((_terms(cast), 1 / own.tokens_per_s) for cast, own in known), strict=True)
+            self.recalibration = Recalibration.fit(terms, seconds)
+            self.latency_ratio = statistics.median(
+                own.single_latency_ms / cast.single_latency_ms for cast, own in known
             )
             self.forecasts.clear()
+
+    def forecast_errors(self) -> tuple[float, float] | None:
+        """The median error of throughputs before and after the recalibration, of candidates that it had not seen;
+        None without such."""
+        pairs = [
+            (self.expected(one), self.forecast(one), measured)
+            for one in self.trials.runs
+            if one not in self.seen and (measured := self.trials.measurement(one)) is not None
+        ]
+        if not pairs:
+            return None
+        before = statistics.median(abs(raw.tokens_per_s / own.tokens_per_s - 1) for raw, _, own in pairs)
+        after = statistics.median(abs(cast.tokens_per_s / own.tokens_per_s - 1) for _, cast, own in pairs)
+        return before, after
 
     def entrants(self) -> list[Candidate]:
         """The promising, best first: one of every pair of weights and cache, and what is near the very best."""
@@ -95,23 +144,19 @@ class Search:
         return list(dict.fromkeys([*hopeful, *near]))[: self.max_entrants]
 
     def forecast(self, candidate: Candidate) -> Forecast:
-        """Corrected by what the ladder has measured."""
+        """In line with what the ladder has measured."""
         if candidate not in self.forecasts:
-            cast, correction = self._expected(candidate), self.correction
+            cast = self.expected(candidate)
             self.forecasts[candidate] = replace(
                 cast,
-                tokens_per_s=cast.tokens_per_s * correction.speed,
-                single_latency_ms=cast.single_latency_ms * correction.latency,
+                tokens_per_s=1 / self.recalibration.seconds(_terms(cast)),
+                single_latency_ms=cast.single_latency_ms * self.latency_ratio,
             )
         return self.forecasts[candidate]
 
-    def _expected(self, candidate: Candidate) -> Forecast:
+    def expected(self, candidate: Candidate) -> Forecast:
+        """As the model of the machine has it."""
         return self.trials.laboratory.forecast(candidate)
-
-    def _steady(self, candidate: Candidate) -> Measurement | None:
-        """Of a candidate that batches continuously and does not guess: what the planner is good at."""
-        is_plain = candidate.batching == "continuous" and candidate.speculation is None
-        return self.trials.measurement(candidate) if is_plain else None
 
     def best(self) -> Candidate | None:
         return max(self.accepted(), key=self.score, default=None)
@@ -125,12 +170,14 @@ class Search:
             and one.batching == "continuous"
             and (measured := self.trials.measurement(one)) is not None
             and measured.num_failed == 0
+            and self.standings.strength(one) is not None
             and self._is_good(one)
         ]
 
     def score(self, candidate: Candidate) -> float:
-        measured = self.trials.measurement(candidate)
-        return -math.inf if measured is None else self.objective.score(candidate, measured)
+        """In the unit of the objective, by all heats together."""
+        strength = self.standings.strength(candidate)
+        return -math.inf if strength is None else strength
 
     def _fits(self, expected: Forecast) -> bool:
         limit = self.gate.max_memory_bytes
@@ -146,21 +193,23 @@ class Search:
         self.dropped.append(Dropped(candidate, "forecast", f"expected to reach {100 * share:.0f}% of the best"))
         return True
 
-    def _halve(self, candidates: list[Candidate]) -> None:
+    def _halve(self, candidates: list[Candidate], top: Candidate) -> None:
         """Each rung runs a larger part of the workload with a third of the candidates."""
         for rung, share in enumerate(self.shares):
             runs = []
-            for candidate in candidates:
-                if not self.trials.affords(candidate, HALVING_UNTIL, share):
-                    self.dropped.append(Dropped(candidate, "time", "the time budget was over"))
+            for heat in _heats(candidates, TOGETHER):
+                if not self.trials.affords(heat, HALVING_UNTIL, share, "halving"):
+                    self.dropped += [Dropped(one, "time", "the time budget was over") for one in heat]
                     continue
-                trial = self.trials.run(candidate, share)
-                if trial.measurement is None:
-                    self.dropped.append(Dropped(candidate, "failed", trial.failure))
-                else:
-                    runs.append(trial)
+                for trial in self.trials.heat(heat, share, "halving"):
+                    if trial.measurement is None:
+                        self.dropped.append(Dropped(trial.candidate, "failed", trial.failure))
+                    else:
+                        runs.append(trial)
             if rung + 1 < len(self.shares):
                 candidates = self._survivors(runs, share)
+                if top.batching == "continuous":
+                    candidates = list(dict.fromkeys([top, *candidates]))
             else:
                 for trial in runs:
                     self._is_good(trial.candidate)
@@ -175,10 +224,11 @@ class Search:
         best = max(map(self._score_of, runs), default=1.0)
         for one in ranked:
             if one.candidate not in kept and one.candidate not in self.gate.refused:
-                reason = (
-                    f"{100 * self._score_of(one) / best:.0f}% of the fastest in {100 * share:.0f}% of the workload"
-                )
+                tenths = math.floor(10 * self._score_of(one) / best)
+                reason = f"{10 * tenths} to {10 * tenths + 10}% of the best in {100 * share:.0f}% of the workload"
                 self.dropped.append(Dropped(one.candidate, "halving", reason))
+                if self._score_of(one) < BEATEN * best:
+                    self.beaten.add(one.candidate)
         return list(dict.fromkeys(kept))
 
     def _first_good(self, runs: list[Trial], count: int) -> list[Candidate]:
@@ -206,13 +256,41 @@ class Search:
         at = self.best()
         while at is not None and at not in self.climbed:
             self.climbed.add(at)
-            for neighbour in sorted(self.space.neighbours(at), key=lambda one: -self._promise(one)):
-                if self._fits(self.forecast(neighbour)) and self.trials.affords(neighbour, CLIMBING_UNTIL):
-                    self.trials.run(neighbour)
+            hopeful = [one for one in self.space.neighbours(at) if self._is_hopeful(one, at)]
+            hopeful.sort(key=lambda one: -self._promise(one))
+            for group in _heats(hopeful, TOGETHER - 1):
+                heat = [at, *group]
+                if self.trials.affords(heat, CLIMBING_UNTIL, name="climb"):
+                    self.trials.heat(heat, name="climb")
             better = self.best()
             if better is None or self.score(better) < GAIN * self.score(at):
                 return
             at = better
+
+    def rivals(self, pick: Candidate) -> list[Candidate]:
+        """The most promising other value of each axis on which nothing was measured in the pick's place."""
+        near = [one for one in self.space.neighbours(pick) if self._fits(self.forecast(one))]
+        near.sort(key=lambda one: -self._promise(one))
+        measured = {one.differences(pick) for one in self.trials.runs}
+        best: dict[tuple[str, ...], Candidate] = {}
+        for one in near:
+            best.setdefault(one.differences(pick), one)
+        return [one for axes, one in best.items() if axes not in measured]
+
+    def _is_hopeful(self, candidate: Candidate, at: Candidate) -> bool:
+        known = self.standings.strength(candidate)
+        is_beaten = candidate in self.beaten or (known is not None and known < BEATEN * self.score(at))
+        return not is_beaten and candidate not in self.gate.refused and self._fits(self.forecast(candidate))
+
+
+def _heats(candidates: Sequence[Candidate], size: int) -> list[Sequence[Candidate]]:
+    """As few as there must be, of equal size."""
+    count = math.ceil(len(candidates) / size)
+    return [candidates[place::count] for place in range(count)]
+
+
+def _terms(expected: Forecast) -> CostTerms:
+    return CostTerms(1 / expected.tokens_per_s, expected.steps, expected.prompt_tokens)
 
 
 def _latency(trial: Trial) -> float:

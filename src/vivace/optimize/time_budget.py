@@ -10,13 +10,15 @@ from vivace.core.errors import ConfigError
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TimeBudget:
-    """`seconds` from `started` on the clock."""
+    """`seconds` from `started` on the clock. What an interrupted run has spent on results that are recalled counts as
+    well, so that the run that goes on decides as one that was never interrupted."""
 
     seconds: float
     clock: Callable[[], float]
     started: float
+    earlier_s: float = 0.0
 
     def allows(self, cost_s: float, until: float = 1.0) -> bool:
         """Whether something that takes `cost_s` ends within the share `until` of the budget."""
@@ -24,7 +26,7 @@ class TimeBudget:
 
     @property
     def elapsed_s(self) -> float:
-        return self.clock() - self.started
+        return self.clock() - self.started + self.earlier_s
 
 
 def parse_seconds(text: str) -> float:

@@ -1,11 +1,11 @@
-"""Traffic played on an engine in this process, on the calling thread: no HTTP, the engine's own events and clock."""
+"""Traffic played on an engine in this process, on the calling thread: no HTTP, the engine's own events."""
 
 from __future__ import annotations
 
 import math
-import time
+from bisect import insort
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from vivace.bench.records import RequestRecord, Status
@@ -15,6 +15,7 @@ from vivace.core.events import TokenEvent
 from vivace.core.sampling import SamplingParams
 from vivace.engine.engine import Engine
 from vivace.optimize.prompts import PromptReader
+from vivace.optimize.stopwatch import Stopwatch
 
 TEMPERATURE = 0.7  # as chats are served: greedy text of a small model runs in circles, which flatters speculation
 
@@ -32,12 +33,12 @@ class _Underway:
 
 
 class TrafficRun:
-    """Sends what is due, steps the engine, notes when each token came. Used once.
+    """Sends what is due, steps the engine, notes when each token came. Used once, by `run` or step by step.
 
-    After `limit_s` seconds and one whole answer everything ends: what is under way is cancelled with the tokens that
-    it has.
-    In a closed loop a user who has an answer sends at once: pauses between turns cost the measurement's time, not the
-    engine's. In an open one requests come at their `arrival_s`.
+    Its time is the engine's: it stands still while prompts are encoded and while another run has the machine, and
+    leaps to the next arrival where nothing is under way. After `limit_s` seconds and one whole answer everything
+    ends: what is under way is cancelled with the tokens that it has. In a closed loop a user who has an answer sends
+    at once. In an open one requests come at their `arrival_s`, a next turn not before the answer that it follows.
     """
 
     def __init__(
@@ -48,37 +49,50 @@ class TrafficRun:
         *,
         greedy: bool = False,
         limit_s: float = math.inf,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        watch: Stopwatch | None = None,
     ) -> None:
         self._engine, self._prompts, self._traffic = engine, prompts, traffic
         self._greedy, self._limit_s = greedy, limit_s
-        self._clock, self._sleep = clock, sleep
+        self._watch = watch or Stopwatch()
         self._users = traffic.concurrency
         self._known = {request.index for request in traffic.requests}
         self._ready: deque[tuple[float, TrafficRequest]] = deque()  # in a closed loop: since when
-        self._later: deque[TrafficRequest] = deque()  # in an open one: by arrival
+        self._later: list[tuple[float, int, TrafficRequest]] = []  # in an open one: by arrival
         self._followers: dict[int, list[TrafficRequest]] = {}
         self._underway: dict[str, _Underway] = {}
-        self._records: list[RequestRecord] = []
-        self._num_answered = 0
         self._encoded: dict[int, list[int]] = {}
+        self._num_answered = 0
+        self._num_tokens = 0
+        self._wanted_tokens = max(1, sum(request.output_len for request in traffic.requests))
+        self.records: list[RequestRecord] = []  # in the order in which requests ended
         self.answers: dict[int, list[int]] = {}  # token ids, by the request's index
 
     def run(self) -> list[RequestRecord]:
-        """Records in the order in which requests ended."""
+        """All of it at once."""
+        for _ in self.steps():
+            pass
+        return self.records
+
+    @property
+    def seconds(self) -> float:
+        """That it took so far, on its own watch."""
+        return self._watch.read()
+
+    def steps(self) -> Iterator[float]:
+        """The share that is done, after each of the engine's steps; the watch stands still in between."""
         self._arrange()
-        started = self._clock()
         while self._ready or self._later or self._underway:
-            now = self._clock() - started
+            self._watch.start()
+            now = self._watch.read()
             self._release(now)
             if now >= self._limit_s and self._num_answered:
                 self._give_up(now)
             elif self._underway:
-                self._step(started)
-            elif self._later and not self._ready:
-                self._sleep(max(0.0, (self._later[0].arrival_s or 0.0) - now))
-        return self._records
+                self._step()
+            self._watch.stop()
+            if self._later and not self._ready and not self._underway:
+                self._watch.leap(max(0.0, self._later[0][0] - self._watch.read()))
+            yield max(self._num_tokens / self._wanted_tokens, min(1.0, self._watch.read() / max(1e-9, self._limit_s)))
 
     def _arrange(self) -> None:
         """Encode what is known beforehand: a client's time is not the engine's."""
@@ -88,14 +102,17 @@ class TrafficRun:
                 continue
             self._encoded[request.index] = self._prompts.token_ids(request)
             if request.arrival_s is not None and self._users is None:
-                self._later.append(request)
+                self._schedule(request.arrival_s, request)
             else:
                 self._ready.append((0.0, request))
 
+    def _schedule(self, moment: float, request: TrafficRequest) -> None:
+        insort(self._later, (moment, request.index, request))
+
     def _release(self, now: float) -> None:
-        while self._later and (self._later[0].arrival_s or 0.0) <= now:
-            request = self._later.popleft()
-            self._ready.append((request.arrival_s or 0.0, request))
+        while self._later and self._later[0][0] <= now:
+            moment, _, request = self._later.pop(0)
+            self._ready.append((moment, request))
         while self._ready and (self._users is None or len(self._underway) < self._users):
             self._send(*self._ready.popleft(), now)
         for request_id, one in list(self._underway.items()):
@@ -114,7 +131,7 @@ class TrafficRun:
             self._take(event, now)
 
     def _send(self, intended_s: float, request: TrafficRequest, now: float) -> None:
-        prompt = self._encoded.pop(request.index, None) or self._prompts.token_ids(request)
+        prompt = self._encoded.pop(request.index)
         params = SamplingParams(
             max_tokens=request.output_len,
             temperature=0.0 if self._greedy else TEMPERATURE,
@@ -127,14 +144,14 @@ class TrafficRun:
         try:
             self._engine.add(request_id, prompt, params)
         except RequestError as error:
-            self._records.append(_refused(request, intended_s, now, len(prompt), str(error)))
+            self.records.append(_refused(request, intended_s, now, len(prompt), str(error)))
             self._follow(request, [], now)
             return
         self._underway[request_id] = _Underway(request, intended_s, now, len(prompt))
 
-    def _step(self, started: float) -> None:
+    def _step(self) -> None:
         events = self._engine.step()
-        now = self._clock() - started
+        now = self._watch.read()
         for event in events:
             self._take(event, now)
 
@@ -143,13 +160,13 @@ class TrafficRun:
         if event.token is not None:
             one.tokens.append(event.token)
             one.token_s.append(now)
+            self._num_tokens += 1
         if event.finish is not None:
             self._finish(event, one, now)
 
     def _finish(self, event: TokenEvent, one: _Underway, now: float) -> None:
-        known = self._engine.record(event.request_id)
-        timings, status = known.timings, _status(event)
-        self._records.append(
+        status = _status(event)
+        self.records.append(
             RequestRecord(
                 index=one.request.index,
                 intended_s=one.intended_s,
@@ -159,8 +176,7 @@ class TrafficRun:
                 prompt_len=one.prompt_len,
                 output_len=len(one.tokens),
                 token_s=tuple(one.token_s),
-                queue_s=None if timings.admitted is None else timings.admitted - timings.arrival,
-                num_cached_tokens=known.num_cached_tokens,
+                num_cached_tokens=self._engine.record(event.request_id).num_cached_tokens,
                 error=str(event.stop_reason) if status == "error" else None,
             )
         )
@@ -171,9 +187,16 @@ class TrafficRun:
         self._follow(one.request, one.tokens, now)
 
     def _follow(self, request: TrafficRequest, answer: list[int], now: float) -> None:
-        """Who waited for this answer goes first: a user's next turn, before another user begins."""
+        """Who waited for this answer: in a closed loop the user's next turn, before another user begins."""
         for follower in reversed(self._followers.pop(request.index, [])):
-            self._ready.appendleft((now, self._prompts.with_answer(follower, answer)))
+            self._watch.stop()  # decoding and encoding is a client's work
+            turn = self._prompts.with_answer(follower, answer)
+            self._encoded[turn.index] = self._prompts.token_ids(turn)
+            self._watch.start()
+            if turn.arrival_s is not None and self._users is None:
+                self._schedule(max(now, turn.arrival_s), turn)
+            else:
+                self._ready.appendleft((now, turn))
 
 
 def _status(event: TokenEvent) -> Status:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from vivace.core.errors import ConfigError
 from vivace.optimize.candidate import Candidate
-from vivace.optimize.drift import DriftGuard
+from vivace.optimize.drift import DriftGuard, SteadyOutcome
+from vivace.optimize.fusion import Fusion
 from vivace.optimize.interval import Interval, ratio_interval
 from vivace.optimize.laboratory import Laboratory
 from vivace.optimize.measurement import Interaction, Measurement, Quality
@@ -17,35 +18,29 @@ from vivace.optimize.notebook import Notebook, Record
 from vivace.optimize.time_budget import TimeBudget
 
 Report = Callable[[str, Candidate | None], None]
-RANDOM_WEIGHTS: Record = {}
 REPEATING_UNTIL = 0.9  # of the time budget: behind it what drift spoiled stays so, and says so
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One measurement of a candidate, or why there is none."""
+    """One measurement of a candidate, or why there is none. Trials of the same `heat` ran together: their ratios are
+    surer than their figures."""
 
     candidate: Candidate
     share: float
+    heat: str
     measurement: Measurement | None
     failure: str = ""
     drift: float = 0.0
     num_discarded: int = 0
 
-    def record(self) -> Record:
-        return {
-            "measurement": None if self.measurement is None else self.measurement.record(),
-            "failure": self.failure,
-            "drift": self.drift,
-            "num_discarded": self.num_discarded,
-        }
-
     @classmethod
-    def from_record(cls, candidate: Candidate, share: float, record: Record) -> Trial:
+    def from_record(cls, candidate: Candidate, share: float, heat: str, record: Record) -> Trial:
         measured = record["measurement"]
         return cls(
             candidate,
             share,
+            heat,
             None if measured is None else Measurement.from_record(measured),
             record["failure"],
             record["drift"],
@@ -55,38 +50,66 @@ class Trial:
 
 @dataclass(slots=True)
 class Trials:
-    """The measuring side with a memory. `runs` holds whole runs of the workload, by candidate, in repetitions."""
+    """The measuring side with a memory. `runs` holds whole runs of the workload, by candidate, in their order.
+    `sweeps`: what counts is the rate of requests that keep their SLO, unless a heat is for something else."""
 
     laboratory: Laboratory
     notebook: Notebook
     budget: TimeBudget
     report: Report
+    sweeps: bool = False
     runs: dict[Candidate, list[Trial]] = field(default_factory=dict)
     partial: list[Trial] = field(default_factory=list)
     is_over: bool = False  # nothing is measured any more: what is not known stays so
+    num_trials: int = 0
+    _heats: dict[str, list[Trial]] = field(default_factory=dict)
+    _counted: set[str] = field(default_factory=set)  # entries whose time is counted
     _guard: DriftGuard | None = None
     _judging_s: float = 0.0  # what the last judgement took
+    _comparing_s: float = 0.0  # and the last comparison of texts
     _costs: dict[Candidate, float] = field(default_factory=dict)  # seconds of a whole run
 
-    def run(self, candidate: Candidate, share: float = 1.0, repetition: int = 0) -> Trial:
-        """Measured now or known already."""
-        key = f"trial {share:g} {repetition} {candidate.key}"
-        trial = Trial.from_record(candidate, share, self.notebook.entry(key, lambda: self._measure(candidate, share)))
-        if share < 1.0:
+    def heat(
+        self, candidates: Sequence[Candidate], share: float = 1.0, name: str = "", *, sweep: bool = True
+    ) -> list[Trial]:
+        """All of them together, measured now or known already. `name` tells heats of the same candidates apart."""
+        key = _heat_key(candidates, share, name)
+        if key in self._heats:
+            return self._heats[key]
+        is_swept, guard = sweep and self.sweeps, self.guard
+        records = self._entry(key, lambda: {"outcomes": self._measure(guard, candidates, share, is_swept)})[
+            "outcomes"
+        ]
+        self._heats[key] = [
+            Trial.from_record(one, share, key, record) for one, record in zip(candidates, records, strict=True)
+        ]
+        self.num_trials += len(candidates)
+        for trial in self._heats[key]:
+            self._take(trial)
+        return self._heats[key]
+
+    def _take(self, trial: Trial) -> None:
+        candidate = trial.candidate
+        if trial.share < 1.0:
             self.partial.append(trial)
         else:
-            repetitions = self.runs.setdefault(candidate, [])
-            if len(repetitions) <= repetition:
-                repetitions.append(trial)
+            self.runs.setdefault(candidate, []).append(trial)
         if trial.measurement is not None:
-            self._costs[candidate] = trial.measurement.seconds / share
-        return trial
+            before = self._costs.get(candidate, 0.0) if self.sweeps else 0.0
+            self._costs[candidate] = max(before, trial.measurement.seconds / trial.share)
+
+    def affords(self, candidates: Sequence[Candidate], until: float, share: float = 1.0, name: str = "") -> bool:
+        """Whether the heat is known, or there is time for it before the share `until` of the budget is over."""
+        if self.notebook.known(_heat_key(candidates, share, name)) is not None:
+            return True
+        return self.budget.allows(sum(self.cost_s(one) for one in candidates) * share, until)
 
     def quality(self, candidate: Candidate) -> Quality | None:
         """Of the candidate's weights and cache. None for random weights."""
         key = "quality " + " ".join(candidate.logits_key)
-        found = self.notebook.entry(key, lambda: self._judge(candidate))
-        return Quality.from_record(found) if found else None
+        record = self._entry(key, lambda: {"quality": self._judge(candidate)})
+        self._judging_s = record["took_s"]
+        return _quality(record)
 
     def may_judge(self, candidate: Candidate, until: float) -> bool:
         """Whether its quality is known, or there is time to find it out."""
@@ -97,20 +120,24 @@ class Trials:
     def known_quality(self, candidate: Candidate) -> Quality | None:
         """As `quality`, but None where it was not judged."""
         found = self.notebook.known("quality " + " ".join(candidate.logits_key))
-        return Quality.from_record(found) if found else None
+        return None if found is None else _quality(found)
 
     def interaction(self, candidate: Candidate) -> Interaction:
-        key = f"interaction {candidate.key}"
-        return Interaction.from_record(self.notebook.entry(key, lambda: self._compare(candidate)))
+        record = self._entry(f"interaction {candidate.key}", lambda: {"texts": self._compare(candidate)})
+        self._comparing_s = record["took_s"]
+        return Interaction.from_record(record["texts"])
 
-    def is_known(self, candidate: Candidate, share: float = 1.0, repetition: int = 0) -> bool:
-        return self.notebook.known(f"trial {share:g} {repetition} {candidate.key}") is not None
+    def may_compare(self, candidate: Candidate, until: float) -> bool:
+        """Whether its texts were compared, or there is time for it."""
+        is_known = self.notebook.known(f"interaction {candidate.key}") is not None
+        return is_known or self.budget.allows(self._comparing_s, until)
 
-    def affords(self, candidate: Candidate, until: float, share: float = 1.0, repetition: int = 0) -> bool:
-        """Whether there is time for it before the share `until` of the budget is over."""
-        return self.is_known(candidate, share, repetition) or self.budget.allows(
-            self.cost_s(candidate) * share, until
-        )
+    def fusion(self, candidate: Candidate) -> Fusion | None:
+        """None where it is not known and nothing is measured any more."""
+        key = f"fusion {candidate.key}"
+        if self.is_over and self.notebook.known(key) is None:
+            return None
+        return Fusion.from_record(self._entry(key, lambda: self.laboratory.fusion(candidate).record()))
 
     def cost_s(self, candidate: Candidate) -> float:
         """Seconds that a whole run of the candidate will take, pulses included."""
@@ -120,56 +147,65 @@ class Trials:
         return statistics.median(self._costs.values()) if self._costs else 0.0
 
     def measurement(self, candidate: Candidate) -> Measurement | None:
-        """The median of its whole runs: that with the middle throughput."""
+        """The median of its whole runs, by throughput; of those with swept rates, where there are any, by goodput."""
         whole = [one.measurement for one in self.runs.get(candidate, ()) if one.measurement is not None]
-        whole.sort(key=lambda one: one.tokens_per_s)
+        whole = [one for one in whole if one.good_rate_per_s is not None] or whole
+        whole.sort(key=lambda one: one.tokens_per_s if one.good_rate_per_s is None else one.goodput_per_s or 0.0)
         return whole[(len(whole) - 1) // 2] if whole else None
 
     def ratio(self, candidate: Candidate, baseline: Candidate, figure: Callable[[Measurement], float]) -> Interval:
-        """How much larger a figure is than the baseline's, repetition by repetition, with a 95% interval; a single
-        run is compared with the median of the baseline's."""
-        own_runs, other_runs = self.runs.get(candidate, ()), self.runs.get(baseline, ())
-        middle = self.measurement(baseline)
-        if len(own_runs) == 1 and own_runs[0].measurement is not None and middle is not None:
-            return ratio_interval([figure(own_runs[0].measurement) / figure(middle)])
-        ratios = [
-            figure(own.measurement) / figure(other.measurement)
-            for own, other in zip(own_runs, other_runs, strict=False)
-            if own.measurement is not None and other.measurement is not None and figure(other.measurement) > 0
+        """How much larger a figure is than the baseline's, heat by heat, with a 95% interval. Those who never ran
+        together are compared by their medians, without one."""
+        ratios = [figure(own) / figure(other) for own, other in self.pairs(candidate, baseline) if figure(other) > 0]
+        if ratios:
+            return ratio_interval(ratios)
+        own, other = self.measurement(candidate), self.measurement(baseline)
+        return ratio_interval([figure(own) / figure(other)] if own is not None and other is not None else [])
+
+    def pairs(self, candidate: Candidate, other: Candidate) -> list[tuple[Measurement, Measurement]]:
+        """Whole runs of the two in common heats."""
+        by_heat = {one.heat: one.measurement for one in self.runs.get(other, ()) if one.measurement is not None}
+        return [
+            (one.measurement, by_heat[one.heat])
+            for one in self.runs.get(candidate, ())
+            if one.measurement is not None and one.heat in by_heat
         ]
-        return ratio_interval(ratios)
 
     @property
     def num_discarded(self) -> int:
-        """Measurements that drift spoiled."""
-        return sum(one.num_discarded for runs in (*self.runs.values(), self.partial) for one in runs)
+        """Heats that drift spoiled."""
+        trials = [one for runs in (*self.runs.values(), self.partial) for one in runs]
+        return sum({one.heat: one.num_discarded for one in trials}.values())
 
-    def _measure(self, candidate: Candidate, share: float) -> Record:
-        self.report("measuring", candidate)
+    def _entry(self, key: str, make: Callable[[], Record]) -> Record:
+        """Noted down with the time that it took; what is recalled counts as spent, once."""
         started = self.laboratory.clock()
-        try:
-            steady = self.guard.measure(
-                lambda: self.laboratory.measure(candidate, share), lambda: self.budget.allows(0.0, REPEATING_UNTIL)
-            )
-        except ConfigError as error:
-            return Trial(candidate, share, None, str(error)).record()
-        record = Trial(candidate, share, steady.measurement, "", steady.drift, steady.num_discarded).record()
-        if not all(math.isfinite(value) for value in (steady.measurement.tokens_per_s, steady.drift)):
-            return Trial(candidate, share, None, "its figures are not finite").record()
-        record["measurement"]["seconds"] = self.laboratory.clock() - started
+        is_known = self.notebook.known(key) is not None
+        record = self.notebook.entry(key, lambda: {**make(), "took_s": self.laboratory.clock() - started})
+        if is_known and key not in self._counted:
+            self.budget.earlier_s += record["took_s"]
+        self._counted.add(key)
         return record
 
-    def _judge(self, candidate: Candidate) -> Record:
-        self.report("judging the quality of", candidate)
-        self.guard.pause()
+    def _measure(self, guard: DriftGuard, candidates: Sequence[Candidate], share: float, sweep: bool) -> list[Record]:
+        for candidate in candidates:
+            self.report("measuring", candidate)
         started = self.laboratory.clock()
+        found = guard.measure(
+            lambda: self.laboratory.measure(candidates, share, sweep),
+            lambda: self.budget.allows(0.0, REPEATING_UNTIL),
+        )
+        wall_s = (self.laboratory.clock() - started) / (1 + found[0].num_discarded)
+        own_s = sum(one.measurement.seconds for one in found if one.measurement is not None)
+        return [_record(one, wall_s / max(own_s, 1e-9)) for one in found]
+
+    def _judge(self, candidate: Candidate) -> Record | None:
+        self.report("judging the quality of", candidate)
         found = self.laboratory.quality(candidate)
-        self._judging_s = self.laboratory.clock() - started
-        return RANDOM_WEIGHTS if found is None else found.record()
+        return None if found is None else found.record()
 
     def _compare(self, candidate: Candidate) -> Record:
         self.report("comparing the text of", candidate)
-        self.guard.pause()
         return self.laboratory.interaction(candidate).record()
 
     @property
@@ -183,6 +219,29 @@ class Trials:
                 fresh.append(DriftGuard(self.laboratory.pulse))
                 return {"tokens_per_s": fresh[0].reference}
 
-            reference = self.notebook.entry("baseline", first)["tokens_per_s"]
+            reference = self._entry("baseline", first)["tokens_per_s"]
             self._guard = fresh[0] if fresh else DriftGuard(self.laboratory.pulse, reference)
         return self._guard
+
+
+def _quality(record: Record) -> Quality | None:
+    """None for random weights."""
+    return None if record["quality"] is None else Quality.from_record(record["quality"])
+
+
+def _heat_key(candidates: Sequence[Candidate], share: float, name: str) -> str:
+    keys = hashlib.sha256(" ".join(one.key for one in candidates).encode()).hexdigest()[:24]
+    return f"heat {share:g} {name} {keys}"
+
+
+def _record(outcome: SteadyOutcome, stretch: float) -> Record:
+    """`stretch`: seconds that passed for a second of a run, what it costs beside itself included."""
+    measured, failure = outcome.measurement, outcome.failure
+    if measured is not None and not (math.isfinite(measured.tokens_per_s) and measured.tokens_per_s > 0):
+        measured, failure = None, "its figures are not finite"
+    return {
+        "measurement": None if measured is None else {**measured.record(), "seconds": measured.seconds * stretch},
+        "failure": failure,
+        "drift": outcome.drift,
+        "num_discarded": outcome.num_discarded,
+    }

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from random import Random
 
+from vivace.bench.traffic.arrivals import arrivals
 from vivace.bench.traffic.prompt_text import PromptText
 from vivace.bench.traffic.replay import replay
 from vivace.bench.traffic.request import Traffic, TrafficRequest
@@ -68,6 +70,24 @@ class Workload:
         crowd = self.crowd.requests[: max(2, math.ceil(share * len(self.crowd.requests)))]
         alone = self.alone.requests[: max(1, math.ceil(share * len(self.alone.requests)))]
         return replace(self, crowd=replace(self.crowd, requests=crowd), alone=replace(self.alone, requests=alone))
+
+    def open(self, rate_per_s: float) -> Traffic:
+        """The crowd's requests as they come by themselves, at random (Poisson), at `rate_per_s`: turns of different
+        conversations mixed. Another rate stretches the same arrivals."""
+        requests, seed = self.crowd.requests, self.crowd.seed
+        places = list(range(len(requests)))
+        Random(f"{seed} places").shuffle(places)
+        turns: dict[int, list[int]] = {}
+        roots: dict[int, int] = {}
+        for place, request in zip(places, requests, strict=True):
+            after = request.after
+            roots[request.index] = root = request.index if after is None else roots.get(after, request.index)
+            turns.setdefault(root, []).append(place)
+        order = {root: iter(sorted(found)) for root, found in turns.items()}
+        moments = arrivals(len(requests), rate_per_s, seed=seed)
+        timed = [replace(one, arrival_s=moments[next(order[roots[one.index]])]) for one in requests]
+        timed.sort(key=lambda one: one.arrival_s or 0.0)
+        return replace(self.crowd, requests=tuple(timed), concurrency=None)
 
     def warm_up(self) -> Traffic:
         """A few requests that share nothing with the others: for caches of code and memory, not of prefixes."""

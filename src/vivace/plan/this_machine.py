@@ -15,6 +15,7 @@ from vivace import __version__
 from vivace.backends.cpu.backend import CpuBackend
 from vivace.backends.cpu.detect import Machine as DetectedMachine
 from vivace.backends.cpu.detect import detect, measure
+from vivace.core.config import EngineConfig
 from vivace.core.errors import ConfigError
 from vivace.formats.atomic_file import atomic_writer
 from vivace.formats.cache_directory import cache_directory
@@ -28,6 +29,7 @@ from vivace.plan.measurement import (
     measure_steps,
     measure_threads,
 )
+from vivace.plan.this_gpu import gpu_machine
 
 READ_PROBES = 3
 READ_SECONDS = 0.7
@@ -63,7 +65,10 @@ class Calibration:
 
 
 def this_machine(backend: CpuBackend | None = None, *, use_calibration: bool = True) -> Machine:
-    """Ceilings are measured, which takes a second and a half."""
+    """Ceilings are measured, which takes a second and a half. Without a backend it is the machine's GPU, where there is one."""
+    gpu = gpu_machine(EngineConfig()) if backend is None else None
+    if gpu is not None:
+        return gpu
     backend = backend or CpuBackend()
     calibration = load_calibration(backend) if use_calibration else None
     if calibration is None:

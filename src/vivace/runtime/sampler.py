@@ -12,7 +12,7 @@ from itertools import chain
 
 import numpy as np
 
-from vivace.core.sequence import Sequence
+from vivace.core.sequence import UNKNOWN, Sequence
 from vivace.ops.backend import NO_MASK, NO_MASK_INDEX, Float32Array, Int32Array, SampleInputs, UInt32Array
 from vivace.ops.random import uniform, uniforms
 
@@ -146,6 +146,8 @@ def _history(sequences: list[Sequence], ahead: list[list[int]] | None) -> tuple[
             counts.append(_NO_INT)
             continue
         seen = np.array([*sequence.tokens, *ahead[row]] if ahead else sequence.tokens, np.int32)
+        if seen[-1] == UNKNOWN:
+            seen = seen[:-1]
         ids, inverse = np.unique(seen, return_inverse=True)
         is_output = np.arange(len(seen)) >= sequence.num_prompt
         tokens.append(ids)

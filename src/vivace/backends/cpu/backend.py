@@ -11,7 +11,7 @@ from typing import Any, get_args
 import numpy as np
 
 from vivace.backends.cpu import _native
-from vivace.backends.cpu.detect import available_cores
+from vivace.backends.cpu.detect import available_cores, measure
 from vivace.backends.cpu.encoding import encode
 from vivace.backends.cpu.lowering import Lowered, lower
 from vivace.backends.cpu.packed_storage import CpuPackedStorage
@@ -25,6 +25,7 @@ from vivace.ops.backend import (
     Int32Array,
     KVCache,
     KVSpec,
+    MeasuredCeilings,
     SampleInputs,
     StepInputs,
     StepLimits,
@@ -37,7 +38,7 @@ LAYOUTS = (
     *("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k"),
     *("int4_g32", "int4_g64", "int4_g128", "int8_channel", "int8_outlier"),
 )
-KV_DTYPES = get_args(KVDtype)
+KV_DTYPES: tuple[KVDtype, ...] = tuple(name for name in get_args(KVDtype) if name != "fp8_e4m3")  # a GPU's
 SPARE_RECENT_BLOCKS = 64  # a look for unused ones is worth it only once there are so many more than used ones
 MAX_THREADS = 1024
 
@@ -189,6 +190,19 @@ class CpuBackend:
     def free_bytes(self, utilization: float) -> int | None:  # noqa: ARG002 -- of a device with memory of its own
         """Memory is the machine's."""
         return None
+
+    def synchronize(self) -> None:
+        """Nothing runs behind a call."""
+
+    def measure_ceilings(self) -> MeasuredCeilings:
+        """With this backend's threads and instruction set."""
+        found = measure(self._device)
+        peaks = {
+            "f32": found.f32_operations_per_s,
+            "bf16": found.bf16_operations_per_s,
+            "int8": found.int8_operations_per_s,
+        }
+        return MeasuredCeilings(found.read_bytes_per_s, {name: peak for name, peak in peaks.items() if peak})
 
     def on_host(self, values: Any) -> Float32Array:
         """The same array."""
