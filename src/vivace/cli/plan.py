@@ -4,10 +4,30 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import typer
-
+from vivace.cli.plan_options import (
+    AcceptanceOption,
+    AsJSONOption,
+    CalibrateOption,
+    HardwareOption,
+    HTMLOption,
+    KvCacheDtypeOption,
+    MaxModelLenOption,
+    MaxNumBatchedTokensOption,
+    MaxNumSeqsOption,
+    ModelArgument,
+    NumThreadsOption,
+    ObjectivePercentileOption,
+    ObjectivesOption,
+    PriceOption,
+    QuantizationOption,
+    RateOption,
+    SpeculativeConfigOption,
+    TraceOption,
+    UsersOption,
+    WorkloadOption,
+)
 from vivace.cli.screen import counter
 from vivace.core.errors import ConfigError
 
@@ -25,69 +45,31 @@ LONGEST_ROW = 200  # columns: a row is never broken, whatever the terminal's wid
 
 
 def plan(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[MODEL]", help="A preset, config.json, directory, GGUF file or hub name; default: embedded."
-        ),
-    ] = None,
-    hardware: Annotated[
-        str, typer.Option(help="Machines, with commas; `this` is the one you are on, `all` the whole table.")
-    ] = DEFAULT_HARDWARE,
-    workload: Annotated[
-        str | None,
-        typer.Option(
-            help="chat (the default), system-prompt, rag, long-prompt, long-answer, agent or uniform, as in vivace "
-            "bench serve; or PROMPT:ANSWER[:CACHED] in tokens."
-        ),
-    ] = None,
-    trace: Annotated[
-        Path | None,
-        typer.Option(help="A published trace (Azure, BurstGPT, Mooncake, Qwen-Bailian), in place of --workload."),
-    ] = None,
-    slo: Annotated[
-        list[str] | None, typer.Option(help="Objectives of a request in ms: ttft:500,tpot:50 (also itl, e2el).")
-    ] = None,
-    slo_percentile: Annotated[
-        float, typer.Option(help="Of 100 requests so many must keep every objective: 90, 95, 99.")
-    ] = 95.0,
-    users: Annotated[
-        int | None, typer.Option(help="Users who each wait for an answer before they ask again; default: 16.", min=1)
-    ] = None,
-    rate: Annotated[float | None, typer.Option(help="Requests a second, in place of --users.")] = None,
-    quantization: Annotated[
-        str | None, typer.Option(help="Weights to look at, with commas; default: what is common on each machine.")
-    ] = None,
-    kv_cache_dtype: Annotated[str, typer.Option(help="Keys and values, as in vivace serve.")] = "auto",
-    max_model_len: Annotated[
-        int | None, typer.Option(help="Context of a request; default: the model's, 8192 at most.", min=128)
-    ] = None,
-    max_num_seqs: Annotated[int, typer.Option(help="Sequences that run at once.", min=1)] = 256,
-    max_num_batched_tokens: Annotated[int, typer.Option(help="Tokens a step computes at most.", min=1)] = 2048,
-    num_threads: Annotated[int | None, typer.Option(help="Threads on processors; default: all cores.", min=1)] = None,
-    speculative_config: Annotated[
-        str | None,
-        typer.Option(
-            help='As in vivace serve: {"method": "draft_model", "model": ..., "num_speculative_tokens": 4}.'
-        ),
-    ] = None,
-    acceptance: Annotated[
-        float, typer.Option(help="Chance that a guess stands if those before it did, of --speculative-config.")
-    ] = 0.6,
-    price: Annotated[
-        list[str] | None, typer.Option(help="Price of a machine, as h100=2.5/h; may be repeated.")
-    ] = None,
-    calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Measure this machine first, about 90 s; the result is kept.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    html: Annotated[Path | None, typer.Option(help="Write one self-contained HTML page to this file.")] = None,
+    model: ModelArgument = None,
+    hardware: HardwareOption = DEFAULT_HARDWARE,
+    workload: WorkloadOption = None,
+    trace: TraceOption = None,
+    slo: ObjectivesOption = None,
+    slo_percentile: ObjectivePercentileOption = 95.0,
+    users: UsersOption = None,
+    rate: RateOption = None,
+    quantization: QuantizationOption = None,
+    kv_cache_dtype: KvCacheDtypeOption = "auto",
+    max_model_len: MaxModelLenOption = None,
+    max_num_seqs: MaxNumSeqsOption = 256,
+    max_num_batched_tokens: MaxNumBatchedTokensOption = 2048,
+    num_threads: NumThreadsOption = None,
+    speculative_config: SpeculativeConfigOption = None,
+    acceptance: AcceptanceOption = 0.6,
+    price: PriceOption = None,
+    calibrate: CalibrateOption = False,
+    as_json: AsJSONOption = False,
+    html: HTMLOption = None,
 ) -> None:
     """Say whether a model fits a machine and how fast it would be there: memory, latency, users, cost."""
     from vivace.plan.comparison import compare
     from vivace.plan.deployment import Deployment
     from vivace.plan.planned_model import planned_model
-    from vivace.plan.recommendation import recommendation
     from vivace.plan.weights import quantization_name
 
     quantizations = [quantization_name(name) for name in _names(quantization or "")]
@@ -103,16 +85,23 @@ def plan(
     )
     traffic = _workload(workload, trace, deployment)
     prices, machines = _prices(price or []), _machines(_names(hardware), calibrate)
-    candidates = compare(
-        planned,
-        machines,
-        traffic,
-        load,
-        deployment=deployment,
-        quantizations=quantizations,
-        prices=prices,
-        progress=counter("plans", after_s=1.0),
-    )
+    options: dict[str, Any] = {"deployment": deployment, "quantizations": quantizations, "prices": prices}
+    counted = counter("plans", after_s=1.0)
+    candidates = compare(planned, machines, traffic, load, progress=counted, **options)
+    _tell(planned, candidates, traffic, load, html=html, as_json=as_json)
+
+
+def _tell(
+    planned: PlannedModel,
+    candidates: list[Candidate],
+    traffic: Workload,
+    load: Load,
+    *,
+    html: Path | None,
+    as_json: bool,
+) -> None:
+    from vivace.plan.recommendation import recommendation
+
     sentences = recommendation(planned, candidates, load)
     if html is not None:
         _write(html, planned, candidates, traffic, load, sentences)

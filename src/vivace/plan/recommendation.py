@@ -23,34 +23,51 @@ ONE_DEVICE = "Vivace runs a model on one device (no tensor parallelism): replica
 
 def recommendation(model: PlannedModel, candidates: Sequence[Candidate], load: Load) -> list[str]:
     """Sentences, the answer first."""
-    bests = [
-        best
-        for _, of_machine in groupby(candidates, key=lambda one: one.machine.name)
-        if (best := best_of(list(of_machine)))
-    ]
-    if not bests:
+    bests = _bests(candidates)
+    best = chosen(candidates, load)
+    if best is None:
         return [_nothing_fits(model, candidates)]
-    sentences = [_answer(bests, load), *_replicas(bests)]
+    sentences = [_answer(best, load), *_replicas(bests)]
     sentences += [_does_not_fit(name, ones) for name, ones in _unfitting(candidates)]
     sentences += [f"{one.machine.name}: {_why(one, load)}" for one in bests]
     return sentences
 
 
-def _answer(bests: Sequence[Candidate], load: Load) -> str:
+def chosen(candidates: Sequence[Candidate], load: Load) -> Candidate | None:
+    """The answer among the best of each machine: the cheapest a token where prices are known, else the fastest for
+    users without objectives, else the fewest and smallest machines; where none keeps up the fastest, and None where
+    nothing fits. Machines on which Vivace does not run today come last."""
+    bests = _bests(candidates)
     served = [one for one in bests if one.num_machines is not None]
     served = [one for one in served if not one.machine.caveat] or served
     if not served:
-        fastest = max(bests, key=lambda one: one.tokens_per_s)
-        return f"no machine here keeps {_goal(load)}; the fastest is {_named(fastest)}: {_felt(fastest)}"
+        return max(bests, key=lambda one: one.tokens_per_s, default=None)
     priced = [one for one in served if one.cost_per_million is not None]
     if priced:
-        best = min(priced, key=lambda one: one.cost_per_million or math.inf)
+        return min(priced, key=lambda one: one.cost_per_million or math.inf)
+    if _wants_speed(load):
+        return max(served, key=lambda one: one.tokens_per_s)
+    return min(served, key=lambda one: (one.num_machines or 0, one.machine.tdp_w or math.inf))
+
+
+def _bests(candidates: Sequence[Candidate]) -> list[Candidate]:
+    by_machine = groupby(candidates, key=lambda one: one.machine.name)
+    found = (best_of(list(of_machine)) for _, of_machine in by_machine)
+    return [best for best in found if best is not None]
+
+
+def _wants_speed(load: Load) -> bool:
+    return load.slo is None and load.rate_per_s is None
+
+
+def _answer(best: Candidate, load: Load) -> str:
+    if best.num_machines is None:
+        return f"no machine here keeps {_goal(load)}; the fastest is {_named(best)}: {_felt(best)}"
+    if best.cost_per_million is not None:
         full = "" if best.cost_when_full is None else f", {best.cost_when_full:.2f} with machines kept full"
         return f"cheapest a token: {_named(best)}, {best.cost_per_million:.2f} for a million tokens{full}"
-    if load.slo is None and load.rate_per_s is None:
-        best = max(served, key=lambda one: one.tokens_per_s)
-        return f"fastest: {_named(best)}, {best.tokens_per_s:,.0f} tokens/s"
-    best = min(served, key=lambda one: (one.num_machines or 0, one.machine.tdp_w or math.inf))
+    if _wants_speed(load):
+        return f"fastest: {_named(best)}, {best.tokens_per_s:,.0f} tokens/s: {_felt(best)}"
     goal = f" within {_goal(load)}" if load.slo else ""
     return f"fewest and smallest machines for this traffic{goal}: {_named(best)}: {_felt(best)}"
 

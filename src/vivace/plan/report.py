@@ -10,9 +10,10 @@ from vivace.charts.bars import Bar, bars
 from vivace.charts.page import Section, page
 from vivace.charts.table import facts, table
 from vivace.charts.tiles import Tile, tiles
-from vivace.plan.comparison import Candidate, best_of
+from vivace.plan.comparison import Candidate
 from vivace.plan.machine import Machine
 from vivace.plan.planned_model import PlannedModel
+from vivace.plan.recommendation import chosen
 from vivace.plan.row import cells, columns, load_words, number
 from vivace.plan.workload import Load, Workload
 
@@ -20,7 +21,7 @@ LATENCY_LEAD = (
     "Each machine's traffic went through the engine's own scheduler in simulated time: its token budget, chunks of "
     "prompts, KV blocks, prefix cache and preemptions are the real ones; a step takes what the step-time model says."
 )
-MEMORY_LEAD = "Bytes of each part; the rest of nine tenths of a machine's memory holds keys and values."
+MEMORY_LEAD = "GB of each part; the rest of nine tenths of a machine's memory holds keys and values."
 MACHINE_LEAD = "Figures of the makers, with their sources."
 TRUST_LEAD = "How near a step comes to a machine's ceilings, and where predictions were held against measurements."
 
@@ -35,13 +36,13 @@ def html(
     """The whole page."""
     machines = list({one.machine.name: one.machine for one in candidates}.values())
     served = [one for one in candidates if one.outcome is not None]
-    sections = [Section("", tiles(list(_tiles(candidates))))] if served else []
+    first = chosen(candidates, load)
+    sections = [] if first is None else [Section("", tiles(list(_tiles(first))))]
     sections.append(Section("Recommendation", _sentences(sentences)))
     if served:
         sections.append(Section("Speed", _charts(served, load), LATENCY_LEAD))
-    rows = [cells(one, load) for one in candidates]
     sections += [
-        Section("All predictions", table(columns(load), rows, notes=_legend(load))),
+        Section("All predictions", _predictions(candidates, load)),
         Section("Memory", _memory(candidates), MEMORY_LEAD),
         Section("Machines", _machines(machines), MACHINE_LEAD),
         Section("How far to trust it", _trust(machines), TRUST_LEAD),
@@ -50,13 +51,9 @@ def html(
     return page(f"Plan for {model.name}", sections, subtitle=subtitle)
 
 
-def _tiles(candidates: Sequence[Candidate]) -> Iterator[Tile]:
-    names = dict.fromkeys(one.machine.name for one in candidates)
-    bests = [best_of([one for one in candidates if one.machine.name == name]) for name in names]
-    kept = [one for one in bests if one is not None]
-    first = min(kept, key=lambda one: (one.num_machines is None, one.cost_per_million or 0.0, -one.tokens_per_s))
+def _tiles(first: Candidate) -> Iterator[Tile]:
     found = first.outcome
-    assert found is not None  # best_of gives no other
+    assert found is not None  # something that fits was chosen
     count = f"{first.num_machines} × " if (first.num_machines or 1) > 1 else ""
     yield Tile("Machine", f"{count}{first.machine.name}", "", f"{first.deployment.quantization} weights")
     if found.ttft_ms is not None:
@@ -104,8 +101,16 @@ def _color(one: Candidate) -> int:
     return 0 if one.machine.kind == "gpu" else 1
 
 
+def _predictions(candidates: Sequence[Candidate], load: Load) -> str:
+    """Rows of the terminal's table, without what the next section says and columns that say nothing."""
+    names, rows = columns(load), [cells(one, load) for one in candidates]
+    shown = [0, 1, *(index for index in range(4, len(names)) if any(row[index] for row in rows))]
+    listed = [[row[index] for index in shown] for row in rows]
+    return table([names[index] for index in shown], listed, notes=_legend(load))
+
+
 def _legend(load: Load) -> str:
-    words = "TTFT: time to first token. ITL: gap between two tokens of a stream. GB: of the weights. "
+    words = "TTFT: time to first token. ITL: gap between two tokens of a stream. "
     if load.slo is not None:
         words += "Most users or requests: of one machine within the objectives. "
     return words + "Per 1M: price of a million output tokens, where a price an hour was given."
@@ -113,8 +118,8 @@ def _legend(load: Load) -> str:
 
 def _memory(candidates: Sequence[Candidate]) -> str:
     headers = (
-        *("machine", "weights", "weights GB", "activations GB", "runtime GB", "keys and values GB"),
-        *("bytes a token", "longest context"),
+        *("machine", "weights", "weights GB", "activations", "runtime", "keys, values"),
+        *("kB a token", "requests at once", "longest context"),
     )
     rows = []
     for one in candidates:
@@ -122,7 +127,9 @@ def _memory(candidates: Sequence[Candidate]) -> str:
         parts = (need.weights_bytes + need.draft_bytes, need.activation_bytes, need.runtime_bytes, need.kv_pool_bytes)
         gigabytes = [f"{part / 1e9:.2f}" for part in parts]
         context = f"{need.max_context:,}" if need.fits else None
-        rows.append((one.machine.name, one.deployment.quantization, *gigabytes, need.kv_bytes_per_token, context))
+        token = f"{need.kv_bytes_per_token / 1e3:.1f}"
+        fit = f"{need.max_sequences:,}" if need.fits else None
+        rows.append((one.machine.name, one.deployment.quantization, *gigabytes, token, fit, context))
     return table(headers, rows)
 
 
