@@ -64,4 +64,5 @@ def nearest_codes(values: NDArray[np.float32]) -> NDArray[np.uint8]:
     normal = (size + 0x7FFFF + (size >> 20 & 1) >> 20) - (120 << 3)
     small = np.rint(np.minimum(magnitude, 1) * 512).astype(np.int32)  # below 2^-6: multiples of 2^-9
     codes = np.where(magnitude < 2.0**-6, small, np.minimum(normal, LARGEST_CODE))
-    return (codes | (bits >> 24 & 0x80)).astype(np.uint8)
+    signed: NDArray[np.int32] = codes | (bits >> 24 & 0x80)
+    return signed.astype(np.uint8)
