@@ -21,6 +21,7 @@ Int32Array = NDArray[np.int32]
 Float32Array = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
 UInt32Array = NDArray[np.uint32]
+UInt64Array = NDArray[np.uint64]
 
 KV_ELEMENT_BYTES: dict[str, int] = {"f32": 4, "bf16": 2, "f16": 2}
 KV_CODE_BITS: dict[str, int] = {
@@ -312,6 +313,10 @@ class Backend(Protocol):
     def kv_cache(self, spec: KVSpec, num_blocks: int) -> KVCache: ...
 
     def compile(self, program: Program, kv_cache: KVCache, limits: StepLimits) -> Executable: ...
+
+    def uniforms(self, seed_S: UInt64Array, index_S: Int32Array, position_S: Int32Array) -> Float32Array:
+        """`vivace.ops.random.uniforms` of each row."""
+        ...
 
     def sample(self, logits: Any, inputs: SampleInputs) -> Int32Array:
         """Token ids [S]. A row without any finite logit gives -1. `logits` is not changed."""

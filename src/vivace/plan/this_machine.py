@@ -65,7 +65,8 @@ class Calibration:
 
 
 def this_machine(backend: CpuBackend | None = None, *, use_calibration: bool = True) -> Machine:
-    """Ceilings are measured, which takes a second and a half. Without a backend it is the machine's GPU, where there is one."""
+    """Ceilings are measured, which takes a second and a half. Without a backend it is the machine's GPU, where there
+    is one."""
     gpu = gpu_machine(EngineConfig()) if backend is None else None
     if gpu is not None:
         return gpu

@@ -59,7 +59,7 @@ class DraftModel:
         self._block_size = block_size
         self._max_model_len = max_model_len
         self._max_tokens = max_tokens
-        self._sampler_inputs = SamplerInputs(constrains=False)
+        self._sampler_inputs = SamplerInputs(backend.uniforms, constrains=False)
         self._progress: dict[Sequence, _Progress] = {}
         self._content: dict[int, bytes] = {}  # block -> hash of its tokens, where the draft has computed it whole
         self._table_resets: list[Sequence] = []

@@ -38,8 +38,10 @@ from vivace.ops.backend import (
     SampleInputs,
     StepLimits,
     TopLogprobs,
+    UInt64Array,
 )
 from vivace.ops.program import Program, Weight
+from vivace.ops.random import row_uniforms
 
 
 class CudaBackend:
@@ -123,6 +125,10 @@ class CudaBackend:
         if not isinstance(kv_cache, CudaKVCache):
             raise EngineError(f"the KV cache belongs to another backend: {type(kv_cache).__name__}")
         return CudaExecutable(program, kv_cache, limits, self.kernels)
+
+    def uniforms(self, seed_S: UInt64Array, index_S: Int32Array, position_S: Int32Array) -> Float32Array:
+        """Drawn on the host."""
+        return row_uniforms(seed_S, index_S, position_S)
 
     def sample(self, logits: Any, inputs: SampleInputs) -> Int32Array:
         """Token ids [S], waiting for them."""
