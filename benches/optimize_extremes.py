@@ -63,7 +63,7 @@ def main() -> None:
     for number in range(arguments.rounds):
         for name, candidate in chosen.items():
             started = time.monotonic()
-            outcome = laboratory.measure([candidate], 1.0)[0]
+            outcome = laboratory.measure([candidate], 1.0, sweep=False)[0]
             if outcome.measurement is None:
                 raise SystemExit(f"{name}: {outcome.failure}")
             last = outcome.measurement

@@ -118,7 +118,7 @@ def test_a_refused_request_is_recorded(shelf: EngineShelf, reader: PromptReader)
 
 
 def measured(bench: EngineLaboratory, *candidates: Candidate) -> list[Measurement]:
-    outcomes = bench.measure(candidates, 1.0)
+    outcomes = bench.measure(candidates, 1.0, bench.slo is not None)
     assert all(len(one.pulses) >= 2 and min(one.pulses) > 0 for one in outcomes)
     return [one.measurement for one in outcomes if one.measurement is not None]
 
@@ -136,7 +136,7 @@ def test_measurements_have_their_figures(shelf: EngineShelf, workload: Workload)
 
 def test_a_candidate_that_cannot_run_says_why(shelf: EngineShelf, workload: Workload, tmp_path: Path) -> None:
     absent = SpeculativeConfig("draft_model", model=str(tmp_path / "absent"))
-    failed, ran = laboratory(shelf, workload).measure([replace(SERVED, speculation=absent), SERVED], 0.5)
+    failed, ran = laboratory(shelf, workload).measure([replace(SERVED, speculation=absent), SERVED], 0.5, False)
     assert failed.measurement is None
     assert "absent" in failed.failure
     assert ran.measurement is not None
@@ -145,7 +145,7 @@ def test_a_candidate_that_cannot_run_says_why(shelf: EngineShelf, workload: Work
 def test_what_does_not_fit_together_runs_in_two_heats(shelf: EngineShelf, workload: Workload) -> None:
     bench = laboratory(shelf, workload)
     bench.room_bytes = 2  # forecasts say 1 byte each
-    outcomes = bench.measure([SERVED, replace(SERVED, block_size=32), replace(SERVED, max_num_seqs=4)], 0.5)
+    outcomes = bench.measure([SERVED, replace(SERVED, block_size=32), replace(SERVED, max_num_seqs=4)], 0.5, False)
     assert all(one.measurement is not None for one in outcomes)
     assert outcomes[0].pulses == outcomes[1].pulses
     assert outcomes[1].pulses != outcomes[2].pulses
@@ -153,7 +153,6 @@ def test_what_does_not_fit_together_runs_in_two_heats(shelf: EngineShelf, worklo
 
 def test_goodput_is_found_by_rates(shelf: EngineShelf, workload: Workload) -> None:
     bench = laboratory(shelf, workload)
-    bench.sweeps = True
     bench.slo = SLO(e2el=60_000.0)
     (lenient,) = measured(bench, SERVED)
     assert lenient.goodput_per_s is not None

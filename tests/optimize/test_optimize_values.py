@@ -123,6 +123,11 @@ def test_objectives() -> None:
     four, two = Candidate(num_threads=4), Candidate(num_threads=2)
     cost = Objective("cost")
     assert cost.score(two, measurement(100)) == 2 * cost.score(four, measurement(100))
+    goodput = Objective("goodput")
+    assert goodput.score(two, measurement(goodput_per_s=3.0)) == 0.0, "of a closed loop"
+    assert goodput.score(two, measurement(goodput_per_s=3.0, good_rate_per_s=4.0)) == 3.0
+    none, few = (measurement(goodput_per_s=0.0, good_rate_per_s=0.0, good_share=share) for share in (0.0, 0.5))
+    assert 0 < goodput.score(two, none) < goodput.score(two, few) < 1e-5
     assert Objective("latency").score(two, measurement(single_latency_ms=10.0)) == 100.0
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from vivace.core.speculation import SpeculativeConfig
 from vivace.optimize.candidate import Candidate
+from vivace.optimize.fusion import Fusion
 from vivace.optimize.gate import Gate, QualityBar
 from vivace.optimize.laboratory import Outcome
 from vivace.optimize.measurement import Forecast, Interaction, Measurement, Quality
@@ -29,6 +30,8 @@ CACHE_LOSS = {"f32": 0.0, "bf16": 0.0, "int8_per_token_head": 1e-4, "int4_k_per_
 CACHE_LOSS |= {"int4_per_token_head": 0.4}  # the trap: fast and wrong
 CACHE_BYTES = {"f32": 4.0, "bf16": 2.0, "int8_per_token_head": 1.06, "int4_k_per_channel": 0.6}
 CACHE_BYTES |= {"int4_per_token_head": 0.6}
+
+MOMENTS = 9  # of a heat, at which the baseline runs
 
 SURROUNDINGS = Surroundings(
     is_float=True,
@@ -71,7 +74,7 @@ def true_latency_ms(candidate: Candidate) -> float:
 @dataclass
 class VirtualLaboratory:
     """`noise` is the spread of a run; `slow` are spans of time in which everything takes twice as long.
-    `stop_at` interrupts before that measurement."""
+    `stop_at` interrupts in that call of the laboratory."""
 
     noise: float = 0.0
     slow: tuple[tuple[float, float], ...] = ()
@@ -79,6 +82,7 @@ class VirtualLaboratory:
     forecast_error: Callable[[Candidate], float] = lambda _: 1.0
     liars: frozenset[str] = frozenset()  # cache types whose text differs with serving tricks
     now: float = 0.0
+    num_calls: int = 0
     num_measured: int = 0
     num_judged: int = 0
     measured: list[Candidate] = field(default_factory=list)
@@ -89,20 +93,19 @@ class VirtualLaboratory:
     def clock(self) -> float:
         return self.now
 
-    def measure(self, candidates: Sequence[Candidate], share: float) -> list[Outcome]:
-        if self.num_measured == self.stop_at:
-            raise Interrupted
+    def measure(self, candidates: Sequence[Candidate], share: float, sweep: bool) -> list[Outcome]:
+        self._call()
         self.num_measured += 1
         self.measured += candidates
-        before, found = self.pulse(), []
-        for candidate in candidates:
-            found.append(self._one(candidate, share))
-            self.now += found[-1].seconds
-        after = self.pulse()
-        return [Outcome(one, (before, after)) for one in found]
+        seconds = (5.0 if sweep else 2.0) * share * len(candidates)
+        factors = [self._factor(self.now + seconds * place / (MOMENTS - 1)) for place in range(MOMENTS)]
+        self.now += seconds
+        pulses = tuple(500.0 * factor for factor in factors)
+        mean = sum(factors) / MOMENTS
+        return [Outcome(self._one(one, share, sweep, mean), pulses) for one in candidates]
 
-    def _one(self, candidate: Candidate, share: float) -> Measurement:
-        factor = self._factor()
+    def _one(self, candidate: Candidate, share: float, sweep: bool, factor: float) -> Measurement:
+        """On a machine at `factor` of its speed."""
         speed = true_speed(candidate) * factor * self._luck(candidate, share)
         latency = true_latency_ms(candidate) / factor
         return Measurement(
@@ -118,23 +121,37 @@ class VirtualLaboratory:
             weight_bytes=memory_bytes(candidate)[0],
             kv_pool_bytes=memory_bytes(candidate)[1],
             kv_bytes_per_token=int(1000 * CACHE_BYTES[candidate.kv_cache_dtype]),
-            goodput_per_s=speed / 50,
-            seconds=2.0 * share,
+            goodput_per_s=speed / (50 + candidate.max_num_batched_tokens / 20) if sweep else speed / 40,
+            good_rate_per_s=speed / 40 if sweep else None,
+            seconds=(5.0 if sweep else 2.0) * share,
         )
 
+    def _call(self) -> None:
+        if self.num_calls == self.stop_at:
+            raise Interrupted
+        self.num_calls += 1
+
     def pulse(self) -> float:
+        self._call()
         self.now += 0.1
-        return 500.0 * self._factor()
+        return 500.0 * self._factor(self.now)
 
     def quality(self, candidate: Candidate) -> Quality | None:
+        self._call()
         self.num_judged += 1
         self.now += 1.0
         loss = WEIGHT_LOSS[candidate.quantization] + CACHE_LOSS[candidate.kv_cache_dtype]
         return Quality(kl=loss, perplexity=20 * (1 + loss), perplexity_change=loss)
 
     def interaction(self, candidate: Candidate) -> Interaction:
+        self._call()
         self.now += 0.5
         return Interaction(8, 5 if candidate.kv_cache_dtype in self.liars else 8, 0.99)
+
+    def fusion(self, candidate: Candidate) -> Fusion:  # noqa: ARG002
+        self._call()
+        self.now += 0.2
+        return Fusion(32, 300, (1.3, 1.31, 1.29))
 
     def forecast(self, candidate: Candidate) -> Forecast:
         error = self.forecast_error(candidate)
@@ -143,8 +160,8 @@ class VirtualLaboratory:
             true_speed(candidate) * error, true_latency_ms(candidate) / error, weights + pool, "bandwidth"
         )
 
-    def _factor(self) -> float:
-        return 0.5 if any(start <= self.now < end for start, end in self.slow) else 1.0
+    def _factor(self, moment: float) -> float:
+        return 0.5 if any(start <= moment < end for start, end in self.slow) else 1.0
 
     def _luck(self, candidate: Candidate, share: float) -> float:
         key = f"{candidate.key} {share}"
@@ -173,7 +190,7 @@ def optimization(
     notebook = Notebook(memory or Forgetful(), {"machine": "virtual"})
     budget = TimeBudget(seconds, laboratory.clock, laboratory.clock())
     return Optimization(
-        trials=Trials(laboratory, notebook, budget, lambda *_: None),
+        trials=Trials(laboratory, notebook, budget, lambda *_: None, sweeps=objective == "goodput"),
         space=space or make_space(surroundings),
         surroundings=surroundings,
         naive=naive(surroundings),

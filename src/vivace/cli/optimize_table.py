@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vivace.optimize.answer import Answer, Result
+from vivace.optimize.cautions import cautions
 from vivace.optimize.interval import Interval
 
 MOST_ROWS = 8
@@ -61,10 +62,11 @@ def _ladder(answer: Answer) -> Table:
 def _results(answer: Answer, *, is_wide: bool) -> Table:
     """On a narrow terminal without forecasts and times to the first token; the report has them."""
     title = f"The best of {len(answer.results)} measured, by {answer.objective.words}"
-    wide = ("forecast", "TTFT ms") if is_wide else ()
+    by_rate = answer.objective.name == "goodput"
+    wide = ("forecast", "TTFT ms") if is_wide and not by_rate else ()
     table = _table(title, "", ())
     table.add_column("weights, cache, at once, step/block", no_wrap=True)
-    for name in ("tok/s", "x naive", "1 user ms", "MiB", "KL", *wide):
+    for name in (*(["good/s"] if by_rate else []), "tok/s", "x naive", "1 user ms", "MiB", "KL", *wide):
         table.add_column(name, justify="right", no_wrap=True)
     chosen = [answer.pick, *([answer.runner_up] if answer.runner_up else [])]
     others = sorted((one for one in answer.front if one not in chosen), key=lambda one: -one.score)
@@ -73,13 +75,14 @@ def _results(answer: Answer, *, is_wide: bool) -> Table:
         cells = [
             mark,
             result.candidate.short,
+            *([f"{measured.goodput_per_s or 0.0:,.1f}"] if by_rate else []),
             f"{measured.tokens_per_s:,.0f}",
             f"{measured.tokens_per_s / answer.naive.measured.tokens_per_s:.1f}",
             f"{measured.single_latency_ms:,.1f}",
             f"{measured.memory_bytes / 2**20:,.0f}",
             "" if result.quality is None else f"{result.quality.kl:.2g}",
         ]
-        if is_wide:
+        if wide:
             cells += ["" if error is None else f"{100 * error:+.0f}%", f"{measured.ttft_ms:,.1f}"]
         table.add_row(*cells)
     return table
@@ -96,6 +99,7 @@ def _marked(answer: Answer, results: list[Result]) -> Iterator[tuple[str, Result
 
 
 def _conclusions(answer: Answer) -> Iterator[str]:
+    yield from cautions(answer)
     missing = [rung.name for rung in answer.rungs if rung.measured is None]
     if missing:
         yield f"No time for {', '.join(missing)} on the ladder: a longer --time-budget has it."

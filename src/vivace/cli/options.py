@@ -148,6 +148,7 @@ ENGINE_HELP = {
     "num_kv_blocks": "Exact number of KV blocks.",
     "enable_prefix_caching": "Keep the keys and values of common prompt beginnings.",
     "enable_chunked_prefill": "Cut long prompts into steps of --max-num-batched-tokens.",
+    "attention_backend": f"Who computes a GPU's attention: {_one_of('attention_backend')}.",
     "batching": f"Who runs together: {_one_of('batching')}.",
     "static_batch_size": "With --batching static: requests that start together.",
     "static_batch_timeout_ms": "With --batching static: how long a batch waits to fill up.",
@@ -158,7 +159,7 @@ ENGINE_HELP = {
     "backend": f"Who computes: {_one_of('backend')}.",
     "device": "Where it computes: auto, cpu, cuda (the first GPU) or cuda:N; auto takes a GPU that is there.",
     "overlap_steps": "On a GPU: launch the next step before the tokens of the last one are read.",
-    "gpu_memory_utilization": "Share of a GPU's memory for weights and KV cache.",
+    "gpu_memory_utilization": "Share of a GPU's memory to use: weights, KV cache, and what steps take.",
     "seed": "Seed of random numbers.",
 }
 

@@ -18,6 +18,7 @@ KVDtype = Literal[
 KVCacheDtype = Literal["auto", KVDtype]
 BatchingPolicy = Literal["continuous", "static"]
 BackendName = Literal["auto", "cpu", "cuda", "reference"]
+AttentionBackend = Literal["auto", "triton", "sdpa", "flashinfer", "flash_attn", "torch"]
 KV_CACHE_ALIASES: dict[str, KVCacheDtype] = {"fp8": "fp8_e4m3"}
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -26,6 +27,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "kv_cache_dtype": get_args(KVCacheDtype),
     "batching": get_args(BatchingPolicy),
     "backend": get_args(BackendName),
+    "attention_backend": get_args(AttentionBackend),
 }
 
 
@@ -60,9 +62,10 @@ class EngineConfig:
     num_threads: int | None = None
     instruction_set: str | None = None  # force one for tests and comparisons
     backend: BackendName = "auto"
+    attention_backend: AttentionBackend = "auto"  # of a GPU's prompts
     device: str = "auto"  # auto, cpu, cuda or cuda:N
     overlap_steps: bool = True  # on a GPU: launch the next step before the tokens of the last one are read
-    gpu_memory_utilization: float = 0.9  # of a GPU's memory: weights and KV cache; the rest is for a step's values
+    gpu_memory_utilization: float = 0.9  # of a GPU's memory: weights, KV cache and what steps take
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -10,20 +10,20 @@ from itertools import count
 from typing import Any
 
 from vivace.core.config import EngineConfig
-from vivace.core.errors import EngineError, RequestError
+from vivace.core.errors import RequestError
 from vivace.core.events import EmbeddingOutput, RequestOutput
 from vivace.core.sampling import SamplingParams
 from vivace.core.sequence import Pooling
 from vivace.engine.loader import LoadedEngine, load_engine
 from vivace.engine.logits import LogitsReader, PromptLogits
 from vivace.engine.output import OutputProcessor, TextDelta
-from vivace.engine.pooling import unit_vector
+from vivace.engine.pooling import POOLING_PARAMS, embedding_output
 from vivace.engine.progress import TokenProgress
 from vivace.engine.tokenizer import Tokenizer
 from vivace.models.parameters import Progress
 from vivace.ops.backend import Float32Array
 
-POOLING_PARAMS = SCORING_PARAMS = SamplingParams(max_tokens=0)  # no token is generated
+SCORING_PARAMS = POOLING_PARAMS
 
 Prompt = str | Items[int]
 Message = Mapping[str, Any]
@@ -191,11 +191,8 @@ class LLM:
             yield from deltas
 
     def _embedding(self, request_id: str, normalize: bool) -> EmbeddingOutput:
-        output, embedding = self._outputs.output(request_id), self.engine.record(request_id).embedding
-        if embedding is None:
-            raise EngineError(f"no embedding: {output.outputs[0].stop_reason or output.outputs[0].finish_reason}")
-        vector = unit_vector(embedding) if normalize else embedding
-        return EmbeddingOutput(output.prompt, output.prompt_token_ids, vector, output.num_cached_tokens)
+        embedding = self.engine.record(request_id).embedding
+        return embedding_output(self._outputs.output(request_id), embedding, normalize=normalize)
 
     def _discard(self, ids: list[str]) -> None:
         """Abort what is unfinished and forget the requests."""

@@ -12,6 +12,7 @@ from vivace.core.config import Choice, EngineConfig, ResolvedConfig
 from vivace.core.errors import RequestError
 from vivace.engine.backend import make_backend
 from vivace.engine.constraint_room import ConstraintRoom
+from vivace.engine.device_memory import room_for_cache
 from vivace.engine.draft import LoadedDraft, load_draft, make_speculation
 from vivace.engine.engine import Engine
 from vivace.engine.generation_config import GenerationConfig, load_generation_config
@@ -155,7 +156,7 @@ def _with_guessers(
     """Load the draft model or the heads that were asked for, and decide the sizes that they leave room for."""
     draft, heads = load_draft(config, spec, tokenizer, backend), load_heads(config, spec, backend)
     draft_bytes = (draft.parameters.num_bytes if draft else 0) + (heads.parameters.num_bytes if heads else 0)
-    device_bytes = backend.free_bytes(config.gpu_memory_utilization)  # measured: the weights are in
+    device_bytes, measured = room_for_cache(config, spec, parameters, backend, names_states=heads is not None)
     resolved = resolve(
         config,
         spec,
@@ -164,7 +165,8 @@ def _with_guessers(
         kv_share=KV_MEMORY_SHARE if device_bytes is None else 1.0,
         draft_block_bytes=draft.kv_spec.bytes_per_block if draft else 0,
     )
-    return _assemble(config, resolved, spec, tokenizer, backend, parameters, generation, draft, heads, loading)
+    choices = (*loading, *measured)
+    return _assemble(config, resolved, spec, tokenizer, backend, parameters, generation, draft, heads, choices)
 
 
 def _assemble(

@@ -21,6 +21,7 @@ Int32Array = NDArray[np.int32]
 Float32Array = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
 UInt32Array = NDArray[np.uint32]
+UInt64Array = NDArray[np.uint64]
 
 KV_ELEMENT_BYTES: dict[str, int] = {"f32": 4, "bf16": 2, "f16": 2}
 KV_CODE_BITS: dict[str, int] = {
@@ -140,7 +141,8 @@ class StepInputs:
     block_tables_BX: Int32Array  # [B, any width]: only the entries that context_lens reaches are read
     sampled_rows_S: Int32Array
     parents_T: Int32Array | None = None
-    states_TD: Any = None  # of programs that begin with States: float32, the host's or as `Executable.states` gave it
+    states_TD: Any = None  # of programs that begin with States: float32, the host's
+    state_rows_T: Int32Array | None = None  # asynchronous backends: states_TD is `Executable.states`, of which these
     drawn: Drawn | None = None
     drawn_rows_T: Int32Array | None = None
 
@@ -312,6 +314,10 @@ class Backend(Protocol):
 
     def compile(self, program: Program, kv_cache: KVCache, limits: StepLimits) -> Executable: ...
 
+    def uniforms(self, seed_S: UInt64Array, index_S: Int32Array, position_S: Int32Array) -> Float32Array:
+        """`vivace.ops.random.uniforms` of each row."""
+        ...
+
     def sample(self, logits: Any, inputs: SampleInputs) -> Int32Array:
         """Token ids [S]. A row without any finite logit gives -1. `logits` is not changed."""
         ...
@@ -330,4 +336,9 @@ class AsynchronousBackend(Backend, Protocol):
     def draw(self, logits: Any, inputs: SampleInputs, num_logprobs: int | None) -> Drawn:
         """Token ids of each row, and where `num_logprobs` is a number, their log probabilities with the values of as
         many most likely tokens."""
+        ...
+
+    def step_bytes(self, program: Program, spec: KVSpec, limits: StepLimits, max_context: int) -> int:
+        """Memory of the device that steps take beside weights and cache, measured by the largest ones: of
+        `limits.max_tokens` tokens for `limits.max_sampled` sequences. Raises `EngineError` where they do not fit."""
         ...

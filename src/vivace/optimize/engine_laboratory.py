@@ -14,6 +14,7 @@ from vivace.engine.loader import LoadedEngine
 from vivace.optimize.baseline import Baseline
 from vivace.optimize.candidate import Candidate
 from vivace.optimize.engine_shelf import EngineShelf
+from vivace.optimize.fusion import Fusion, measure_fusion
 from vivace.optimize.heat import Play, run_heat
 from vivace.optimize.judge import Judge
 from vivace.optimize.knee import Probe, RateRun, find_knee
@@ -31,9 +32,8 @@ ONE_BY_ONE = 1 / 6  # of the limit: who takes one request after the other has th
 
 @dataclass(slots=True)
 class EngineLaboratory:
-    """`judge` is None for random weights. A run ends after `limit_s` seconds and one answer. With `sweeps` every
-    candidate is asked how many requests a second keep the `slo`. `room_bytes` bounds what runs together: weights and
-    pools as forecast."""
+    """`judge` is None for random weights. A run ends after `limit_s` seconds and one answer. `room_bytes` bounds what
+    runs together: weights and pools as forecast."""
 
     shelf: EngineShelf
     workload: Workload
@@ -41,7 +41,6 @@ class EngineLaboratory:
     forecaster: Callable[[Candidate], Forecast]
     judge: Judge | None = None
     slo: SLO | None = None
-    sweeps: bool = False
     limit_s: float = math.inf
     room_bytes: float = math.inf
     _pulse: Baseline | None = None
@@ -49,8 +48,8 @@ class EngineLaboratory:
     def clock(self) -> float:
         return time.monotonic()
 
-    def measure(self, candidates: Sequence[Candidate], share: float) -> list[Outcome]:
-        return [outcome for group in self._groups(candidates) for outcome in self._heat(group, share)]
+    def measure(self, candidates: Sequence[Candidate], share: float, sweep: bool) -> list[Outcome]:
+        return [outcome for group in self._groups(candidates) for outcome in self._heat(group, share, sweep)]
 
     def pulse(self) -> float:
         return self._beat(PULSE_S)
@@ -60,6 +59,13 @@ class EngineLaboratory:
 
     def interaction(self, candidate: Candidate) -> Interaction:
         return Interaction(0, 0) if self.judge is None else self.judge.interaction(candidate)
+
+    def fusion(self, candidate: Candidate) -> Fusion:
+        workload = self.workload
+        depth = int(workload.prompt_len + workload.output_len / 2)
+        streams = min(candidate.max_num_seqs, workload.users)
+        plain = self.shelf.engine(replace(candidate, speculation=None, kv_cache_dtype="bf16"))
+        return measure_fusion(plain, streams, depth, candidate.num_threads or 1)
 
     def forecast(self, candidate: Candidate) -> Forecast:
         return self.forecaster(candidate)
@@ -82,12 +88,12 @@ class EngineLaboratory:
             held += needed
         yield group
 
-    def _heat(self, candidates: Sequence[Candidate], share: float) -> list[Outcome]:
+    def _heat(self, candidates: Sequence[Candidate], share: float, sweep: bool) -> list[Outcome]:
         workload = self.workload.part(share)
         plays, failures = {}, {}
         for candidate in candidates:
             try:
-                plays[candidate] = self._play(candidate, self._warm(candidate), workload)
+                plays[candidate] = self._play(candidate, self._warm(candidate), workload, sweep)
             except ConfigError as error:
                 failures[candidate] = Outcome(None, failure=str(error))
         self._beat(0.0)  # the baseline's own warm-up, where it has not been
@@ -106,10 +112,10 @@ class EngineLaboratory:
         TrafficRun(loaded.engine, self.workload.reader, self.workload.warm_up()).run()
         return loaded
 
-    def _play(self, candidate: Candidate, loaded: LoadedEngine, workload: Workload) -> Play:
+    def _play(self, candidate: Candidate, loaded: LoadedEngine, workload: Workload, sweep: bool) -> Play:
         """One user alone first, so that what the crowd leaves in the prefix cache helps nobody."""
         limit_s = self.limit_s * (ONE_BY_ONE if candidate.max_num_seqs == 1 else 1.0)
-        crowd_part = CROWD_PART if self.sweeps else 1 - ALONE_PART
+        crowd_part = CROWD_PART if sweep else 1 - ALONE_PART
         alone = TrafficRun(loaded.engine, workload.reader, workload.alone, limit_s=limit_s)
         for share in alone.steps():
             yield ALONE_PART * share
@@ -121,7 +127,7 @@ class EngineLaboratory:
             reasons = [one.error for one in (*alone.records, *crowd.records) if one.error]
             raise ConfigError(f"no request was answered in time: {reasons[0] if reasons else 'all too slow'}")
         measured = _measurement(loaded, single, everybody, alone.seconds + crowd.seconds)
-        if not self.sweeps:
+        if not sweep:
             return measured
         done = ALONE_PART + crowd_part
         knee = yield from _rest(done, self._knee(candidate, workload, everybody.requests_per_s, limit_s))

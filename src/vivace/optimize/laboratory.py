@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from vivace.optimize.candidate import Candidate
+from vivace.optimize.fusion import Fusion
 from vivace.optimize.measurement import Forecast, Interaction, Measurement, Quality
 
 
@@ -39,9 +40,9 @@ class Laboratory(Protocol):
     def clock(self) -> float:
         """Seconds that only go up."""
 
-    def measure(self, candidates: Sequence[Candidate], share: float) -> list[Outcome]:
+    def measure(self, candidates: Sequence[Candidate], share: float, sweep: bool) -> list[Outcome]:
         """All of them in one heat, in turns of milliseconds with the baseline in between: what else the machine does
-        meanwhile hits all alike."""
+        meanwhile hits all alike. With `sweep` each is also asked how many requests a second keep the SLO."""
 
     def pulse(self) -> float:
         """The speed of a fixed baseline now, in tokens a second: what drift is told by."""
@@ -51,6 +52,9 @@ class Laboratory(Protocol):
 
     def interaction(self, candidate: Candidate) -> Interaction:
         """Does the candidate write what its weights alone would."""
+
+    def fusion(self, candidate: Candidate) -> Fusion:
+        """What fused attention brings with its weights and a 16-bit cache, on a step of the workload's shape."""
 
     def forecast(self, candidate: Candidate) -> Forecast:
         """Takes microseconds: the whole space is asked."""

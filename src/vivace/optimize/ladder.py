@@ -77,7 +77,7 @@ class Ladder:
             step = Step(technique, technique.apply(self.naive), technique.apply(at), at, "")
             heat = _heat(self.naive, step)
             if trials.affords(heat, LADDER_UNTIL, name="ladder"):
-                trials.heat(heat, name="ladder")
+                trials.heat(heat, name="ladder", sweep=False)
             self.steps.append(replace(step, why_not=_objection(trials, gate, step)))
             at = at if self.steps[-1].why_not else step.on_top
 
@@ -88,7 +88,7 @@ class Ladder:
             for step in self.steps:
                 heat, name = _heat(self.naive, step), f"ladder {repetition}"
                 if trials.measurement(step.on_top) is not None and trials.affords(heat, until, name=name):
-                    trials.heat(heat, name=name)
+                    trials.heat(heat, name=name, sweep=False)
 
     def rungs(self, trials: Trials) -> tuple[Rung, ...]:
         """The steps with what was measured of them."""

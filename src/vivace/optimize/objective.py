@@ -44,9 +44,12 @@ class Objective:
         return WORDS[self.name]
 
     def score(self, candidate: Candidate, measured: Measurement) -> float:
+        """0: this measurement does not tell."""
         if self.name == "latency":
             return 1e3 / measured.single_latency_ms
         if self.name == "goodput":
+            if measured.good_rate_per_s is None:
+                return 0.0  # no rates were swept: a closed loop keeps other objectives
             return measured.goodput_per_s or UNKEPT * (1e-3 + (measured.good_share or 0.0))
         return measured.tokens_per_s / (candidate.num_threads or 1 if self.name == "cost" else 1)
 

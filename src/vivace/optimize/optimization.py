@@ -45,16 +45,16 @@ class Optimization:
         self.ladder = Ladder(self.naive)
         first = [self.naive, usual(self.space)]
         if self.trials.affords(first, LADDER_UNTIL, WARM_UP_SHARE):
-            self.trials.heat(first, WARM_UP_SHARE)  # the first run of a process is up to 35% off
+            self.trials.heat(first, WARM_UP_SHARE, sweep=False)  # the first run of a process is up to 35% off
         self.trials.heat(first)  # whatever the time: there is something to say and to serve
         self.trials.quality(usual(self.space))
         steps = techniques(self.space, self.surroundings, self.naive)
         self.ladder.climb(self.trials, self.gate, steps)
         eight = [self.naive, batch_of_eight(self.naive)]
         if self.trials.affords(eight, LADDER_UNTIL):
-            self.trials.heat(eight)
+            self.trials.heat(eight, sweep=False)
         self.search.recalibrate()
-        self.search.narrow()
+        self.search.narrow(self.ladder.top)
         self._settle(self.search)
         self._close(self.search)
         self.ladder.repeat(self.trials, LAST_UNTIL)
@@ -76,16 +76,29 @@ class Optimization:
             search.climb()
             race.run(search.contenders(), RACING_UNTIL)
             for candidate in search.leaders(FINALISTS):
-                if candidate not in self.checked and self.surroundings.has_quality:
-                    self.gate.allows_interaction(candidate, self.trials.interaction(candidate))
-                self.checked.add(candidate)
+                self._check(candidate)
             if search.best() == best:
                 return
             best = search.best()
 
+    def _check(self, candidate: Candidate) -> None:
+        """Compare its texts, if there is time for it; the first one's in any case."""
+        if candidate in self.checked or (self.checked and not self.trials.may_compare(candidate, LAST_UNTIL)):
+            return
+        if self.surroundings.has_quality:
+            self.gate.allows_interaction(candidate, self.trials.interaction(candidate))
+        self.checked.add(candidate)
+
     def _close(self, search: Search) -> None:
-        """The first two beside the naive baseline: what it brought altogether."""
-        heat = [self.naive, *search.ranking(self.checked)[:2]]
+        """The reasons for each value of the pick; then the first two beside the naive baseline: what it brought
+        altogether."""
+        ranking = search.ranking(self.checked)
+        if ranking:
+            self.trials.fusion(ranking[0])
+            rivals = [ranking[0], *search.rivals(ranking[0])]
+            if len(rivals) > 1 and self.trials.affords(rivals, LAST_UNTIL, name="rivals"):
+                self.trials.heat(rivals, name="rivals")
+        heat = [self.naive, *ranking[:2]]
         for repetition in range(CLOSING_HEATS):
             if self.trials.affords(heat, LAST_UNTIL, name=f"close {repetition}"):
-                self.trials.heat(heat, name=f"close {repetition}")
+                self.trials.heat(heat, name=f"close {repetition}", sweep=False)

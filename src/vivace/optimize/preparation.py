@@ -12,7 +12,7 @@ from vivace.backends.cpu.detect import available_cores
 from vivace.bench.slo import SLO
 from vivace.core.config import EngineConfig
 from vivace.core.errors import ConfigError
-from vivace.engine.memory import available_memory_bytes
+from vivace.engine.backend import free_memory_bytes, gpu_backend
 from vivace.evaluate.evaluation import sample_text
 from vivace.evaluate.tasks import PosedTask
 from vivace.optimize.candidate import Candidate
@@ -41,7 +41,9 @@ from vivace.optimize.workload import (
 )
 
 METHOD = 3  # of measuring: figures of another one are not comparable
+LEAST_SECONDS = 10.0  # the embedded model's: reading, ceilings, the baseline's warm-up, a heat and a judgement take 7
 RUN_SHARE = 0.012  # of the time budget: what one run of the crowd should take on a fast candidate
+SWEPT = 1 / 3  # of the requests, where each candidate runs them at several rates
 LIMIT_SHARE = 0.02  # and where a slow one is cut off
 ROOM_SHARE = 0.5  # of the free memory: for candidates that run together
 NUM_PROBES, PROBE_PROMPT = 8, 256
@@ -67,6 +69,10 @@ class Inquiry:
     def check(self) -> Objective:
         """Raises `ConfigError` for what cannot be meant, before anything is loaded."""
         check_workload(self.workload)
+        if self.seconds < LEAST_SECONDS:
+            raise ConfigError(
+                f"a search takes {LEAST_SECONDS:g} seconds at least, larger models longer: give --time-budget 4m"
+            )
         if self.bar.task_points is not None and not self.tasks:
             raise ConfigError("a bar on tasks needs tasks: name files with --task")
         if self.config.backend == "reference":
@@ -108,6 +114,7 @@ def prepare(inquiry: Inquiry, memory: Memory, report: Report, clock: Callable[[]
         "seed": subject.config.seed,
         "seconds": inquiry.seconds,
         "slo": None if inquiry.slo is None else str(inquiry.slo),
+        "swept": objective.name == "goodput",
         "text": inquiry.text,
         "tasks": [task.file.name for task in inquiry.tasks],
     }
@@ -127,14 +134,13 @@ def prepare(inquiry: Inquiry, memory: Memory, report: Report, clock: Callable[[]
         forecaster=forecaster,
         judge=None if subject.is_random else _judge(shelf, start, subject, workload, inquiry),
         slo=inquiry.slo,
-        sweeps=objective.name == "goodput",
         limit_s=max(1.0, LIMIT_SHARE * inquiry.seconds),
-        room_bytes=ROOM_SHARE * available_memory_bytes(),
+        room_bytes=ROOM_SHARE * free_memory_bytes(subject.config),
     )
     notebook = Notebook(memory, {**identity, "requests": workload.num_requests})
     budget = TimeBudget(inquiry.seconds, clock, started)
     optimization = Optimization(
-        trials=Trials(laboratory, notebook, budget, report),
+        trials=Trials(laboratory, notebook, budget, report, sweeps=objective.name == "goodput"),
         space=space,
         surroundings=surroundings,
         naive=start,
@@ -173,7 +179,7 @@ class _Sizing:
         return EngineShelf(self.subject.config, self.pool(workload).num_blocks)
 
     def pool(self, workload: Workload) -> KVPool:
-        return KVPool.of(workload, self.subject.spec)
+        return KVPool.of(workload, self.subject.spec, self.subject.config)
 
     def _of(self, count: int) -> Workload:
         return make_workload(self.inquiry.workload, self.subject.reader, count, self.subject.config.seed)
@@ -188,7 +194,8 @@ class _Sizing:
         records = TrafficRun(loaded.engine, workload.reader, workload.crowd, limit_s=limit_s).run()
         done = max(1, sum(record.status == "ok" for record in records))
         seconds = max(record.ended_s for record in records) / done
-        count = math.floor(RUN_SHARE * self.inquiry.seconds / max(seconds, 1e-6))
+        share = RUN_SHARE * (SWEPT if self.inquiry.check().name == "goodput" else 1.0)
+        count = math.floor(share * self.inquiry.seconds / max(seconds, 1e-6))
         return max(LEAST_REQUESTS, min(MOST_REQUESTS, count))
 
 
@@ -203,7 +210,7 @@ def _surroundings(subject: Subject, workload: Workload, inquiry: Inquiry) -> Sur
         is_float=subject.is_float,
         num_parameters=subject.num_parameters,
         head_dim=subject.spec.head_dim,
-        num_threads=available_cores(),
+        num_threads=None if gpu_backend(inquiry.config) else available_cores(),
         users=workload.users,
         longest_tokens=workload.longest_tokens,
         drafts=subject.drafts,

@@ -65,9 +65,9 @@ class Search:
     def __post_init__(self) -> None:
         self.standings = Standings(self.trials, self.objective.score)
 
-    def narrow(self) -> None:
-        """From the whole space to the few that ran the whole workload."""
-        self._halve(self.entrants())
+    def narrow(self, top: Candidate) -> None:
+        """From the whole space to the few that ran the whole workload; the ladder's top is one of them."""
+        self._halve(self.entrants(), top)
 
     def leaders(self, count: int) -> list[Candidate]:
         """The best by score, best first, that the bars allow."""
@@ -170,6 +170,7 @@ class Search:
             and one.batching == "continuous"
             and (measured := self.trials.measurement(one)) is not None
             and measured.num_failed == 0
+            and self.standings.strength(one) is not None
             and self._is_good(one)
         ]
 
@@ -192,7 +193,7 @@ class Search:
         self.dropped.append(Dropped(candidate, "forecast", f"expected to reach {100 * share:.0f}% of the best"))
         return True
 
-    def _halve(self, candidates: list[Candidate]) -> None:
+    def _halve(self, candidates: list[Candidate], top: Candidate) -> None:
         """Each rung runs a larger part of the workload with a third of the candidates."""
         for rung, share in enumerate(self.shares):
             runs = []
@@ -207,6 +208,8 @@ class Search:
                         runs.append(trial)
             if rung + 1 < len(self.shares):
                 candidates = self._survivors(runs, share)
+                if top.batching == "continuous":
+                    candidates = list(dict.fromkeys([top, *candidates]))
             else:
                 for trial in runs:
                     self._is_good(trial.candidate)
@@ -221,9 +224,8 @@ class Search:
         best = max(map(self._score_of, runs), default=1.0)
         for one in ranked:
             if one.candidate not in kept and one.candidate not in self.gate.refused:
-                reason = (
-                    f"{100 * self._score_of(one) / best:.0f}% of the fastest in {100 * share:.0f}% of the workload"
-                )
+                tenths = math.floor(10 * self._score_of(one) / best)
+                reason = f"{10 * tenths} to {10 * tenths + 10}% of the best in {100 * share:.0f}% of the workload"
                 self.dropped.append(Dropped(one.candidate, "halving", reason))
                 if self._score_of(one) < BEATEN * best:
                     self.beaten.add(one.candidate)
@@ -264,6 +266,16 @@ class Search:
             if better is None or self.score(better) < GAIN * self.score(at):
                 return
             at = better
+
+    def rivals(self, pick: Candidate) -> list[Candidate]:
+        """The most promising other value of each axis on which nothing was measured in the pick's place."""
+        near = [one for one in self.space.neighbours(pick) if self._fits(self.forecast(one))]
+        near.sort(key=lambda one: -self._promise(one))
+        measured = {one.differences(pick) for one in self.trials.runs}
+        best: dict[tuple[str, ...], Candidate] = {}
+        for one in near:
+            best.setdefault(one.differences(pick), one)
+        return [one for axes, one in best.items() if axes not in measured]
 
     def _is_hopeful(self, candidate: Candidate, at: Candidate) -> bool:
         known = self.standings.strength(candidate)

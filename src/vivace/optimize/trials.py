@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from vivace.optimize.candidate import Candidate
 from vivace.optimize.drift import DriftGuard, SteadyOutcome
+from vivace.optimize.fusion import Fusion
 from vivace.optimize.interval import Interval, ratio_interval
 from vivace.optimize.laboratory import Laboratory
 from vivace.optimize.measurement import Interaction, Measurement, Quality
@@ -49,12 +50,14 @@ class Trial:
 
 @dataclass(slots=True)
 class Trials:
-    """The measuring side with a memory. `runs` holds whole runs of the workload, by candidate, in their order."""
+    """The measuring side with a memory. `runs` holds whole runs of the workload, by candidate, in their order.
+    `sweeps`: what counts is the rate of requests that keep their SLO, unless a heat is for something else."""
 
     laboratory: Laboratory
     notebook: Notebook
     budget: TimeBudget
     report: Report
+    sweeps: bool = False
     runs: dict[Candidate, list[Trial]] = field(default_factory=dict)
     partial: list[Trial] = field(default_factory=list)
     is_over: bool = False  # nothing is measured any more: what is not known stays so
@@ -63,25 +66,37 @@ class Trials:
     _counted: set[str] = field(default_factory=set)  # entries whose time is counted
     _guard: DriftGuard | None = None
     _judging_s: float = 0.0  # what the last judgement took
+    _comparing_s: float = 0.0  # and the last comparison of texts
     _costs: dict[Candidate, float] = field(default_factory=dict)  # seconds of a whole run
 
-    def heat(self, candidates: Sequence[Candidate], share: float = 1.0, name: str = "") -> list[Trial]:
+    def heat(
+        self, candidates: Sequence[Candidate], share: float = 1.0, name: str = "", *, sweep: bool = True
+    ) -> list[Trial]:
         """All of them together, measured now or known already. `name` tells heats of the same candidates apart."""
         key = _heat_key(candidates, share, name)
         if key in self._heats:
             return self._heats[key]
-        records = self._entry(key, lambda: {"outcomes": self._measure(candidates, share)})["outcomes"]
-        found = [Trial.from_record(one, share, key, record) for one, record in zip(candidates, records, strict=True)]
-        for trial in found:
-            self.num_trials += 1
-            if share < 1.0:
-                self.partial.append(trial)
-            else:
-                self.runs.setdefault(trial.candidate, []).append(trial)
-            if trial.measurement is not None:
-                self._costs[trial.candidate] = trial.measurement.seconds / share
-        self._heats[key] = found
-        return found
+        is_swept, guard = sweep and self.sweeps, self.guard
+        records = self._entry(key, lambda: {"outcomes": self._measure(guard, candidates, share, is_swept)})[
+            "outcomes"
+        ]
+        self._heats[key] = [
+            Trial.from_record(one, share, key, record) for one, record in zip(candidates, records, strict=True)
+        ]
+        self.num_trials += len(candidates)
+        for trial in self._heats[key]:
+            self._take(trial)
+        return self._heats[key]
+
+    def _take(self, trial: Trial) -> None:
+        candidate = trial.candidate
+        if trial.share < 1.0:
+            self.partial.append(trial)
+        else:
+            self.runs.setdefault(candidate, []).append(trial)
+        if trial.measurement is not None:
+            before = self._costs.get(candidate, 0.0) if self.sweeps else 0.0
+            self._costs[candidate] = max(before, trial.measurement.seconds / trial.share)
 
     def affords(self, candidates: Sequence[Candidate], until: float, share: float = 1.0, name: str = "") -> bool:
         """Whether the heat is known, or there is time for it before the share `until` of the budget is over."""
@@ -108,8 +123,21 @@ class Trials:
         return None if found is None else _quality(found)
 
     def interaction(self, candidate: Candidate) -> Interaction:
-        key = f"interaction {candidate.key}"
-        return Interaction.from_record(self._entry(key, lambda: {"texts": self._compare(candidate)})["texts"])
+        record = self._entry(f"interaction {candidate.key}", lambda: {"texts": self._compare(candidate)})
+        self._comparing_s = record["took_s"]
+        return Interaction.from_record(record["texts"])
+
+    def may_compare(self, candidate: Candidate, until: float) -> bool:
+        """Whether its texts were compared, or there is time for it."""
+        is_known = self.notebook.known(f"interaction {candidate.key}") is not None
+        return is_known or self.budget.allows(self._comparing_s, until)
+
+    def fusion(self, candidate: Candidate) -> Fusion | None:
+        """None where it is not known and nothing is measured any more."""
+        key = f"fusion {candidate.key}"
+        if self.is_over and self.notebook.known(key) is None:
+            return None
+        return Fusion.from_record(self._entry(key, lambda: self.laboratory.fusion(candidate).record()))
 
     def cost_s(self, candidate: Candidate) -> float:
         """Seconds that a whole run of the candidate will take, pulses included."""
@@ -119,9 +147,10 @@ class Trials:
         return statistics.median(self._costs.values()) if self._costs else 0.0
 
     def measurement(self, candidate: Candidate) -> Measurement | None:
-        """The median of its whole runs: that with the middle throughput."""
+        """The median of its whole runs, by throughput; of those with swept rates, where there are any, by goodput."""
         whole = [one.measurement for one in self.runs.get(candidate, ()) if one.measurement is not None]
-        whole.sort(key=lambda one: one.tokens_per_s)
+        whole = [one for one in whole if one.good_rate_per_s is not None] or whole
+        whole.sort(key=lambda one: one.tokens_per_s if one.good_rate_per_s is None else one.goodput_per_s or 0.0)
         return whole[(len(whole) - 1) // 2] if whole else None
 
     def ratio(self, candidate: Candidate, baseline: Candidate, figure: Callable[[Measurement], float]) -> Interval:
@@ -158,13 +187,13 @@ class Trials:
         self._counted.add(key)
         return record
 
-    def _measure(self, candidates: Sequence[Candidate], share: float) -> list[Record]:
+    def _measure(self, guard: DriftGuard, candidates: Sequence[Candidate], share: float, sweep: bool) -> list[Record]:
         for candidate in candidates:
             self.report("measuring", candidate)
-        guard = self.guard
         started = self.laboratory.clock()
         found = guard.measure(
-            lambda: self.laboratory.measure(candidates, share), lambda: self.budget.allows(0.0, REPEATING_UNTIL)
+            lambda: self.laboratory.measure(candidates, share, sweep),
+            lambda: self.budget.allows(0.0, REPEATING_UNTIL),
         )
         wall_s = (self.laboratory.clock() - started) / (1 + found[0].num_discarded)
         own_s = sum(one.measurement.seconds for one in found if one.measurement is not None)
@@ -190,7 +219,7 @@ class Trials:
                 fresh.append(DriftGuard(self.laboratory.pulse))
                 return {"tokens_per_s": fresh[0].reference}
 
-            reference = self.notebook.entry("baseline", first)["tokens_per_s"]
+            reference = self._entry("baseline", first)["tokens_per_s"]
             self._guard = fresh[0] if fresh else DriftGuard(self.laboratory.pulse, reference)
         return self._guard
 

@@ -15,6 +15,7 @@ from vivace.plan.deployment import Binding
 from vivace.plan.simulation import Totals
 
 FEWEST_COUNTED = 16  # requests in the window; with fewer all count
+SHORTEST = 0.1  # of the whole play: what comes out in less tells no rate
 FULL = 0.97  # of the KV blocks: from here on requests wait for memory
 WAITING_SHARE = 0.5  # of a request's time: more of it in the queue, and the queue is what binds
 
@@ -89,9 +90,9 @@ def outcome(
     end_s = max((one.ended_s for one in records), default=0.0)
     whole = Window(min((one.intended_s for one in records), default=0.0), end_s)
     counted = list(records) if window is None else [one for one in records if _is_in(one, window)]
-    if window is None or len(counted) < min(FEWEST_COUNTED, len(records)):
+    if window is None or len(counted) < FEWEST_COUNTED or _length(window) < SHORTEST * _length(whole):
         window, counted = whole, list(records)
-    duration_s = max(window.end_s - window.start_s, 1e-9)
+    duration_s = _length(window)
     latencies = [Latency.of(one) for one in counted if one.status == "ok"]
     num_good = None if slo is None else sum(one.keeps(slo) for one in latencies)
     num_stayed = sum(one.status != "cancelled" for one in counted)
@@ -119,6 +120,10 @@ def outcome(
         cached_share=totals.num_cached_tokens / max(1, totals.num_prompt_tokens),
         binds=_binding(totals, queue, e2el),
     )
+
+
+def _length(window: Window) -> float:
+    return max(window.end_s - window.start_s, 1e-9)
 
 
 def _is_in(record: RequestRecord, window: Window) -> bool:

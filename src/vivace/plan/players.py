@@ -23,7 +23,7 @@ class Due:
 
 class Players:
     """`users` of a closed loop take one dialogue after the other; at a `rate` (a second) each request comes by
-    itself, at random; with neither requests come at their own times, and turns of a dialogue once the answer is there.
+    itself, at random; with neither requests come at their own times, and turns of a dialogue after its answers.
     """
 
     def __init__(

@@ -18,11 +18,11 @@ from vivace.plan.step_time import StepModel, step_model
 from vivace.plan.weights import StoredEncodings
 from vivace.plan.workload import Load, Workload
 
-FEWEST, MOST = 160, 1280  # requests of one play
-ROUNDS, FEWEST_ROUNDS = 5, 3  # requests of each user, in plays of up to MOST and in longer ones
+FEWEST, MOST = 160, 800  # requests of one play
+ROUNDS, FEWEST_ROUNDS = 4, 3  # requests of each user, in plays of up to MOST and in longer ones
 MAX_USERS = 1024  # that are looked for on one machine: plays grow with them
 RATE_RANGE = 4096.0  # times more or less than the rate that was asked for
-STRIDE, CLOSE = 1.7, 1.06  # of the search for the most load
+STRIDE, CLOSE = 1.4, 1.08  # of the search for the most load
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class PlannedService:
         begin_s = 0.0
         if load.users is not None:
             ends = sorted(one.ended_s for one in records)
-            begin_s = ends[min(load.users, len(ends) // 2) - 1]
+            begin_s = ends[max(0, min(load.users, len(ends) // 3) - 1)]
         return outcome(records, simulation.totals, load.slo, Window(begin_s, players.last_begun_s))
 
     def capacity(self, load: Load, guess: float | None = None) -> Capacity:

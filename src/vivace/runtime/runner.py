@@ -144,7 +144,7 @@ class Runner:
         self._executable = executable
         self._kv_cache = kv_cache
         self._batch = batch
-        self._sampler_inputs = SamplerInputs()
+        self._sampler_inputs = SamplerInputs(backend.uniforms)
         self._pooling = PoolingRunner(backend, hidden, batch)
 
     def run(self, plan: StepPlan) -> StepResult:

@@ -103,7 +103,7 @@ class Generation:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         for timer in (self._deadline_timer, self._release_timer):
             if timer is not None:
@@ -114,7 +114,7 @@ class Generation:
         self._release(has_ended)
         reason = self._ending(kind) if not has_ended else str(self._continuations[0].finish_reason)
         self._metrics.finished(reason)
-        self._tell(reason)
+        self._tell(reason, error)
 
     @property
     def is_finished(self) -> bool:
@@ -208,12 +208,12 @@ class Generation:
                 yield pieces
         self._release(finished=True)  # others of its batch may wait for the room
 
-    def _tell(self, reason: str) -> None:
+    def _tell(self, reason: str, error: BaseException | None) -> None:
         """The end of the story."""
         if self._stream is not None:
             self.story.note(self._stream)
         self.story.num_output_tokens = self.num_output_tokens
-        self.story.end(reason)
+        self.story.end(reason, error)
 
     def _require_ticket(self) -> Ticket:
         if self._ticket is None:

@@ -83,6 +83,7 @@ class Service:
         try:
             generations[0].let_in()
         except OverloadedError as refusal:
+            self.book.refuse(story, refusal, self.admission.num_queued)
             on_end(refusal)
             raise
         with suppress(OverloadedError):
@@ -100,6 +101,8 @@ class Service:
             yield
         except BaseException as raised:
             error = raised
+            if isinstance(raised, OverloadedError) and not story.prompts:
+                self.book.refuse(story, raised, self.admission.num_queued)
             raise
         finally:
             self._trace(story, call)(error)

@@ -34,12 +34,22 @@ from vivace.backends.cuda.kernels import (
     nibble_product,
     rms_norm,
     rope,
+    sampling,
     split,
     token_codes,
+    top_tokens,
 )
-from vivace.backends.cuda.kernels.attention import AttentionShape
+from vivace.backends.cuda.kernels.attention_shape import AttentionShape
 from vivace.backends.cuda.kernels.attention_tiles import whole_tile
-from vivace.backends.cuda.kernels.paged_plane import PagedPlane, float_plane, fp8_plane, int4_plane, int8_plane
+from vivace.backends.cuda.kernels.paged_plane import (
+    PagedPlane,
+    RecentBlocks,
+    channel_plane,
+    float_plane,
+    fp8_plane,
+    int4_plane,
+    int8_plane,
+)
 from vivace.backends.cuda.kernels.ragged_rows import PART
 
 SIXTEENS = ("num_inputs", "num_outputs", "num_padded")
@@ -96,6 +106,12 @@ def planes(shape: AttentionShape) -> dict[str, PagedPlane]:
     }
 
 
+def channel_keys(shape: AttentionShape) -> PagedPlane:
+    codes = torch.zeros((1, shape.num_kv_heads, shape.head_dim, 8), dtype=torch.uint8)
+    recent = RecentBlocks(torch.zeros((1, 16, shape.num_kv_heads, shape.head_dim)), torch.zeros(1, dtype=torch.int64))
+    return channel_plane(codes, torch.zeros((1, shape.num_kv_heads, shape.head_dim, 2)), recent)
+
+
 def attention_variants() -> Iterator[Variant]:
     """Heads of 128 dimensions in every cache type; 64, 256 and 512 in 16 bits. Decoding, guesses, prompts."""
     for dim in (64, 128, 256, 512):
@@ -109,6 +125,10 @@ def attention_variants() -> Iterator[Variant]:
     shape = AttentionShape(32, 8, 128, 0.09, window=1024, softcap=50.0)
     yield attend_variant("attention prefill bf16 window and cap", shape, plane, 32, False)
     yield attend_variant("attention tree bf16", AttentionShape(32, 8, 128, 0.09), plane, 1, True, has_paths=True)
+    plane, shape = planes(shape)["int4"], AttentionShape(32, 8, 128, 0.09)
+    for kind, rows in (("decode", 1), ("prefill", 32)):
+        name = f"attention {kind} int4 keys by channel"
+        yield attend_variant(name, shape, plane, rows, kind == "decode", by_channel=True)
     pointers = dict.fromkeys(("query_starts", "context_lens", "sequences", "first_rows", "part_starts"), "*i32")
     pointers |= {"partial": "*fp32", "statistics": "*fp32", "out": "*bf16"}
     constants = {"HEADS": 4, "KV_HEADS": 8, "ROWS": 1, "HEAD_DIM": 128, "DIM": 128, "PART": PART}
@@ -117,17 +137,26 @@ def attention_variants() -> Iterator[Variant]:
 
 
 def attend_variant(
-    name: str, shape: AttentionShape, plane: PagedPlane, rows: int, is_split: bool, *, has_paths: bool = False
+    name: str,
+    shape: AttentionShape,
+    plane: PagedPlane,
+    rows: int,
+    is_split: bool,
+    *,
+    has_paths: bool = False,
+    by_channel: bool = False,
 ) -> Variant:
     part = PART if is_split else 0
-    constants = attention.constants(shape, plane, rows, part, torch.bfloat16, has_paths=has_paths)
+    keys = channel_keys(shape) if by_channel else plane
+    constants = attention.constants(shape, keys, plane, rows, part, torch.bfloat16, has_paths=has_paths)
     options = {key: constants.pop(key) for key in OPTIONS if key in constants}
     code = "*bf16" if plane.kind == "float" else "*u8"
     pointers = dict.fromkeys(("q", "out", "key_ranges", "value_ranges"), "*bf16")
+    pointers |= {"recent": "*fp16", "recent_rows": "*i64"}
     pointers |= dict.fromkeys(("partial", "statistics"), "*fp32") | dict.fromkeys(("keys", "values"), code)
     integers = ("query_starts", "context_lens", "tables", "sequences", "first_rows", "part_starts", "part_tiles")
     pointers |= dict.fromkeys((*integers, "path_firsts", "path_slots"), "*i32")
-    strides = ("key_strides", "key_range_strides", "value_strides", "value_range_strides")
+    strides = ("key_strides", "key_range_strides", "recent_strides", "value_strides", "value_range_strides")
     return Variant(name, attention_kernel.attend_tile, pointers, constants, ("scale", "cap"), strides, options)
 
 
@@ -206,10 +235,20 @@ def fp8_variants() -> Iterator[Variant]:
             yield Variant(name, fp8_product.multiply_fp8, pointers | {"out": "*bf16"}, constants, options=options)
 
 
+def sampling_variants() -> Iterator[Variant]:
+    options: dict[str, object] = {"num_warps": sampling.NUM_WARPS}
+    constants: dict[str, object] = {"TILE": sampling.TILE}
+    pointers = dict.fromkeys(("logits", "temperatures", "top_ps", "min_ps", "uniforms"), "*fp32")
+    pointers |= {"tokens": "*i32", "top_ks": "*i32", "table": "*i32"}
+    yield Variant("sampling", sampling.draw_row, pointers, constants, options=options)
+    yield Variant("top tokens", top_tokens.rank_row, pointers, constants, options=options)
+
+
 def variants() -> Iterator[Variant]:
     yield from attention_variants()
     yield from row_variants()
     yield from product_variants()
+    yield from sampling_variants()
 
 
 def compiled(variant: Variant, capability: int) -> dict[str, object]:

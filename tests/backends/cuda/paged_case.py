@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from triton_interpreter import DEVICE, torch
 
-from vivace.backends.cuda.kernels.attention import AttentionShape
+from vivace.backends.cuda.kernels.attention_shape import AttentionShape
 from vivace.backends.cuda.kernels.attention_tiles import whole_tile
 from vivace.backends.cuda.kernels.paged_plane import PagedPlane, float_plane, fp8_plane, int4_plane, int8_plane
 from vivace.backends.cuda.kernels.ragged_rows import RaggedRows, ragged_rows

@@ -11,7 +11,8 @@ from vivace.backends.cuda.kernels.registry import KernelRegistry, supports
 
 REFUSED = {
     "registers": AttentionCase("bf16", "bfloat16", 640),
-    "int4_k_per_channel": AttentionCase("int4_k_per_channel", "bfloat16", 128),
+    "path of guesses": AttentionCase("int4_k_per_channel", "bfloat16", 128, has_branches=True),
+    "int4_k_per_channel": CacheWriteCase("int4_k_per_channel", 128),
     "groups of 32": CacheWriteCase("int4_per_token_head", 80),
     "matrix of": ProductCase("a matrix of bfloat16", "bfloat16", 256),
     "40000 inputs": ProductCase("int8_channel", "bfloat16", 40000),

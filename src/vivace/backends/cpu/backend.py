@@ -30,6 +30,7 @@ from vivace.ops.backend import (
     StepInputs,
     StepLimits,
     TopLogprobs,
+    UInt64Array,
 )
 from vivace.ops.program import Linear, Program, Rows, Weight
 
@@ -250,6 +251,12 @@ class CpuBackend:
         self._tuner.tune(weight for op in program.ops if isinstance(op, Linear) for weight in op.weights)
         assert program.output is not None  # checked by lower
         return CpuExecutable(lowered, kv_cache, program.output.rows)
+
+    def uniforms(self, seed_S: UInt64Array, index_S: Int32Array, position_S: Int32Array) -> Float32Array:
+        """The numbers of `vivace.ops.random.uniforms`: 3 us for 64 rows, where NumPy's calls take 100 to 190."""
+        uniform_S = np.empty(len(seed_S), np.float32)
+        _native.uniforms(seed_S, index_S, position_S, uniform_S)
+        return uniform_S
 
     def sample(self, logits: Any, inputs: SampleInputs) -> Int32Array:
         """Token ids [S]. A row with a NaN or +inf, or without any finite logit, gives -1."""

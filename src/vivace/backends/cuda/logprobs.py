@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from vivace.backends.cuda.sampling import SLICE_ELEMENTS
@@ -16,23 +15,24 @@ from vivace.ops.backend import Int32Array, TopLogprobs
 
 
 def table_of(logits_SV: Tensor, tokens_S: Tensor, k: int) -> Tensor:
-    """[S, 3 + 2 K], float64, on the device: token, its log probability and rank, ids, log probabilities.
+    """[S, 3 + 2 K] on the device, for one copy: token, its log probability and rank, ids, log probabilities; int32,
+    numbers by their float32 bits.
 
-    Values of the raw log-softmax; a token of -1 gets -inf and rank 0. float64 holds ids exactly: one table, one copy.
+    Values of the raw log-softmax; a token of -1 gets -inf and rank 0.
     """
     at_once = max(1, SLICE_ELEMENTS // logits_SV.shape[1])
     parts = [
         _of_rows(logits_SV[start : start + at_once], tokens_S[start : start + at_once].long()[:, None], k)
         for start in range(0, len(logits_SV), at_once)
     ]
-    return torch.cat([tokens_S[:, None].double(), torch.cat(parts)], dim=1)
+    return torch.cat([tokens_S[:, None].int(), torch.cat(parts)], dim=1)
 
 
-def read_table(table: NDArray[np.float64], k: int) -> tuple[Int32Array, TopLogprobs]:
+def read_table(table: Int32Array, k: int) -> tuple[Int32Array, TopLogprobs]:
     """Tokens and what `TopLogprobs` says of them."""
-    ids_SK, values_SK = table[:, 3 : 3 + k].astype(np.int32), table[:, 3 + k :].astype(np.float32)
-    top = TopLogprobs(table[:, 1].astype(np.float32), table[:, 2].astype(np.int32), ids_SK, values_SK)
-    return table[:, 0].astype(np.int32), top
+    numbers = np.ascontiguousarray(table).view(np.float32)
+    top = TopLogprobs(numbers[:, 1], table[:, 2], table[:, 3 : 3 + k], numbers[:, 3 + k :])
+    return table[:, 0], top
 
 
 def check(tokens_S: Int32Array, num_rows: int, k: int, vocabulary: int) -> None:
@@ -52,7 +52,12 @@ def _of_rows(logits_SV: Tensor, tokens_S1: Tensor, k: int) -> Tensor:
     rank_S1 = torch.where(is_token_S1, before_SV.sum(dim=1, keepdim=True) + 1, 0)
     chosen_S1 = torch.where(is_token_S1, chosen_S1, -torch.inf)
     values_SV, order_SV = torch.sort(logprobs_SV, dim=1, descending=True, stable=True)
-    return torch.cat([chosen_S1, rank_S1.double(), order_SV[:, :k].double(), values_SV[:, :k]], dim=1)
+    columns = (_bits(chosen_S1), rank_S1.int(), order_SV[:, :k].int(), _bits(values_SV[:, :k]))
+    return torch.cat(columns, dim=1)
+
+
+def _bits(numbers: Tensor) -> Tensor:
+    return numbers.float().contiguous().view(torch.int32)
 
 
 def _log_softmax(logits_SV: Tensor) -> Tensor:

@@ -81,11 +81,14 @@ def send_step(inputs: StepInputs, plan: StepPlan, upload: Upload, spec: KVSpec, 
     """The step of these inputs. Table columns that no context reaches stay behind."""
     width = -(-int(inputs.context_lens_B.max()) // spec.block_size) if len(inputs.context_lens_B) else 1
     arrays = step_arrays(inputs, plan) | {"tables": inputs.block_tables_BX[:, :width]}
+    if inputs.state_rows_T is not None:
+        arrays["state_rows"] = inputs.state_rows_T
     sent = upload.send(arrays)
     feed(sent, inputs)
     step = device_step(sent, plan, spec)
     if inputs.states_TD is not None:
-        step.states_TD = torch.as_tensor(inputs.states_TD, device=device)
+        states_TD = torch.as_tensor(inputs.states_TD, device=device)
+        step.states_TD = states_TD[sent["state_rows"]] if inputs.state_rows_T is not None else states_TD
     return step
 
 

@@ -15,11 +15,15 @@ TOKEN_ENCODINGS = ("int8_channel", "int8_outlier", "fp8_channel")
 def attention(case: AttentionCase) -> str | None:
     if case.head_dim > MAX_HEAD_DIM:
         return f"heads of {case.head_dim} dimensions; the kernel's registers hold {MAX_HEAD_DIM}"
-    return _values(case.values) or _coded(case.kv_dtype, case.head_dim)
+    if case.kv_dtype == "int4_k_per_channel" and case.has_branches:
+        return "blocks that a path of guesses fills are no blocks of a cache of int4_k_per_channel yet"
+    return _values(case.values) or _grouped(case.kv_dtype, case.head_dim)
 
 
 def cache_write(case: CacheWriteCase) -> str | None:
-    return _coded(case.kv_dtype, case.head_dim)
+    if case.kv_dtype == "int4_k_per_channel":
+        return "a cache of int4_k_per_channel keeps its latest keys in another place"
+    return _grouped(case.kv_dtype, case.head_dim)
 
 
 def rows(case: RowCase) -> str | None:
@@ -42,9 +46,7 @@ def _values(dtype: str) -> str | None:
     return None if dtype in VALUES else f"values of {dtype}"
 
 
-def _coded(kv_dtype: str, head_dim: int) -> str | None:
-    if kv_dtype == "int4_k_per_channel":
-        return "a cache of int4_k_per_channel keeps its latest keys in another place"
-    if kv_dtype == "int4_per_token_head" and head_dim % 32:
+def _grouped(kv_dtype: str, head_dim: int) -> str | None:
+    if kv_dtype in ("int4_per_token_head", "int4_k_per_channel") and head_dim % 32:
         return f"heads of {head_dim} dimensions are not whole groups of 32"
     return None

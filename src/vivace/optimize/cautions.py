@@ -1,0 +1,30 @@
+"""What a reader of the answer should know before relying on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vivace.optimize.answer import Answer
+from vivace.optimize.knee import GOOD_SHARE
+
+OVERRUN_S = 1.0
+FEW = 3
+
+
+def cautions(answer: Answer) -> Iterator[str]:
+    """Whole sentences; none where all is well."""
+    if answer.overrun_s > OVERRUN_S:
+        yield (
+            f"It took {answer.seconds:.0f} s instead of {answer.extra['time_budget_s']:.0f}: the naive baseline and "
+            "one configuration to serve are measured whatever the time."
+        )
+    pick = answer.pick
+    if answer.objective.name == "goodput" and not pick.measured.goodput_per_s:
+        share = 100 * (pick.measured.good_share or 0.0)
+        yield (
+            f"Nothing keeps the SLO for {100 * GOOD_SHARE:.0f}% of its requests at any rate; of the pick's, "
+            f"{share:.0f}% do. A looser --slo, or a faster machine."
+        )
+    if pick.repetitions < FEW:
+        runs = "once" if pick.repetitions == 1 else "twice"
+        yield f"The pick was measured {runs}: a longer --time-budget tells more surely whether it is the best."
