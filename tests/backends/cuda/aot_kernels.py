@@ -27,6 +27,7 @@ from vivace.backends.cuda.kernels import (
     attention_kernel,
     attention_merge,
     coded_product,
+    fp8_product,
     gated_activation,
     int8_product,
     kv_write,
@@ -185,6 +186,7 @@ def product_variants() -> Iterator[Variant]:
             yield coded_variant(encoding, num_rows)
     yield coded_variant("q4_k", 64, torch.float32)
     yield from int8_variants()
+    yield from fp8_variants()
     pointers = {"parts": "*fp32", "bias": "*fp32", "out": "*bf16"}
     constants: dict[str, object] = {"HAS_BIAS": True, "PARTS": 8, "COLUMNS": 512}
     yield Variant("sum of parts", split.add_parts, pointers, constants)
@@ -215,9 +217,22 @@ def int8_variants() -> Iterator[Variant]:
             name = f"{'int8 and outliers' if keeps_outliers else 'int8'} product {num_rows} rows"
             yield Variant(name, int8_product.multiply_int8, pointers, constants, options=options)
     pointers = {"x": "*bf16", "codes": "*i8", "scales": "*fp32", "outliers": "*u8"}
-    constants = {"WIDTH": 4096, "COLUMNS": 4096, "STEP": 128, "KEEPS_OUTLIERS": True}
+    constants = {"WIDTH": 4096, "COLUMNS": 4096, "STEP": 128, "KEEPS_OUTLIERS": True, "IS_FLOAT": False}
     options = {"num_warps": 8, "enable_fp_fusion": False}
     yield Variant("token codes", token_codes.code_tokens, pointers, constants, options=options)
+
+
+def fp8_variants() -> Iterator[Variant]:
+    """On tensor cores that take 8-bit floats (not for sm_80), and decoded to 16 bits."""
+    pointers = dict.fromkeys(("x_codes", "codes"), "*u8") | dict.fromkeys(("x_scales", "scales", "bias"), "*fp32")
+    for is_native in (True, False):
+        for num_rows in (1, 64, 4096):
+            tiling = fp8_product.tiling_of(num_rows, is_native=is_native)
+            constants: dict[str, object] = {"IS_NATIVE": is_native, "HAS_BIAS": False, "STEP": 128}
+            constants |= {"OUTPUTS": tiling.outputs, "ROWS": tiling.rows}
+            options: dict[str, object] = {"num_warps": tiling.warps, "num_stages": tiling.stages}
+            name = f"{'fp8' if is_native else 'decoded fp8'} product {num_rows} rows"
+            yield Variant(name, fp8_product.multiply_fp8, pointers | {"out": "*bf16"}, constants, options=options)
 
 
 def sampling_variants() -> Iterator[Variant]:
@@ -269,7 +284,8 @@ def main() -> None:
     options = parser.parse_args()
     for variant in variants():
         if any(part in variant.name for part in options.only):
-            for capability in map(int, options.targets.split(",")):
+            native = variant.constants.get("IS_NATIVE", False)
+            for capability in (each for each in map(int, options.targets.split(",")) if each > 80 or not native):
                 if "native" in variant.name and capability < 89:
                     continue
                 sys.stdout.write(json.dumps(compiled(variant, capability)) + "\n")

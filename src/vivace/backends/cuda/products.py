@@ -67,7 +67,7 @@ def _fp8_product(x_TD: Tensor, matrix: Fp8RowMatrix, precision: Precision) -> Te
     scaled_TD, scale_T1 = _over_largest(x_TD.float(), E4M3_LARGEST)
     codes_TD = scaled_TD.to(torch.float8_e4m3fn)
     codes_ND = matrix.codes_ND.view(torch.float8_e4m3fn)
-    if x_TD.is_cuda and torch.cuda.get_device_capability(x_TD.device) >= (8, 9) and matrix.num_columns % 16 == 0:
+    if x_TD.is_cuda and torch.cuda.get_device_capability(x_TD.device) >= (8, 9) and _is_in_sixteens(matrix):
         one = torch.ones((), device=x_TD.device)
         sums_TN = torch._scaled_mm(codes_TD, codes_ND.t(), scale_a=one, scale_b=one, out_dtype=torch.float32)
     else:
@@ -75,6 +75,11 @@ def _fp8_product(x_TD: Tensor, matrix: Fp8RowMatrix, precision: Precision) -> Te
         parts = [linear(codes_TD.to(dtype), codes_ND[rows].to(dtype)) for rows in _slices(matrix)]
         sums_TN = torch.cat(parts, dim=1)
     return sums_TN.to(precision.wide) * scale_T1.to(precision.wide) * matrix.scales_N.to(precision.wide)
+
+
+def _is_in_sixteens(matrix: Fp8RowMatrix) -> bool:
+    """What `_scaled_mm` asks for."""
+    return matrix.num_columns % 16 == 0 and matrix.num_rows % 16 == 0
 
 
 def token_codes(x_TD: Tensor) -> tuple[Tensor, Tensor]:
