@@ -47,7 +47,7 @@ class MadeUpGPU(CudaBackend):
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_backend, "_what_a_gpu_lacks", lambda: "")
-    monkeypatch.setattr(engine_backend, "_cuda_backend", MadeUpGPU)
+    monkeypatch.setattr(engine_backend, "_cuda_backend", lambda _, device: MadeUpGPU(device))
 
 
 def surroundings(num_threads: int | None) -> Surroundings:
