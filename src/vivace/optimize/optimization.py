@@ -18,8 +18,8 @@ from vivace.optimize.trials import Trials
 
 FINALISTS = 4
 WARM_UP_SHARE = 0.3
-CLOSING_HEATS = 6
-RACING_UNTIL, LAST_UNTIL = 0.8, 0.97  # of the time budget
+CLOSING_HEATS = 4
+RACING_UNTIL, LAST_UNTIL = 0.68, 0.97  # of the time budget
 MOST_ENTRANTS = 24
 
 
