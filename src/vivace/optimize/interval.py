@@ -61,4 +61,5 @@ def _signed_rank_quantile(count: int) -> int:
         for total, number in enumerate(ways):
             longer[total + rank] += number
         ways = longer
-    return sum(below <= 0.025 * 2**count for below in accumulate(ways)) - 1
+    limit = 0.025 * 2.0**count
+    return sum(below <= limit for below in accumulate(ways)) - 1
