@@ -16,7 +16,7 @@ from vivace.optimize.trials import Trials
 
 LADDER_UNTIL = 0.36  # of the time budget
 MOST_ROUNDS = 10
-WORTH = 0.98  # a change of 2% is noise: what costs more, or brings less to everybody, is not kept
+WORTH = 0.97  # a change of 3% is noise: what costs more, or brings less to everybody, is not kept
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from vivace.optimize.trials import Trials
 
 FINALISTS = 4
 CLOSING_HEATS = 4
-RACING_UNTIL, LAST_UNTIL = 0.68, 0.97  # of the time budget
+RACING_UNTIL, LAST_UNTIL = 0.72, 0.97  # of the time budget
 MOST_ENTRANTS = 24
 
 
