@@ -232,3 +232,14 @@ def test_a_pool_fits_the_memory_and_one_whole_context(workload: Workload) -> Non
     alone = replace(SERVED, max_num_seqs=1, enable_prefix_caching=False)
     assert wide.num_blocks(alone) < wide.num_blocks(replace(SERVED, enable_prefix_caching=False))
     assert wide.num_blocks(SERVED) * 16 >= 2 * workload.users * workload.longest_tokens
+
+
+def test_who_takes_one_after_another_and_too_long_is_known_by_one_answer(
+    shelf: EngineShelf, workload: Workload
+) -> None:
+    bench = laboratory(shelf, workload)
+    bench.limit_s = 1e-3
+    naive = replace(SERVED, max_num_seqs=1, batching="static", enable_prefix_caching=False)
+    (found,) = measured(bench, naive)
+    assert found.requests_per_s == pytest.approx(1e3 / found.single_latency_ms, rel=0.2)
+    assert found.ttft_ms == found.single_ttft_ms

@@ -15,7 +15,7 @@ from vivace.core.errors import ConfigError
 from vivace.optimize.measurement import Measurement
 
 SLICE_S = 0.01
-PULSE_EVERY_S, PULSE_S = 0.1, 0.015
+PULSE_EVERY_S, PULSE_S = 0.1, 0.015  # longer ones, where a step takes longer, are rarer as well
 
 Play = Generator[float, None, Measurement]  # yields the share that is done
 
@@ -36,7 +36,7 @@ def run_heat(
     shares = dict.fromkeys(range(len(plays)), 0.0)
     results: list[Measurement | str] = [""] * len(plays)
     pulses = [pulse(PULSE_S)]
-    beaten = clock()
+    due = clock() + PULSE_EVERY_S
     while shares:
         index = min(shares, key=lambda one: shares[one])
         until = clock() + SLICE_S
@@ -49,8 +49,8 @@ def run_heat(
         except ConfigError as error:
             results[index] = str(error)
             del shares[index]
-        if clock() - beaten >= PULSE_EVERY_S:
+        if (began := clock()) >= due:
             pulses.append(pulse(PULSE_S))
-            beaten = clock()
+            due = clock() + PULSE_EVERY_S / PULSE_S * (clock() - began)
     pulses.append(pulse(PULSE_S))
     return Heat(tuple(results), tuple(pulses))

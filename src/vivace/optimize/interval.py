@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
 
-STUDENT_T = (12.71, 4.30, 3.18, 2.78)  # its 97.5% quantiles by degrees of freedom
+STUDENT_T = (4.30, 3.18, 2.78)  # its 97.5% quantiles for three to five values
+LEAST_REPEATED = 3  # two values have an interval of 13 times their spread: it says nothing
 LEAST_RANKED = 6  # with fewer no ranks are as rare as 1 in 20
 
 
@@ -45,9 +46,9 @@ def ratio_interval(ratios: Sequence[float]) -> Interval:
 
 def _student(logs: Sequence[float]) -> Interval:
     mean = statistics.fmean(logs)
-    if len(logs) < 2:
-        return Interval(math.exp(mean))
-    half = STUDENT_T[len(logs) - 2] * statistics.stdev(logs) / math.sqrt(len(logs))
+    if len(logs) < LEAST_REPEATED:
+        return Interval(math.exp(mean), count=len(logs))
+    half = STUDENT_T[len(logs) - LEAST_REPEATED] * statistics.stdev(logs) / math.sqrt(len(logs))
     return Interval(math.exp(mean), math.exp(mean - half), math.exp(mean + half), len(logs))
 
 
@@ -61,5 +62,5 @@ def _signed_rank_quantile(count: int) -> int:
         for total, number in enumerate(ways):
             longer[total + rank] += number
         ways = longer
-    bound = 0.025 * 2.0**count
-    return sum(1 for below in accumulate(ways) if below <= bound) - 1
+    limit = 0.025 * 2.0**count
+    return sum(below <= limit for below in accumulate(ways)) - 1

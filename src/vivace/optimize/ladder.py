@@ -16,7 +16,7 @@ from vivace.optimize.trials import Trials
 
 LADDER_UNTIL = 0.36  # of the time budget
 MOST_ROUNDS = 10
-WORTH = 0.98  # a change of 2% is noise: what costs more, or brings less to everybody, is not kept
+WORTH = 0.97  # a change of 3% is noise: what costs more, or brings less to everybody, is not kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +82,15 @@ class Ladder:
             at = at if self.steps[-1].why_not else step.on_top
 
     def repeat(self, trials: Trials, until: float) -> None:
-        """All steps again, in rounds, while there is time: how sure is it. What takes too long for the rest of the
-        time is left out."""
+        """All steps again, those on top of each other in one heat and those alone in another, while there is time:
+        how sure is it."""
+        chain = [self.naive, *(step.on_top for step in self.steps)]
+        single = [self.naive, *(step.alone for step in self.steps)]
         for repetition in range(1, MOST_ROUNDS):
-            for step in self.steps:
-                heat, name = _heat(self.naive, step), f"ladder {repetition}"
-                if trials.measurement(step.on_top) is not None and trials.affords(heat, until, name=name):
-                    trials.heat(heat, name=name, sweep=False)
+            for wanted in (chain, single):
+                heat = [one for one in dict.fromkeys(wanted) if trials.measurement(one) is not None]
+                if trials.affords(heat, until, name=f"ladder {repetition}"):
+                    trials.heat(heat, name=f"ladder {repetition}", sweep=False)
 
     def rungs(self, trials: Trials) -> tuple[Rung, ...]:
         """The steps with what was measured of them."""

@@ -17,9 +17,8 @@ from vivace.optimize.space import Space, Surroundings, usual
 from vivace.optimize.trials import Trials
 
 FINALISTS = 4
-WARM_UP_SHARE = 0.3
-CLOSING_HEATS = 6
-RACING_UNTIL, LAST_UNTIL = 0.8, 0.97  # of the time budget
+CLOSING_HEATS = 4
+RACING_UNTIL, LAST_UNTIL = 0.72, 0.97  # of the time budget
 MOST_ENTRANTS = 24
 
 
@@ -44,8 +43,6 @@ class Optimization:
         self.search = Search(self.space, self.trials, self.objective, self.gate, self.max_entrants)
         self.ladder = Ladder(self.naive)
         first = [self.naive, usual(self.space)]
-        if self.trials.affords(first, LADDER_UNTIL, WARM_UP_SHARE):
-            self.trials.heat(first, WARM_UP_SHARE, sweep=False)  # the first run of a process is up to 35% off
         self.trials.heat(first)  # whatever the time: there is something to say and to serve
         self.trials.quality(usual(self.space))
         steps = techniques(self.space, self.surroundings, self.naive)

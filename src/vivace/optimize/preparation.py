@@ -148,7 +148,13 @@ def prepare(inquiry: Inquiry, memory: Memory, report: Report, clock: Callable[[]
         objective=objective,
         spec=subject.spec,
     )
-    facts = {
+    facts = _facts(inquiry, subject, machine, workload)
+    return Prepared(optimization, subject, shelf, notebook.num_known, facts)
+
+
+def _facts(inquiry: Inquiry, subject: Subject, machine: dict[str, object], workload: Workload) -> dict[str, Any]:
+    """What the report says about the run."""
+    return {
         "version": __version__,
         "model": subject.name,
         "machine": machine_words(machine),
@@ -158,7 +164,6 @@ def prepare(inquiry: Inquiry, memory: Memory, report: Report, clock: Callable[[]
         "max_memory_bytes": inquiry.max_memory_bytes,
         "time_budget_s": inquiry.seconds,
     }
-    return Prepared(optimization, subject, shelf, notebook.num_known, facts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from vivace.optimize.standings import Standings
 
 MOST_HEATS = 12
 EARLIEST, BEHIND = 3, 0.97  # heats after which who lost all of them, and by so much, drops out
-EQUAL = 1.02
+EQUAL = 1.03
 
 
 @dataclass(slots=True)
