@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vivace.backends.cuda.transfer import weights_to
 from vivace.backends.cuda.unpack import BLOCKS, nibbles
 from vivace.core.errors import EngineError, UnsupportedError
 from vivace.formats.tensor import ENCODINGS, StoredTensor, row_bytes
@@ -182,7 +183,7 @@ def _group_matrix(tensor: StoredTensor, device: torch.device, order: Tensor | No
 
 def _send(data: NDArray[np.uint8], device: torch.device) -> Tensor:
     """A copy on the device: the file's pages are not referenced afterwards."""
-    return torch.from_numpy(np.array(data)).to(device)
+    return weights_to(device).send(data)
 
 
 def _order(tensor: StoredTensor, device: torch.device) -> Tensor:
