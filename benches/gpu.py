@@ -1,7 +1,7 @@
 """The GPU backend's proof on a device: every kernel, the engine whole, and both beside what the device can do.
 
     python benches/gpu.py --out DIR [--section ceilings kernels equivalence end-to-end transformers trace]
-        [--budget S] [--seed N] [--rounds N] [--only TEXT] [--trace FILE]
+        [--budget S] [--seed N] [--rounds N] [--only TEXT] [--retry] [--trace FILE] [--note TEXT]
     python benches/gpu.py --out DIR --report
 
 Each section runs in a process of its own and writes DIR/SECTION.json after each item, so that an item that kills its
@@ -70,6 +70,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--trace", default=None, help="a trace to replay, as `vivace bench serve --trace` takes them")
     parser.add_argument("--note", default="", help="kept with the results: the commit, for instance")
+    parser.add_argument("--retry", action="store_true", help="measure again what failed or was wrong")
     parser.add_argument("--report", action="store_true", help="measure nothing: print what DIR holds")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: torch's, for tests")
     parser.add_argument("--tiny", action="store_true", help="shapes for tests")
@@ -97,6 +98,9 @@ def setting_of(options: argparse.Namespace) -> Setting:
 def run_sections(options: argparse.Namespace) -> bool:
     """Whether every section that was asked for is done."""
     print(f"seed {options.seed}, results in {options.out}", flush=True)
+    for path in (ledger_path(options.out, section) for section in options.section if options.retry):
+        if path.exists():
+            Ledger(path).forget_failures()
     done = [run_section(section, options) for section in options.section]
     return all(done)
 

@@ -43,10 +43,20 @@ class Ledger:
             self.keep(key, {"error": reason})
         return key
 
+    def forget_failures(self) -> None:
+        """What failed or was wrong is measured again."""
+        self.records = {key: record for key, record in self.records.items() if not has_failed(record)}
+        self._write()
+
     def _write(self) -> None:
         held = {"about": self.about, "started": self.started, "records": self.records}
         with atomic_writer(self._path) as file:
             file.write(json.dumps(held, indent=1).encode())
+
+
+def has_failed(record: Record) -> bool:
+    """It ended with an error, or its numbers are not right."""
+    return bool(record.get("error")) or record.get("is_right") is False
 
 
 def ledger_path(out: Path, section: str) -> Path:

@@ -56,7 +56,7 @@ def measure_product(setting: Setting, ceilings: Ceilings, encoding: str, num_row
     executable = backend.compile(program, cache, limits_of(step))
     shape = StepShape((num_rows,), (num_rows,))
     peers = _peers(setting, encoding, (num_rows, outputs, inputs))
-    timed = measured(setting, ceilings, executable, program, step, shape, NO_CACHE, ir.Linear, peers)
+    timed = measured(setting, ceilings, executable, program, step, shape, NO_CACHE, (ir.Linear,), peers)
     return verdict(_error(stored, result, step)) | timed | {"runs": backend.kernels.explain()}
 
 

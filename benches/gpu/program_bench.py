@@ -11,7 +11,7 @@ import numpy as np
 from gpu.setting import Setting
 from gpu.timing import Ceilings, Run, peer_seconds, rates, spread, try_peer
 from vivace.backends.reference.backend import ReferenceBackend
-from vivace.bench.op_cost import DEVICE, OpCost, StepShape, op_cost
+from vivace.bench.op_cost import DEVICE, StepShape, op_cost
 from vivace.ops import program as ir
 from vivace.ops.backend import KVSpec, StepInputs, StepLimits
 from vivace.ops.program import Program
@@ -73,25 +73,36 @@ def measured(
     inputs: StepInputs,
     shape: StepShape,
     spec: KVSpec,
-    kind: type[ir.Op],
+    kinds: tuple[type[ir.Op], ...],
     peers: Peers,
 ) -> dict[str, Any]:
-    """Times of the program's operations of one kind, a library's runs after each round of them."""
-    places = [index for index, op in enumerate(program.ops) if isinstance(op, kind)]
-    cost: OpCost = op_cost(program.ops[places[-1]], shape, spec, DEVICE)
+    """Times of the program's runs of operations of these kinds, a library's after each round of them."""
+    places = _places(program, kinds)
+    costs = [op_cost(program.ops[places[-1] + offset], shape, spec, DEVICE) for offset in range(len(kinds))]
+    num_bytes, operations = sum(cost.num_bytes for cost in costs), sum(cost.operations for cost in costs)
     runs = {name: try_peer(make) for name, make in peers.items()}
     executable.run_timed(inputs)  # compiles, and lets libraries choose
     ours: list[float] = []
     theirs: dict[str, list[float]] = {name: [] for name, (found, _) in runs.items() if found}
     for _ in range(setting.rounds):
         timed = executable.run_timed(inputs)
-        ours.extend(float(timed[place]) for place in places)
+        ours.extend(float(timed[place : place + len(kinds)].sum()) for place in places)
         for name, seconds in theirs.items():
             seconds.extend(peer_seconds(setting, runs[name][0]))
     median = statistics.median(ours)
     return {
         **spread(ours),
-        **rates(median, cost.num_bytes, cost.operations, cost.unit, ceilings),
+        **rates(median, num_bytes, operations, costs[-1].unit, ceilings),
         "peers": {name: spread(seconds) for name, seconds in theirs.items()},
         "refused": {name: complaint for name, (_, complaint) in runs.items() if complaint is not None},
     }
+
+
+def _places(program: Program, kinds: tuple[type[ir.Op], ...]) -> list[int]:
+    """Where a run of these kinds begins."""
+    runs = (program.ops[index : index + len(kinds)] for index in range(len(program.ops)))
+    return [
+        index
+        for index, run in enumerate(runs)
+        if len(run) == len(kinds) and all(isinstance(op, kind) for op, kind in zip(run, kinds, strict=True))
+    ]

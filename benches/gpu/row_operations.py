@@ -42,7 +42,7 @@ def row_items(setting: Setting, ceilings: Ceilings) -> Iterator[Item]:
 
 
 def measure_rows(setting: Setting, ceilings: Ceilings, name: str, num_rows: int) -> dict[str, Any]:
-    kind, record, full_width = OPERATIONS[name]
+    kinds, record, full_width = OPERATIONS[name]
     width = TINY_WIDTH if setting.is_tiny else full_width
     rng = np.random.default_rng([setting.seed, num_rows, *name.encode()])
     step = row_step(bfloat16(rng.standard_normal((num_rows, width), dtype=np.float32)))
@@ -53,7 +53,7 @@ def measure_rows(setting: Setting, ceilings: Ceilings, name: str, num_rows: int)
     executable = backend.compile(program, cache, limits_of(step))
     shape = StepShape((num_rows,), (num_rows,))
     peers: Peers = {"torch": partial(_peer, setting, name, num_rows, width)}
-    timed = measured(setting, ceilings, executable, program, step, shape, NO_CACHE, kind, peers)
+    timed = measured(setting, ceilings, executable, program, step, shape, NO_CACHE, kinds, peers)
     return verdict(relative_error(result, expected)) | timed | {"runs": backend.kernels.explain()}
 
 
@@ -84,11 +84,16 @@ def _add(program: Program, backend: Any, x: Value) -> Value:  # noqa: ARG001 -- 
     return program.add(x, x)
 
 
-OPERATIONS: dict[str, tuple[type[ir.Op], Record, int]] = {
-    "rms_norm": (ir.RmsNorm, _norm, WIDTH),
-    "rope": (ir.Rope, _rope, WIDTH),
-    "silu and up": (ir.GatedActivation, _gate, 2 * FEED_FORWARD),
-    "add": (ir.Add, _add, WIDTH),
+def _add_norm(program: Program, backend: Any, x: Value) -> Value:
+    return _norm(program, backend, program.add(x, x))
+
+
+OPERATIONS: dict[str, tuple[tuple[type[ir.Op], ...], Record, int]] = {
+    "rms_norm": ((ir.RmsNorm,), _norm, WIDTH),
+    "rope": ((ir.Rope,), _rope, WIDTH),
+    "silu and up": ((ir.GatedActivation,), _gate, 2 * FEED_FORWARD),
+    "add": ((ir.Add,), _add, WIDTH),
+    "add and rms_norm": ((ir.Add, ir.RmsNorm), _add_norm, WIDTH),
 }
 
 
@@ -97,6 +102,9 @@ def _peer(setting: Setting, name: str, num_rows: int, width: int) -> list[Run]:
 
     def one() -> Run:
         x = torch.randn((num_rows, width), dtype=torch.bfloat16, device=device)
+        if name == "add and rms_norm":
+            weight = torch.rand(width, dtype=torch.bfloat16, device=device)
+            return lambda: rms_norm(x + x, (width,), weight)
         if name == "rms_norm":
             return partial(rms_norm, x, (width,), torch.rand(width, dtype=torch.bfloat16, device=device))
         if name == "silu and up":

@@ -98,7 +98,7 @@ def first_rows(inputs: SampleInputs, count: int) -> SampleInputs:
     cut = {
         name: getattr(inputs, name)[: count + 1 if name.endswith("S1") else count]
         for name in SampleInputs.__slots__
-        if name.endswith(("_S", "_S1")) and name != "mask_index_S"  # empty: no row has a mask
+        if name.endswith(("_S", "_S1")) and getattr(inputs, name) is not None and len(getattr(inputs, name))
     }
     kept = {name: getattr(inputs, name) for name in SampleInputs.__slots__ if name not in cut}
     return SampleInputs(**cut, **kept)

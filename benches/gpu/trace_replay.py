@@ -33,7 +33,7 @@ KEPT = ("ttft_ms", "itl_ms", "tpot_ms", "e2el_ms", "requests_per_s", "output_tok
 def trace_items(setting: Setting) -> Iterator[Item]:
     for shape, quantization, rate, count in RUNS[:1] if setting.is_tiny else RUNS:
         key = f"{shape} {quantization} {rate:g} requests/s"
-        yield Item(key, partial(replay, setting, shape, quantization, rate, count), 90.0 + count / rate)
+        yield Item(key, partial(replay, setting, shape, quantization, rate, count), 70.0 + count / rate)
 
 
 def replay(setting: Setting, shape: str, quantization: str, rate: float, count: int) -> dict[str, Any]:

@@ -31,15 +31,15 @@ TINY_OPTIONS = {"max_model_len": 64, "max_num_seqs": 4, "num_kv_blocks": 64}
 def transformers_items(setting: Setting) -> Iterator[Item]:
     engines, peers = Engines(setting), Peers(setting)
     for shape in ("llama-3.1-8b",) if setting.is_tiny else ("llama-3.1-8b", "llama-3.2-1b"):
+        rng = np.random.default_rng(setting.seed)
+        mixed = [2, 5, 3] if setting.is_tiny else rng.integers(*LENGTHS, NUM_MIXED).tolist()
+        static = 2 if setting.is_tiny else STATIC_BATCH
+        key = f"{shape} bf16 {len(mixed)} requests of mixed lengths"
+        yield Item(key, partial(compare, setting, engines, peers, shape, mixed, static), 150.0)
         for batch in (2,) if setting.is_tiny else BATCHES:
             lengths = [4 if setting.is_tiny else OUTPUT_LEN] * batch
             key = f"{shape} bf16 batch {batch}"
-            yield Item(key, partial(compare, setting, engines, peers, shape, lengths, batch), 60.0)
-        rng = np.random.default_rng(setting.seed)
-        lengths = rng.integers(*LENGTHS, NUM_MIXED).tolist() if not setting.is_tiny else [2, 5, 3]
-        static = 2 if setting.is_tiny else STATIC_BATCH
-        key = f"{shape} bf16 {len(lengths)} requests of mixed lengths"
-        yield Item(key, partial(compare, setting, engines, peers, shape, lengths, static), 150.0)
+            yield Item(key, partial(compare, setting, engines, peers, shape, lengths, batch), 40.0)
 
 
 class Peers:
@@ -86,14 +86,12 @@ def compare(
         return rng.integers(0, vocabulary, (len(lengths), prompt_len)).tolist()
 
     ours, theirs = partial(_serve, llm, lengths), partial(_generate, model, lengths, batch)
+    _serve(llm, lengths, prompts())  # warms up
+    _generate(model, [2] * batch, batch, prompts()[:batch])
     times: dict[str, list[float]] = {"vivace": [], "transformers": []}
-    for number in range(ROUNDS + 1):  # the first warms up
+    for _ in range(ROUNDS):
         for name, run in (("vivace", ours), ("transformers", theirs)):
-            if number == 0 and name == "transformers" and len(lengths) > batch:
-                continue  # warm from the batches before
-            seconds = _timed(setting, partial(run, prompts()))
-            if number:
-                times[name].append(seconds)
+            times[name].append(_timed(setting, partial(run, prompts())))
     rates = {name: sum(lengths) / statistics.median(one) for name, one in times.items()}
     return {
         "error": None,

@@ -58,6 +58,8 @@ def work(section: str, setting: Setting, only: str = "") -> int:
         print(f"{section}: {item.key} | " + " | ".join(cells(section, record)), flush=True)
         if is_lost(record):
             return LOST_DEVICE
+        if setting.device == "cuda":
+            torch.cuda.empty_cache()  # the next one's buffers have other sizes
     return DONE
 
 

@@ -134,6 +134,9 @@ def test_a_run_goes_on_behind_what_was_done_and_what_failed(
     assert asked == ["broken", "left"]
     found = {"ceilings": Ledger(ledger_path(setting.out, "ceilings")).records}
     assert [line.partition(":")[0] for line in failures(found)] == ["- ceilings, dead", "- ceilings, broken"]
+    ledger = Ledger(ledger_path(setting.out, "ceilings"))
+    ledger.forget_failures()
+    assert list(ledger.records) == ["done", "left"]
     late = Setting("cpu", setting.out / "late", SEED, deadline=0.0)
     late.out.mkdir()
     assert worker.work("ceilings", late) == worker.OUT_OF_TIME

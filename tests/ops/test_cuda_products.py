@@ -46,14 +46,13 @@ def matrix_of(weight: Weight) -> Matrix:
 
 @pytest.mark.parametrize("encoding", FROM_FILES)
 def test_rows_decode_bit_for_bit(encoding: str) -> None:
-    tensor = random_stored(encoding, 7, 512)
+    tensor = random_stored(encoding, 70, 512)
     weight = BACKEND.pack("w", tensor)
     expected = dequantize(tensor)
-    assert weight.num_bytes <= tensor.data.nbytes
-    assert (weight.shape, weight.layout) == ((7, 512), encoding)
+    assert (weight.shape, weight.layout) == ((70, 512), encoding)
     np.testing.assert_array_equal(matrix_of(weight).decode(slice(None)).float().numpy(), expected)
-    rows = torch.tensor([5, 0, 5])
-    np.testing.assert_array_equal(matrix_of(weight).decode(rows).float().numpy(), expected[[5, 0, 5]])
+    rows = torch.tensor([5, 69, 5])
+    np.testing.assert_array_equal(matrix_of(weight).decode(rows).float().numpy(), expected[[5, 69, 5]])
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def true_latency_ms(candidate: Candidate) -> float:
 @dataclass
 class VirtualLaboratory:
     """`noise` is the spread of a run; `slow` are spans of time in which everything takes twice as long.
-    `stop_at` interrupts before that measurement."""
+    `stop_at` interrupts in that call of the laboratory."""
 
     noise: float = 0.0
     slow: tuple[tuple[float, float], ...] = ()
@@ -82,6 +82,7 @@ class VirtualLaboratory:
     forecast_error: Callable[[Candidate], float] = lambda _: 1.0
     liars: frozenset[str] = frozenset()  # cache types whose text differs with serving tricks
     now: float = 0.0
+    num_calls: int = 0
     num_measured: int = 0
     num_judged: int = 0
     measured: list[Candidate] = field(default_factory=list)
@@ -93,8 +94,7 @@ class VirtualLaboratory:
         return self.now
 
     def measure(self, candidates: Sequence[Candidate], share: float, sweep: bool) -> list[Outcome]:
-        if self.num_measured == self.stop_at:
-            raise Interrupted
+        self._call()
         self.num_measured += 1
         self.measured += candidates
         seconds = (5.0 if sweep else 2.0) * share * len(candidates)
@@ -126,21 +126,30 @@ class VirtualLaboratory:
             seconds=(5.0 if sweep else 2.0) * share,
         )
 
+    def _call(self) -> None:
+        if self.num_calls == self.stop_at:
+            raise Interrupted
+        self.num_calls += 1
+
     def pulse(self) -> float:
+        self._call()
         self.now += 0.1
         return 500.0 * self._factor(self.now)
 
     def quality(self, candidate: Candidate) -> Quality | None:
+        self._call()
         self.num_judged += 1
         self.now += 1.0
         loss = WEIGHT_LOSS[candidate.quantization] + CACHE_LOSS[candidate.kv_cache_dtype]
         return Quality(kl=loss, perplexity=20 * (1 + loss), perplexity_change=loss)
 
     def interaction(self, candidate: Candidate) -> Interaction:
+        self._call()
         self.now += 0.5
         return Interaction(8, 5 if candidate.kv_cache_dtype in self.liars else 8, 0.99)
 
     def fusion(self, candidate: Candidate) -> Fusion:  # noqa: ARG002
+        self._call()
         self.now += 0.2
         return Fusion(32, 300, (1.3, 1.31, 1.29))
 

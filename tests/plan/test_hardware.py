@@ -19,7 +19,7 @@ from vivace.plan.report import html
 from vivace.plan.workload import Load, workload
 
 LLAMA_8B = planned_model("llama-3.1-8b")
-TRAFFIC = workload("600:150:400", max_model_len=8192)
+TRAFFIC = workload("600:30:400", max_model_len=8192)
 FEW = Deployment(max_num_seqs=24)  # at once: plays are short
 USER, USERS = Load(users=1), Load(users=16)
 

@@ -200,9 +200,12 @@ def test_a_refusal_is_told_of(keyed: ServedProcess, client: httpx.Client) -> Non
     def is_refused() -> bool:
         answer = client.post("/v1/completions", json={"prompt": "Me too", "max_tokens": 1, "priority": -100})
         refusals.extend([answer] if answer.status_code == 429 else [])
+        wrong = client.post("/v1/completions", json={"prompt": 3})  # refused before anybody looks at it
+        refusals.extend([wrong] if wrong.status_code == 429 else [])
+        assert client.post("/v1/completions", json={"prompt": 3, "priority": 0}).status_code == 400
         vector = client.post("/v1/embeddings", json={"input": "Me too", "priority": -100})
         refusals.extend([vector] if vector.status_code == 429 else [])
-        return len({answer.url for answer in refusals}) == 2
+        return len({answer.request.content for answer in refusals}) == 3
 
     stayer = threading.Thread(target=stay)
     stayer.start()

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from vivace.backends.cpu.backend import CpuBackend
 from vivace.backends.cpu.detect import Machine, detect
 from vivace.bench.cost import model_cost
+from vivace.core.sampling import SamplingParams
+from vivace.engine.llm import LLM
 from vivace.engine.loader import LoadedEngine
 from vivace.models.decoder import build_decoder
 from vivace.ops.backend import Backend, MeasuredCeilings
@@ -126,6 +128,20 @@ def kernels_section(backend: Backend) -> Section:
     if not isinstance(backend, CpuBackend):
         return Section("kernels", (Row("backend", backend.name, OTHER_BACKENDS.get(backend.name, "")),))
     return Section("kernels", tuple(_kernel_rows(backend.isa, detect())))
+
+
+def gpu_kernels_section(llm: LLM) -> Section:
+    """What ran two tokens: kernels where they apply, else torch's operations, and why."""
+    from vivace.backends.cuda.backend import CudaBackend
+
+    backend = llm.loaded.backend
+    assert isinstance(backend, CudaBackend)  # whoever asks has looked
+    llm.generate([[0]], SamplingParams(max_tokens=2, temperature=0.0, ignore_eos=True))
+    rows = []
+    for line in backend.kernels.explain():
+        op, _, choice = line.partition(": ")
+        rows.append(Row(op, choice))
+    return Section("kernels", tuple(rows) or kernels_section(backend).rows)
 
 
 def _kernel_rows(chosen: str, machine: Machine) -> Iterable[Row]:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vivace.core.config import Choice, EngineConfig
 from vivace.core.errors import ConfigError
+from vivace.engine.memory import available_memory_bytes
 from vivace.ops.backend import Backend
+
+if TYPE_CHECKING:
+    from vivace.backends.cuda.device import DeviceFacts
 
 # An NVIDIA driver shows itself in one of these (Linux, WSL). Only then is torch asked: importing it takes a second.
 DRIVER_FILES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
@@ -35,6 +40,34 @@ def make_backend(config: EngineConfig) -> tuple[Backend, Choice]:
         return _cuda_backend(config, "cuda"), Choice("device", "cuda", "a GPU and the gpu extra are there")
     except ConfigError as error:
         return _cpu_backend(config), Choice("device", "cpu", str(error))
+
+
+def gpu_backend(config: EngineConfig) -> Backend | None:
+    """The backend of the GPU that this configuration runs on; None where it runs on the processor. Raises
+    `ConfigError` where a GPU is asked for and is not there."""
+    if config.backend in ("cpu", "reference") or config.device == "cpu":
+        return None
+    if config.backend == "auto" and config.device == "auto" and _what_a_gpu_lacks():
+        return None
+    backend, _ = make_backend(config)
+    return backend if backend.name == "cuda" else None
+
+
+def gpu_facts(config: EngineConfig) -> DeviceFacts | None:
+    """What the GPU is; None where this configuration runs on the processor."""
+    backend = gpu_backend(config)
+    if backend is None:
+        return None
+    from vivace.backends.cuda.backend import CudaBackend
+
+    return backend.facts if isinstance(backend, CudaBackend) else None
+
+
+def free_memory_bytes(config: EngineConfig) -> int:
+    """Where its weights and caches would lie: what is left of its share of the GPU's memory, or of the machine's."""
+    backend = gpu_backend(config)
+    free = None if backend is None else backend.free_bytes(config.gpu_memory_utilization)
+    return available_memory_bytes() if free is None else free
 
 
 def _what_a_gpu_lacks() -> str:

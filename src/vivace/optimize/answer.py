@@ -74,6 +74,7 @@ class Answer:
     pick: Result
     runner_up: Result | None
     why_not: str
+    lead: Interval | None  # the pick's score over the runner-up's, in common heats
     naive: Result
     results: tuple[Result, ...]  # of whole runs, in the order of their measurement
     rungs: tuple[Rung, ...]
@@ -111,6 +112,7 @@ class Answer:
             "pick": self.pick.record(),
             "runner_up": None if self.runner_up is None else self.runner_up.record(),
             "why_not": self.why_not,
+            "lead": None if self.lead is None else asdict(self.lead),
             "naive": self.naive.record(),
             "speedup": asdict(self.speedup),
             "latency_speedup": asdict(self.quickening),
@@ -154,12 +156,13 @@ def make_answer(
     by_candidate = {one.candidate: one for one in results}
     ranked = [by_candidate[one] for one in search.ranking((checked & {*accepted}) or {*accepted})]
     pick, runner_up = ranked[0], _runner_up(ranked)
-    binds = _binding(pick)
+    binds = _binding(pick, results)
     return Answer(
         objective=objective,
         pick=pick,
         runner_up=runner_up,
         why_not="" if runner_up is None else _why_not(objective, pick, runner_up),
+        lead=None if runner_up is None else search.standings.ratio(pick.candidate, runner_up.candidate),
         naive=by_candidate[ladder.naive],
         results=tuple(results),
         rungs=ladder.rungs(trials),
@@ -231,8 +234,19 @@ def _loss(result: Result) -> float:
     return 0.0 if result.quality is None else result.quality.kl
 
 
-def _binding(pick: Result) -> str:
-    return pick.forecast.binds if pick.forecast is not None else ""
+def _binding(pick: Result, results: list[Result]) -> str:
+    """As forecast. Where that says that requests wait for a place, and more places were measured and are no better,
+    it is what binds those."""
+    if pick.forecast is None:
+        return ""
+    wider = [
+        one.forecast.binds
+        for one in results
+        if one.candidate.differences(pick.candidate) == ("max_num_seqs",)
+        and one.candidate.max_num_seqs > pick.candidate.max_num_seqs
+        and one.forecast is not None
+    ]
+    return wider[0] if pick.forecast.binds == "queueing" and wider else pick.forecast.binds
 
 
 def _speedup(trials: Trials, pick: Result, naive: Candidate) -> Interval:

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 
 STUDENT_T = (12.71, 4.30, 3.18, 2.78)  # its 97.5% quantiles by degrees of freedom
 LEAST_RANKED = 6  # with fewer no ranks are as rare as 1 in 20
@@ -52,16 +53,12 @@ def _student(logs: Sequence[float]) -> Interval:
 
 @cache
 def _signed_rank_quantile(count: int) -> int:
-    """How many of the smallest and of the largest pair means lie outside of a 95% interval: the greatest number of
-    which the sum of positive ranks stays below in 2.5% of all signs at most."""
+    """How many of the smallest and of the largest pair means lie outside of a 95% interval: the greatest sum of
+    positive ranks that, or less than that, 2.5% of all signs have at most."""
     ways = [1]  # by the sum of the ranks that are positive
     for rank in range(1, count + 1):
         longer = ways + [0] * rank
         for total, number in enumerate(ways):
             longer[total + rank] += number
         ways = longer
-    below, outer = ways[0], 0
-    while below <= 0.025 * 2**count:
-        outer += 1
-        below += ways[outer]
-    return outer
+    return sum(below <= 0.025 * 2**count for below in accumulate(ways)) - 1

@@ -90,10 +90,14 @@ class Optimization:
         self.checked.add(candidate)
 
     def _close(self, search: Search) -> None:
-        """The first two beside the naive baseline: what it brought altogether."""
+        """The reasons for each value of the pick; then the first two beside the naive baseline: what it brought
+        altogether."""
         ranking = search.ranking(self.checked)
         if ranking:
             self.trials.fusion(ranking[0])
+            rivals = [ranking[0], *search.rivals(ranking[0])]
+            if len(rivals) > 1 and self.trials.affords(rivals, LAST_UNTIL, name="rivals"):
+                self.trials.heat(rivals, name="rivals")
         heat = [self.naive, *ranking[:2]]
         for repetition in range(CLOSING_HEATS):
             if self.trials.affords(heat, LAST_UNTIL, name=f"close {repetition}"):

@@ -48,14 +48,17 @@ def _evidence(answer: Answer, axis: str) -> str:
     parts = []
     for other in alternatives(answer, axis)[:MOST_ALTERNATIVES]:
         words = _words(axis, getattr(other.candidate, axis))
-        change = 100 * (other.score / answer.pick.score - 1)
-        verdict = f"{words}: {change:+.1f}%"
+        verdict = f"{words}: {_change(other.score / answer.pick.score)}"
         if other.refusal:
             verdict += f", refused ({other.refusal})"
         parts.append(verdict)
     if not parts:
         return "; nothing else was measured in its place"
     return f"; instead of it, {'; '.join(parts)} ({answer.objective.name})"
+
+
+def _change(ratio: float) -> str:
+    return f"{100 * (ratio - 1):+.1f}%" if ratio > 0 else "not measured by this objective"
 
 
 def _lead(answer: Answer, axis: str) -> str:
@@ -96,8 +99,8 @@ LEADS: dict[str, Callable[[Result], str]] = {
     "block_size": lambda pick: f"blocks of {pick.candidate.block_size} tokens",
     "enable_prefix_caching": _prefixes,
     "speculation": _speculation,
-    "num_threads": lambda pick: (
-        "a thread for each physical core" if (pick.candidate.num_threads or 0) > 1 else "one thread"
+    "num_threads": lambda pick: {None: "the GPU computes", 1: "one thread"}.get(
+        pick.candidate.num_threads, "a thread for each physical core"
     ),
     "batching": lambda pick: pick.candidate.batching,
 }

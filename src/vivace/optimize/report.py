@@ -18,7 +18,8 @@ from vivace.optimize.interval import Interval
 from vivace.optimize.ladder import Rung
 
 THROUGHPUT = Axis("Throughput", "tok/s")
-LATENCY = Axis("One user's whole answer", "ms")
+SPEED = Axis("Throughput", "tok/s", from_zero=False)
+LATENCY = Axis("One user's whole answer", "ms", from_zero=False)
 MEMORY = Axis("Weights and KV pool", "MiB")
 MOST_NAMES = 3
 
@@ -32,7 +33,7 @@ def report_html(answer: Answer, configuration: str) -> str:
         Section("The answer", _answer(answer), _lead(answer)),
         Section("What each technique brings here", _ladder(answer), LADDER_LEAD),
         Section("Speed, latency and memory", _fronts(answer), FRONT_LEAD),
-        Section("What is often claimed", _claims(answer)),
+        Section("What is often claimed", _claims(answer), CLAIMS_LEAD),
         Section("Everything that was measured", _results(answer), RESULTS_LEAD),
         Section("What was left out, and why", _left_out(answer)),
         Section("vivace.toml", f'<pre tabindex="0"><code>{escape(configuration)}</code></pre>\n'),
@@ -42,15 +43,19 @@ def report_html(answer: Answer, configuration: str) -> str:
 
 LADDER_LEAD = (
     "From the naive baseline (weights as wide as they come, one request after another, nothing kept) upwards. Every "
-    "technique is measured alone and on top of those before it; speed is that of all users at once. Whiskers and "
-    "brackets are 95% intervals over repetitions in turn."
+    "technique is measured alone and on top of those before it; speed is that of all users at once. What is compared "
+    "ran together, in turns of milliseconds. Whiskers and ± are 95% intervals over such heats."
 )
 FRONT_LEAD = (
-    "Each point is a configuration that ran the whole workload and passed the bars, unless it says otherwise."
+    "Each point is a configuration that ran the whole workload and passed the bars. The line joins those that no "
+    "other one beats in both measures. Axes need not begin at zero."
 )
+CLAIMS_LEAD = "Rules of thumb about these techniques, and what they come to with this model on this machine."
 RESULTS_LEAD = (
-    "Whole runs, best first. Figures are scaled by a baseline that ran before and after each of them, so that a "
-    "machine that slows down in between does not decide. The forecast is the planner's, made beforehand."
+    "Whole runs, best first. A name is weights, cache, sequences at once, tokens a step / a block, threads (2t). "
+    "Figures are scaled by a baseline that ran in between, so that a machine that slows down does not decide; the "
+    "order follows from the heats that configurations ran together. Forecasts are the planner's, in line with the "
+    "ladder's measurements."
 )
 
 
@@ -78,7 +83,7 @@ def _range(interval: Interval) -> str:
 
 
 def _lead(answer: Answer) -> str:
-    words = f"The fastest by {answer.objective.words} that keeps every bar: {answer.pick.candidate.words}."
+    words = f"Of all that keep every bar, the best by {answer.objective.words}: {answer.pick.candidate.words}."
     if answer.runner_up is not None:
         words += f" The runner-up, {answer.runner_up.candidate.words}, is {answer.why_not}."
     return words
@@ -89,6 +94,7 @@ def _answer(answer: Answer) -> str:
     rows: list[tuple[str, object]] = [
         ("What binds now", answer.binds or None),
         ("What would help next", answer.next_step or None),
+        ("How sure", _certainty(answer)),
         ("Bar on quality", extra.get("quality_bar")),
         ("Objectives", extra.get("slo")),
         (
@@ -107,6 +113,12 @@ def _answer(answer: Answer) -> str:
         caption="The pick beside the runner-up and the naive baseline",
     )
     return facts([row for row in rows if row[1] is not None]) + compared
+
+
+def _certainty(answer: Answer) -> str | None:
+    if answer.lead is None or answer.lead.count < 2:
+        return None
+    return f"the pick has {answer.lead} times the runner-up's score, in {answer.lead.count} heats that both ran"
 
 
 def _forecast_words(answer: Answer) -> str | None:
@@ -133,7 +145,7 @@ def _columns(results: list[Result], *, by_rate: bool) -> Iterator[list[str]]:
     for one in results:
         measured = one.measured
         yield [
-            WEIGHT_WORDS[one.candidate.quantization],
+            f"{one.candidate.quantization}: {WEIGHT_WORDS[one.candidate.quantization]}",
             CACHE_WORDS[one.candidate.kv_cache_dtype],
             speculation_words(one.candidate.speculation),
             str(one.candidate.max_num_seqs),
@@ -215,8 +227,8 @@ def _fronts(answer: Answer) -> str:
     points = [_point(answer, one, one.measured.single_latency_ms) for one in accepted]
     by_memory = [_point(answer, one, one.measured.memory_bytes / 2**20) for one in accepted]
     return scatter(
-        "Throughput of all against one user's answer", points, x=LATENCY, y=THROUGHPUT, x_better="lower"
-    ) + scatter("Throughput against memory", by_memory, x=MEMORY, y=THROUGHPUT, x_better="lower")
+        "Throughput of all against one user's answer", points, x=LATENCY, y=SPEED, x_better="lower"
+    ) + scatter("Throughput against memory", by_memory, x=MEMORY, y=SPEED, x_better="lower")
 
 
 def _point(answer: Answer, one: Result, x: float) -> Point:

@@ -224,9 +224,8 @@ class Search:
         best = max(map(self._score_of, runs), default=1.0)
         for one in ranked:
             if one.candidate not in kept and one.candidate not in self.gate.refused:
-                reason = (
-                    f"{100 * self._score_of(one) / best:.0f}% of the fastest in {100 * share:.0f}% of the workload"
-                )
+                tenths = math.floor(10 * self._score_of(one) / best)
+                reason = f"{10 * tenths} to {10 * tenths + 10}% of the best in {100 * share:.0f}% of the workload"
                 self.dropped.append(Dropped(one.candidate, "halving", reason))
                 if self._score_of(one) < BEATEN * best:
                     self.beaten.add(one.candidate)
@@ -267,6 +266,16 @@ class Search:
             if better is None or self.score(better) < GAIN * self.score(at):
                 return
             at = better
+
+    def rivals(self, pick: Candidate) -> list[Candidate]:
+        """The most promising other value of each axis on which nothing was measured in the pick's place."""
+        near = [one for one in self.space.neighbours(pick) if self._fits(self.forecast(one))]
+        near.sort(key=lambda one: -self._promise(one))
+        measured = {one.differences(pick) for one in self.trials.runs}
+        best: dict[tuple[str, ...], Candidate] = {}
+        for one in near:
+            best.setdefault(one.differences(pick), one)
+        return [one for axes, one in best.items() if axes not in measured]
 
     def _is_hopeful(self, candidate: Candidate, at: Candidate) -> bool:
         known = self.standings.strength(candidate)

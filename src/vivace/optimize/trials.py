@@ -76,8 +76,10 @@ class Trials:
         key = _heat_key(candidates, share, name)
         if key in self._heats:
             return self._heats[key]
-        is_swept = sweep and self.sweeps
-        records = self._entry(key, lambda: {"outcomes": self._measure(candidates, share, is_swept)})["outcomes"]
+        is_swept, guard = sweep and self.sweeps, self.guard
+        records = self._entry(key, lambda: {"outcomes": self._measure(guard, candidates, share, is_swept)})[
+            "outcomes"
+        ]
         self._heats[key] = [
             Trial.from_record(one, share, key, record) for one, record in zip(candidates, records, strict=True)
         ]
@@ -185,10 +187,9 @@ class Trials:
         self._counted.add(key)
         return record
 
-    def _measure(self, candidates: Sequence[Candidate], share: float, sweep: bool) -> list[Record]:
+    def _measure(self, guard: DriftGuard, candidates: Sequence[Candidate], share: float, sweep: bool) -> list[Record]:
         for candidate in candidates:
             self.report("measuring", candidate)
-        guard = self.guard
         started = self.laboratory.clock()
         found = guard.measure(
             lambda: self.laboratory.measure(candidates, share, sweep),
@@ -218,7 +219,7 @@ class Trials:
                 fresh.append(DriftGuard(self.laboratory.pulse))
                 return {"tokens_per_s": fresh[0].reference}
 
-            reference = self.notebook.entry("baseline", first)["tokens_per_s"]
+            reference = self._entry("baseline", first)["tokens_per_s"]
             self._guard = fresh[0] if fresh else DriftGuard(self.laboratory.pulse, reference)
         return self._guard
 

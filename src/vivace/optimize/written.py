@@ -15,7 +15,7 @@ from vivace.formats.atomic_file import atomic_writer
 from vivace.optimize.answer import Answer
 from vivace.optimize.reasons import reasons
 
-WIDTH = 110
+WIDTH = 88
 # What follows from nothing that was searched, or is better left to the machine that serves.
 LEFT_OUT = (
     "kv_cache_memory_bytes",

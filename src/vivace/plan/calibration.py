@@ -51,6 +51,7 @@ def fit(samples: Sequence[StepSample], basis: str, cache_bytes: int = 0) -> Effi
         rates=rates,
         attention_rates=attention_rates,
         attention_keys=extra_keys,
+        attention_groups=_groups(samples),
         row_bytes_per_s=_row_rate(streamed, op_s),
         step_s=step_s,
         op_s=op_s,
@@ -154,7 +155,10 @@ def _attention(samples: Sequence[StepSample], overlap: float) -> tuple[float, di
 def _alone(samples: Sequence[StepSample]) -> tuple[float, float]:
     """Of decoding with the cache near the core: operations a second, and the keys beside those that count, from the
     line through a shallow step and a deeper one."""
-    near = [one for one in samples if one.is_cached and one.num_new == 1 and one.num_streams == CACHED_STREAMS]
+    widest = max((one.group for one in samples if _is_near(one)), default=0)
+    near = [one for one in samples if _is_near(one) and one.group == widest]
+    if not near:
+        raise ConfigError("a calibration needs attention over keys near the core")
     shallow = min(near, key=lambda one: (one.depth, one.attention.seconds))
     deep = min(near, key=lambda one: (-one.depth, one.attention.seconds))
     if deep.depth == shallow.depth:
@@ -164,6 +168,43 @@ def _alone(samples: Sequence[StepSample]) -> tuple[float, float]:
     rate = operations / seconds
     padding = shallow.attention.seconds * rate - shallow.attention.operations
     return rate, max(0.0, padding * (shallow.depth + 1) / shallow.attention.operations)
+
+
+def _groups(samples: Sequence[StepSample]) -> dict[str, tuple[int, float]]:
+    """By cache type: how many query heads shared a head of keys where decoding was measured, and the share of the
+    time that was spent on the keys alone, which groups of another size pay for with fewer or more queries: from a
+    second measurement with groups of another size."""
+    found: dict[str, tuple[int, float]] = {}
+    for dtype in dict.fromkeys(one.kv_dtype for one in samples):
+        near = [one for one in samples if one.kv_dtype == dtype and _is_near(one)]
+        groups = {one.group: _seconds_a_key(near, one.group) for one in near}
+        if len(groups) < 2:
+            continue
+        small, large = min(groups), max(groups)
+        share = (groups[small] / groups[large] - 1) / (1 / small - 1 / large) if groups[large] else 0.0
+        found[dtype] = (large, min(float(large), max(0.0, share)))
+    return found
+
+
+def _is_near(sample: StepSample) -> bool:
+    """Whether only attention at some depth was of interest, over keys near the core."""
+    of_attention = sample.layout == ATTENTION_LAYOUT and sample.num_streams == CACHED_STREAMS
+    return of_attention and sample.is_cached and sample.num_new == 1
+
+
+def _seconds_a_key(samples: Sequence[StepSample], group: int) -> float:
+    """Of an operation of attention: between a shallow step and a deeper one."""
+    of_group = [one for one in samples if one.group == group]
+    depths = sorted({one.depth for one in of_group})
+    seconds, operations = (
+        {
+            depth: statistics.median(getattr(one.attention, name) for one in of_group if one.depth == depth)
+            for depth in (depths[0], depths[-1])
+        }
+        for name in ("seconds", "operations")
+    )
+    more = operations[depths[-1]] - operations[depths[0]]
+    return max(0.0, seconds[depths[-1]] - seconds[depths[0]]) / more if more else 0.0
 
 
 def _padded(sample: StepSample, extra_keys: float) -> float:

@@ -84,6 +84,9 @@ class Efficiency:
     op_s: float = 2e-6  # start and end of an operation
     product_op_s: float = 2e-6  # of a product
     attention_keys: float = 16  # computed for each query beside those that count: blocks are padded
+    # By cache type: query heads that shared a head of keys where `attention_rates` of one token were measured, and
+    # the share of the time that goes to the keys alone, times that number.
+    attention_groups: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     sequence_s: float = 2e-6  # the engine's own work for a sequence in a step
     logit_s: float = 1e-10  # sampling
     threads: Mapping[int, tuple[float, float]] = field(default_factory=dict)  # shares that fewer threads reach

@@ -65,6 +65,8 @@ REPEATS, FEW_REPEATS = 11, 3
 READ_BYTES, READ_REPETITIONS = 1 << 27, 2
 PEAK_ITERATIONS = 250_000  # 1 ms
 
+_OTHER_MEMORY = np.ones(1 << 17)  # 1 MB
+
 Clock = Callable[[], float]
 
 
@@ -89,7 +91,8 @@ class Work:
 @dataclass(frozen=True, slots=True)
 class StepSample:
     """One shape of step, measured. `small` are the products of attention's output, `products` all others of the
-    layers, `rows` everything that is neither a product nor attention; `width` is the model's hidden size.
+    layers, `rows` everything that is neither a product nor attention; `width` is the model's hidden size,
+    `group` its query heads for each head of keys.
     `read_bytes_per_s`: a plain read of memory just before and after; `peak_per_s`: multiply-adds in registers.
     `python_s` and `sampling_s`: of the engine, None where they were not measured."""
 
@@ -101,6 +104,7 @@ class StepSample:
     depth: int
     vocab_size: int
     width: int
+    group: int
     read_bytes_per_s: float
     peak_per_s: float
     products: Work
@@ -188,7 +192,7 @@ def _models(backend: CpuBackend, layouts: tuple[str, ...], kv_dtypes: tuple[KVDt
         if shape is CACHED:
             yield replace(_model(loaded, engine, is_cached), with_engine=True)
         phases = CACHED_ATTENTION_PHASES if is_cached else (*ATTENTION_PHASES, *CHUNK_PHASES)
-        for dtype in () if shape is NARROW else kv_dtypes:
+        for dtype in kv_dtypes:
             kv = loaded.kv_spec
             other = KVSpec(kv.num_layers, kv.num_kv_heads, kv.head_dim, kv.block_size, dtype)
             # Keys that are rounded by the block remember where each block began: phases over the same blocks clash.
@@ -234,7 +238,10 @@ def _sample(loaded: LoadedEngine, program: ProfileProgram, phase: Phase, is_cach
     program.executable.run(inputs)
     reads = [] if is_cached else [_read_rate(backend)]
     peaks = [clock_rate(backend)]
-    timed = [program.executable.run_timed(inputs) for _ in range(repeats)]
+    timed = []
+    for _ in range(repeats):
+        touch_other_memory()
+        timed.append(program.executable.run_timed(inputs))
     reads.append(_read_rate(backend))
     peaks.append(clock_rate(backend))
     seconds = _typical(np.array(timed))[:-1]
@@ -251,6 +258,7 @@ def _sample(loaded: LoadedEngine, program: ProfileProgram, phase: Phase, is_cach
         depth=phase.depth,
         vocab_size=loaded.spec.vocab_size,
         width=loaded.spec.hidden_size,
+        group=loaded.spec.num_heads // loaded.spec.num_kv_heads,
         read_bytes_per_s=statistics.mean(reads),
         peak_per_s=statistics.mean(peaks),
         products=parts["products"],
@@ -277,9 +285,16 @@ def _typical(timed_RN: Float64Array) -> Float64Array:
     return median
 
 
-def clock_rate(backend: CpuBackend) -> float:
-    """Float32 operations a second in registers, by all threads: what the cores' clock and neighbours leave now."""
-    return max(backend.device.measure_peak("f32", PEAK_ITERATIONS) for _ in range(2))
+def clock_rate(backend: CpuBackend, probes: int = 2) -> float:
+    """Float32 operations a second in registers, by all threads: the cores' clock. The best of some milliseconds, for
+    neighbours only ever make it less."""
+    return max(backend.device.measure_peak("f32", PEAK_ITERATIONS) for _ in range(probes))
+
+
+def touch_other_memory() -> None:
+    """What the engine's own work does to this core's caches between two steps: without it small models are measured
+    up to a third too fast."""
+    _OTHER_MEMORY.sum()
 
 
 def _read_rate(backend: CpuBackend) -> float:

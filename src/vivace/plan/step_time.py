@@ -75,7 +75,7 @@ class StepModel:
         self._windows = tuple(Counter(spec.layer_windows).items())
         self._key_s = kv.bytes_per_token / kv.num_layers / (read * efficiency.kv_bandwidth)
         self._pair_operations = 4.0 * spec.query_size
-        self._attention = _attention_curve(kv, machine)
+        self._attention = _attention_curve(spec, kv, machine)
         self._extra_keys = efficiency.attention_keys
         num_ops = spec.num_layers * (LAYER_OPS + 2 * spec.qk_norm + 2 * spec.post_norms) + OUTER_OPS
         num_products = spec.num_layers * LAYER_PRODUCTS + 1
@@ -224,10 +224,17 @@ def _product_time(product: Product, machine: Machine, read: float, width: int) -
     return _ProductTime(2.0 * product.elements, memory_s, curve, product.is_head)
 
 
-def _attention_curve(kv: KVSpec, machine: Machine) -> RateCurve:
+def _attention_curve(spec: ModelSpec, kv: KVSpec, machine: Machine) -> RateCurve:
+    """By tokens of a sequence. With few query heads to a head of keys, reading and widening the keys is divided among
+    fewer: decoding takes longer for each of them."""
     efficiency = machine.efficiency
     curve = efficiency.attention_rates.get(kv.dtype) or efficiency.attention_rates.get("bf16")
-    if curve is not None:
+    if curve is None:
+        peak = machine.peak(ATTENTION_UNITS.get(kv.dtype, "bf16"))
+        return RateCurve((1,), (peak * efficiency.attention_arithmetic,))
+    measured = efficiency.attention_groups.get(kv.dtype)
+    if measured is None:
         return curve
-    peak = machine.peak(ATTENTION_UNITS.get(kv.dtype, "bf16"))
-    return RateCurve((1,), (peak * efficiency.attention_arithmetic,))
+    group, share = spec.num_heads / spec.num_kv_heads, measured[1]
+    slower = max(0.2, 1 + share * (1 / group - 1 / measured[0]))
+    return RateCurve(curve.rows, (curve.operations_per_s[0] / slower, *curve.operations_per_s[1:]))

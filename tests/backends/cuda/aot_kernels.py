@@ -21,24 +21,37 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
+from vivace.backends.cuda.code_layout import LAYOUTS
 from vivace.backends.cuda.kernels import (
     attention,
     attention_kernel,
     attention_merge,
+    coded_product,
     gated_activation,
-    group_product,
     int8_product,
     kv_write,
+    nibble_product,
     rms_norm,
     rope,
     sampling,
+    split,
+    token_codes,
     top_tokens,
 )
 from vivace.backends.cuda.kernels.attention_shape import AttentionShape
 from vivace.backends.cuda.kernels.attention_tiles import whole_tile
-from vivace.backends.cuda.kernels.paged_plane import PagedPlane, float_plane, fp8_plane, int4_plane, int8_plane
+from vivace.backends.cuda.kernels.paged_plane import (
+    PagedPlane,
+    RecentBlocks,
+    channel_plane,
+    float_plane,
+    fp8_plane,
+    int4_plane,
+    int8_plane,
+)
 from vivace.backends.cuda.kernels.ragged_rows import PART
 
+SIXTEENS = ("num_inputs", "num_outputs", "num_padded")
 OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
 
 
@@ -66,7 +79,7 @@ class Variant:
         for index, name in enumerate(self.kernel.arg_names):
             if name in self.tuples:
                 paths += [(index, part) for part in range(3)]
-            elif name in self.pointers or name.endswith("stride") or name in ("num_inputs", "num_outputs"):
+            elif name in self.pointers or name.endswith("stride") or name in SIXTEENS:
                 paths.append((index,))
         return {path: [["tt.divisibility", 16]] for path in paths}
 
@@ -92,6 +105,12 @@ def planes(shape: AttentionShape) -> dict[str, PagedPlane]:
     }
 
 
+def channel_keys(shape: AttentionShape) -> PagedPlane:
+    codes = torch.zeros((1, shape.num_kv_heads, shape.head_dim, 8), dtype=torch.uint8)
+    recent = RecentBlocks(torch.zeros((1, 16, shape.num_kv_heads, shape.head_dim)), torch.zeros(1, dtype=torch.int64))
+    return channel_plane(codes, torch.zeros((1, shape.num_kv_heads, shape.head_dim, 2)), recent)
+
+
 def attention_variants() -> Iterator[Variant]:
     """Heads of 128 dimensions in every cache type; 64, 256 and 512 in 16 bits. Decoding, guesses, prompts."""
     for dim in (64, 128, 256, 512):
@@ -105,6 +124,10 @@ def attention_variants() -> Iterator[Variant]:
     shape = AttentionShape(32, 8, 128, 0.09, window=1024, softcap=50.0)
     yield attend_variant("attention prefill bf16 window and cap", shape, plane, 32, False)
     yield attend_variant("attention tree bf16", AttentionShape(32, 8, 128, 0.09), plane, 1, True, has_paths=True)
+    plane, shape = planes(shape)["int4"], AttentionShape(32, 8, 128, 0.09)
+    for kind, rows in (("decode", 1), ("prefill", 32)):
+        name = f"attention {kind} int4 keys by channel"
+        yield attend_variant(name, shape, plane, rows, kind == "decode", by_channel=True)
     pointers = dict.fromkeys(("query_starts", "context_lens", "sequences", "first_rows", "part_starts"), "*i32")
     pointers |= {"partial": "*fp32", "statistics": "*fp32", "out": "*bf16"}
     constants = {"HEADS": 4, "KV_HEADS": 8, "ROWS": 1, "HEAD_DIM": 128, "DIM": 128, "PART": PART}
@@ -113,17 +136,26 @@ def attention_variants() -> Iterator[Variant]:
 
 
 def attend_variant(
-    name: str, shape: AttentionShape, plane: PagedPlane, rows: int, is_split: bool, *, has_paths: bool = False
+    name: str,
+    shape: AttentionShape,
+    plane: PagedPlane,
+    rows: int,
+    is_split: bool,
+    *,
+    has_paths: bool = False,
+    by_channel: bool = False,
 ) -> Variant:
     part = PART if is_split else 0
-    constants = attention.constants(shape, plane, rows, part, torch.bfloat16, has_paths=has_paths)
+    keys = channel_keys(shape) if by_channel else plane
+    constants = attention.constants(shape, keys, plane, rows, part, torch.bfloat16, has_paths=has_paths)
     options = {key: constants.pop(key) for key in OPTIONS if key in constants}
     code = "*bf16" if plane.kind == "float" else "*u8"
     pointers = dict.fromkeys(("q", "out", "key_ranges", "value_ranges"), "*bf16")
+    pointers |= {"recent": "*fp16", "recent_rows": "*i64"}
     pointers |= dict.fromkeys(("partial", "statistics"), "*fp32") | dict.fromkeys(("keys", "values"), code)
     integers = ("query_starts", "context_lens", "tables", "sequences", "first_rows", "part_starts", "part_tiles")
     pointers |= dict.fromkeys((*integers, "path_firsts", "path_slots"), "*i32")
-    strides = ("key_strides", "key_range_strides", "value_strides", "value_range_strides")
+    strides = ("key_strides", "key_range_strides", "recent_strides", "value_strides", "value_range_strides")
     return Variant(name, attention_kernel.attend_tile, pointers, constants, ("scale", "cap"), strides, options)
 
 
@@ -147,21 +179,45 @@ def row_variants() -> Iterator[Variant]:
 
 
 def product_variants() -> Iterator[Variant]:
-    options: dict[str, object] = {"num_warps": 4, "num_stages": 3}
-    pointers = {"x": "*bf16", "codes": "*u8", "scales": "*fp16", "zeros": "*u8", "out": "*fp32"}
-    for rows, outputs in ((16, 32), (64, 64)):
-        constants: dict[str, object] = {"GROUP": 32, "IS_INT4": True, "HAS_ZEROS": True}
-        constants |= {"ROWS": rows, "OUTPUTS": outputs, "INPUTS": 128}
-        kernel = group_product.multiply_groups
-        yield Variant(f"int4 product {rows} rows", kernel, pointers, constants, ("zero",), options=options)
-    pointers = {"x": "*i8", "codes": "*i8", "x_scales": "*fp32", "scales": "*fp32", "out": "*fp32"}
-    for rows, outputs in ((16, 32), (128, 128)):
-        constants = {"ROWS": rows, "OUTPUTS": outputs, "INPUTS": 128}
-        yield Variant(f"int8 product {rows} rows", int8_product.multiply_int8, pointers, constants, options=options)
-    pointers = {"x": "*bf16", "codes": "*i8", "scales": "*fp32"}
-    constants = {"WIDTH": 4096, "COLUMNS": 4096}
+    """Tiles of 1, 16, 64 and many rows, as `tiling_of` chooses them."""
+    for encoding in ("int4_g32", "int4_g128", "q4_0", "q8_0", "q4_k", "q5_k", "q6_k"):
+        for num_rows in (1, 16, 64, 4096):
+            yield coded_variant(encoding, num_rows)
+    yield coded_variant("q4_k", 64, torch.float32)
+    yield from int8_variants()
+    pointers = {"parts": "*fp32", "bias": "*fp32", "out": "*bf16"}
+    constants: dict[str, object] = {"HAS_BIAS": True, "PARTS": 8, "COLUMNS": 512}
+    yield Variant("sum of parts", split.add_parts, pointers, constants)
+
+
+def coded_variant(encoding: str, num_rows: int, values: torch.dtype = torch.bfloat16) -> Variant:
+    layout = LAYOUTS[encoding]
+    tiling = coded_product.tiling_of(num_rows, layout.step, layout.plane, is_wide=values == torch.float32)
+    is_packed = coded_product.is_packed(encoding, num_rows, values)
+    kernel = nibble_product.multiply_nibbles if is_packed else coded_product.multiply_codes
+    pointers = {"x": "*bf16" if values == torch.bfloat16 else "*fp32", "words": "*i16", "headers": "*i32"}
+    pointers |= {"high": "*u8" if layout.high_bits == 1 else "*i16", "out": "*bf16", "bias": "*fp32"}
+    constants = coded_product.constants_of(layout, tiling, has_bias=False, is_whole=True)
+    options: dict[str, object] = {"num_warps": tiling.warps, "num_stages": tiling.stages}
+    name = f"{encoding} product {num_rows} rows {values}".replace(" torch.bfloat16", "").replace("torch.", "")
+    return Variant(name, kernel, pointers, constants, options=options)
+
+
+def int8_variants() -> Iterator[Variant]:
+    pointers = dict.fromkeys(("x_codes", "codes"), "*i8") | dict.fromkeys(("x_scales", "scales", "bias"), "*fp32")
+    pointers |= {"x": "*bf16", "outliers": "*u8", "out": "*bf16"}
+    for keeps_outliers in (False, True):
+        for num_rows in (1, 64, 4096):
+            tiling = int8_product.tiling_of(num_rows, keeps_outliers=keeps_outliers)
+            constants: dict[str, object] = {"KEEPS_OUTLIERS": keeps_outliers, "HAS_BIAS": False, "STEP": 128}
+            constants |= {"OUTPUTS": tiling.outputs, "ROWS": tiling.rows}
+            options: dict[str, object] = {"num_warps": tiling.warps, "num_stages": tiling.stages}
+            name = f"{'int8 and outliers' if keeps_outliers else 'int8'} product {num_rows} rows"
+            yield Variant(name, int8_product.multiply_int8, pointers, constants, options=options)
+    pointers = {"x": "*bf16", "codes": "*i8", "scales": "*fp32", "outliers": "*u8"}
+    constants = {"WIDTH": 4096, "COLUMNS": 4096, "STEP": 128, "KEEPS_OUTLIERS": True}
     options = {"num_warps": 8, "enable_fp_fusion": False}
-    yield Variant("token codes", int8_product.code_tokens, pointers, constants, options=options)
+    yield Variant("token codes", token_codes.code_tokens, pointers, constants, options=options)
 
 
 def sampling_variants() -> Iterator[Variant]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="the CUDA backend computes with torch")
@@ -54,3 +57,37 @@ def test_torchs_cpu_device_has_no_ceilings() -> None:
     backend = CudaBackend("cpu")
     backend.synchronize()
     assert backend.measure_ceilings() is None
+
+
+class MadeUpEvent:
+    """An event of a queue whose clock is the number of launches, in milliseconds."""
+
+    moments = 0
+
+    def __init__(self, *, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        self.moment = MadeUpEvent.moments
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, later: MadeUpEvent) -> float:
+        return float(later.moment - self.moment)
+
+
+def test_a_gpu_is_kept_busy_while_each_run_is_launched(monkeypatch: pytest.MonkeyPatch) -> None:
+    leads: list[int] = []
+    monkeypatch.setattr(torch.cuda, "Event", MadeUpEvent)
+    monkeypatch.setattr(torch.cuda, "_sleep", leads.append)
+    MadeUpEvent.moments = 0
+
+    def launch(number: int) -> None:
+        MadeUpEvent.moments += number
+
+    numbers = list(range(70))
+    device = SimpleNamespace(type="cuda")
+    seconds = op_clock.launch_seconds(device, [partial(launch, number) for number in numbers])
+    assert seconds == pytest.approx([1e-3 * number for number in numbers])
+    assert leads == [op_clock.LEAD_CYCLES] * 3  # 32, 32 and 6 launches

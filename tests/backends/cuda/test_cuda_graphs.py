@@ -44,6 +44,7 @@ def test_buckets() -> None:
     assert bucket_of(step, 4) == (4, 8)
     step.context_lens_B = int32(1, 6, 1 << 20)
     assert bucket_of(step, 4) is None  # more to gather than one group takes
+    assert bucket_of(step, 4, most_positions=None) == (4, 1 << 18)
     many = BUCKETS[-1] + 1
     step.context_lens_B = step.token_ids_T = np.ones(many, np.int32)
     assert bucket_of(step, 4) is None

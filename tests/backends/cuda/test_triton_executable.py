@@ -129,6 +129,22 @@ def test_logits_are_those_of_the_reference(encoding: str, kv_dtype: str, prompts
     assert by_kernel == {"attention", "rope_kv_write", "rms_norm", "add_rms_norm", "gated_activation"} | coded
 
 
+def test_keys_by_channel() -> None:
+    """A prompt that fills a block, chunks of few rows across a block's end and through its middle, then decoding."""
+    backend, reference = interpreted(), ReferenceBackend(np.float64)
+    executable, expected = (compiled(one, "f32", "int4_k_per_channel") for one in (backend, reference))
+    chunks = [
+        step((20, 3), (20, 3), 1),
+        step((5, 1), (25, 4), 2),
+        step((9, 14), (34, 18), 3),
+        step((1, 1), (35, 19), 4),
+    ]
+    for inputs in chunks:
+        wanted = logits(reference, expected, inputs)
+        np.testing.assert_allclose(logits(backend, executable, inputs), wanted, rtol=0, atol=TOLERANCE["f32"])
+    assert f"attention: triton, {len(chunks) * LAYERS} times" in backend.kernels.explain()
+
+
 def test_a_step_filled_up_for_a_graph_computes_the_same() -> None:
     """What a CUDA graph replays, run without one."""
     backend = interpreted()

@@ -23,8 +23,10 @@ UNITS = (*DENSE, *EIGHT_BITS)
 def measure_ceilings(
     device: torch.device, *, memory_bytes: int = MEMORY_BYTES, size: int = PRODUCT_SIZE, rounds: int = ROUNDS
 ) -> MeasuredCeilings:
-    """Reading is at the speed of the faster of a copy and a sum; units that the device or this torch lacks are left
-    out."""
+    """Reading is at the speed of the faster of a copy and a sum, of at most a quarter of the memory that is free;
+    units that the device or this torch lacks are left out."""
+    if device.type == "cuda":
+        memory_bytes = min(memory_bytes, torch.cuda.mem_get_info(device)[0] // 4)
     peaks = {unit: product_rate(device, unit, size, rounds) for unit in UNITS}
     return MeasuredCeilings(
         read_bytes_per_s=max(copy_rate(device, memory_bytes, rounds), read_rate(device, memory_bytes, rounds)),

@@ -16,7 +16,6 @@ from vivace.backends.cuda.kernels.provider import launchers_for
 from vivace.backends.cuda.kernels.ragged_rows import TilePlan
 from vivace.backends.cuda.kernels.registry import KernelRegistry
 from vivace.backends.cuda.kv_cache import CudaKVCache
-from vivace.backends.cuda.last_uses import last_uses
 from vivace.backends.cuda.op_clock import launch_seconds, moment
 from vivace.backends.cuda.precision import precision_of
 from vivace.backends.cuda.spans import branches_of, spans_of
@@ -36,7 +35,6 @@ class CudaExecutable:
         self._program = program
         self._cache = cache
         self._limits = limits
-        self._dying = last_uses(program)
         self._stages = stages(program)
         layouts = (weight.layout for op in program.ops if isinstance(op, Linear) for weight in op.weights)
         self._launchers = launchers_for(program, cache, registry)
@@ -81,8 +79,8 @@ class CudaExecutable:
         return self._states
 
     def run_timed(self, inputs: StepInputs) -> Float64Array:
-        """Seconds of each operation on the device's clock, without a graph; then of the transfer before them, on the
-        host's."""
+        """Seconds of each operation on the device's clock, without a graph, those that a kernel may compute together
+        in equal parts; then of the transfer before them, on the host's."""
         self._check(inputs)
         device = self._cache.device
         with running_on(device):
@@ -90,9 +88,10 @@ class CudaExecutable:
             self._cache.begin_step(inputs)
             interpreter = Interpreter(self._cache, self._send(inputs), self._precision, self._launchers)
             sent_s = moment(device) - started
-            execute = interpreter.execute
-            launches = [partial(execute, op, dying) for op, dying in zip(self._program.ops, self._dying, strict=True)]
-            return np.array([*launch_seconds(device, launches), sent_s])
+            launches = [partial(interpreter.execute_stage, stage) for stage in self._stages]
+            seconds = np.array(launch_seconds(device, launches))
+        counts = np.array([len(stage.ops) for stage in self._stages])
+        return np.append(np.repeat(seconds / counts, counts), sent_s)
 
     def _execute(self, step: DeviceStep, into: Results | None = None) -> Results:
         """Output and states, in new memory or `into` what is given."""

@@ -1,8 +1,9 @@
 """CUDA graphs of decode steps: launching a layer's ten kernels one by one takes longer than they run.
 
-A graph has fixed shapes and addresses, so a step of B rows over W blocks runs in the next larger bucket of both. Rows
-that fill it up write to the spare block of the cache and read a context of one token. Steps with prompts, guesses or
-trees, and caches with 16-bit keys beside the pool (which grow), run without a graph.
+A graph has fixed shapes and addresses, so a step of B rows over W blocks runs in the next larger bucket of both, and
+of the parts of contexts, which the attention kernel's programs take one by one. Rows that fill it up write to the
+spare block of the cache and read a context of one token. Steps with prompts, guesses or trees, and caches with 16-bit
+keys beside the pool (which grow), run without a graph.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class StepGraphs:
         self._plan = plan
         self._execute = execute
         self._device = cache.device
-        self._captured: dict[tuple[int, int], _Captured] = {}
+        self._captured: dict[tuple[tuple[str, tuple[int, ...]], ...], _Captured] = {}  # by the shapes of what is sent
         self._max_rows = bucket_of_rows(max_sampled)
         self._pool_bytes = 0  # what the largest graph's values take
         self._results: Results | None = None
@@ -62,19 +63,22 @@ class StepGraphs:
 
     def run(self, inputs: StepInputs) -> Results | None:
         """Output and states of all rows of the bucket, the step's first; they are overwritten by the next run."""
-        spec = self._cache.spec
-        bucket = bucket_of(inputs, spec.block_size) if self.is_active else None
+        size = self._cache.spec.block_size
+        bucket = bucket_of(inputs, size, most_positions=None) if self.is_active else None
         if bucket is None:
             return None
-        filled = fill_up(inputs, *bucket, self._cache.spare_slot, spec.block_size)
-        plan = self._plan(filled, bucket[1] * spec.block_size)
+        filled = fill_up(inputs, *bucket, self._cache.spare_slot, size)
+        plan = self._plan(filled, bucket[1] * size)
+        if plan.tiles is None and bucket[0] * bucket[1] * size > GATHERED_POSITIONS:
+            return None
         arrays = step_arrays(filled, plan)
-        captured = self._captured.get(bucket)
+        shapes = tuple((name, array.shape) for name, array in arrays.items())
+        captured = self._captured.get(shapes)
         if captured is None:
             captured = None if self._is_full else self._captured_or_none(arrays, plan)
             if captured is None:
                 return None
-            self._captured[bucket] = captured
+            self._captured[shapes] = captured
         self._upload.send(arrays, captured.integers)
         feed(captured.sent, filled)
         captured.graph.replay()
@@ -141,9 +145,11 @@ def bucket_of_rows(num_rows: int) -> int:
     return next((size for size in BUCKETS if size >= num_rows), BUCKETS[-1])
 
 
-def bucket_of(inputs: StepInputs, block_size: int) -> tuple[int, int] | None:
+def bucket_of(
+    inputs: StepInputs, block_size: int, most_positions: int | None = GATHERED_POSITIONS
+) -> tuple[int, int] | None:
     """Rows and table columns of the bucket; None where a row is not a plain decode row, or there is too much to
-    gather at once."""
+    gather at once. A kernel, which reads the cache in place, gathers nothing: `most_positions` is None."""
     num_rows = len(inputs.context_lens_B)
     is_plain = inputs.parents_T is None and inputs.states_TD is None
     if not is_plain or len(inputs.token_ids_T) != num_rows or len(inputs.sampled_rows_S) > num_rows:
@@ -153,7 +159,9 @@ def bucket_of(inputs: StepInputs, block_size: int) -> tuple[int, int] | None:
         return None
     width = -(-int(inputs.context_lens_B.max()) // block_size)
     width = 1 << (width - 1).bit_length()
-    return (rows, width) if rows * width * block_size <= GATHERED_POSITIONS else None
+    if most_positions is not None and rows * width * block_size > most_positions:
+        return None
+    return rows, width
 
 
 def fill_up(inputs: StepInputs, num_rows: int, width: int, spare_slot: int, block_size: int) -> StepInputs:

@@ -129,15 +129,14 @@ class Interpreter:
 
     def _linear(self, op: ir.Linear) -> Tensor:
         x_TD = self.read(op.x)
+        by_kernel = None if self._launchers is None else self._launchers.linear(op, x_TD)
+        if by_kernel is not None:
+            return by_kernel
         parts = []
         for weight, bias in zip(op.weights, op.biases, strict=True):
-            part_TN = self._product(x_TD, _matrix(weight))
+            part_TN = product(x_TD, _matrix(weight), self._precision)
             parts.append((part_TN if bias is None else part_TN + _vector(bias)).to(self._precision.values))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-
-    def _product(self, x_TD: Tensor, matrix: Matrix) -> Tensor:
-        by_kernel = None if self._launchers is None else self._launchers.product(x_TD, matrix)
-        return product(x_TD, matrix, self._precision) if by_kernel is None else by_kernel
 
     def _write_kv(self, op: ir.KVWrite) -> None:
         slots_T, launchers = self._step.slots_T, self._launchers

@@ -56,6 +56,20 @@ class CudaKVCache:
             raise EngineError(f"a cache of {self.spec.dtype} keeps its keys by blocks")
         return self._keys, self._values
 
+    @property
+    def channel_planes(self) -> tuple[ChannelPlane, TokenPlane]:
+        """Keys and values, where keys are written by blocks."""
+        if not isinstance(self._keys, ChannelPlane):
+            raise EngineError(f"a cache of {self.spec.dtype} keeps its keys by tokens")
+        return self._keys, self._values
+
+    @property
+    def recent(self) -> RecentKeys:
+        """The keys of blocks in progress."""
+        if self._recent is None:
+            raise EngineError(f"a cache of {self.spec.dtype} keeps no other form of its keys")
+        return self._recent
+
     def track(self, references: Sequence[int]) -> None:
         """Watch the blocks' counts of users, to drop the 16-bit keys of blocks that nobody uses any more."""
         if self._recent is not None:
@@ -115,9 +129,7 @@ class CudaKVCache:
 
     def recent_keys(self, layer: int, slots_I: Tensor, dtype: torch.dtype) -> Tensor:
         """[I, G, K]: as they were written, of blocks that this step writes; any number for other slots."""
-        if self._recent is None:
-            raise EngineError(f"a cache of {self.spec.dtype} keeps no other form of its keys")
-        return self._recent.read(layer, slots_I, dtype)
+        return self.recent.read(layer, slots_I, dtype)
 
     def rounded_blocks(self, keys: Tensor) -> Tensor:
         """What keys [..., S, G, K] read back as for queries behind their block."""

@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import torch
 
-LAUNCHES_A_RUN = 64  # with their events they fit in the driver's queue of 1024
-LEAD_CYCLES = 20_000_000  # 10 ms at 2 GHz: longer than the host takes to launch a run, 50 us an operation
+LAUNCHES_A_RUN = 32  # of some 20 kernels each at most: the driver's queue takes 1024
+LEAD_CYCLES = 20_000_000  # 10 ms at 2 GHz: longer than the host takes to launch a run, 50 to 200 us an operation
 
 
 def launch_seconds(device: torch.device, launches: Sequence[Callable[[], object]]) -> list[float]:

@@ -16,6 +16,7 @@ from vivace.serve.body import read_body
 from vivace.serve.caller import Caller
 from vivace.serve.chat_answer import ChatAnswer
 from vivace.serve.disconnect import run_until_disconnected
+from vivace.serve.early_refusal import refuse_early
 from vivace.serve.generation import Order
 from vivace.serve.json_answer import json_answer
 from vivace.serve.planned_chat import PlannedChat
@@ -29,7 +30,7 @@ from vivace.serve.wire.messages import num_chars, template_messages
 
 
 async def create_chat_completion(request: Request) -> Response:
-    body = await read_body(request, ChatRequest)
+    body = await read_body(request, ChatRequest, refuse_early)
     service: Service = request.app.state.service
     service.check_model(body.model)
     caller = Caller.of(request)

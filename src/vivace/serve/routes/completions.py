@@ -17,6 +17,7 @@ from vivace.serve.body import read_body
 from vivace.serve.caller import Caller
 from vivace.serve.completion_answer import CompletionAnswer
 from vivace.serve.disconnect import run_until_disconnected
+from vivace.serve.early_refusal import refuse_early
 from vivace.serve.generation import Order, Prepared
 from vivace.serve.json_answer import json_answer
 from vivace.serve.response_format import constraint_of
@@ -33,7 +34,7 @@ Prompt = str | list[int]
 
 
 async def create_completion(request: Request) -> Response:
-    body = await read_body(request, CompletionRequest)
+    body = await read_body(request, CompletionRequest, refuse_early)
     service: Service = request.app.state.service
     service.check_model(body.model)
     caller = Caller.of(request)

@@ -15,6 +15,7 @@ from vivace.serve.batch import Batch
 from vivace.serve.body import read_body
 from vivace.serve.caller import Caller
 from vivace.serve.disconnect import run_until_disconnected
+from vivace.serve.early_refusal import refuse_early
 from vivace.serve.errors import HttpError
 from vivace.serve.generation import Order
 from vivace.serve.json_answer import json_answer
@@ -29,7 +30,7 @@ from vivace.serve.wire.responses import Event, ResponseObject, ResponsesRequest
 
 
 async def create_response(request: Request) -> Response:
-    body = await read_body(request, ResponsesRequest)
+    body = await read_body(request, ResponsesRequest, refuse_early)
     service: Service = request.app.state.service
     service.check_model(body.model)
     caller = Caller.of(request)

@@ -111,20 +111,26 @@ def _launch(
     paths = rows.paths if tiles.rows_per_tile == 1 and run.part else None
     firsts, slots = (rows.query_starts_B1,) * 2 if paths is None else (paths.firsts_T, paths.slots_TW)
     attend_tile[(shape.num_kv_heads, run.num_programs)](
-        q_TD, keys.codes, keys.ranges_or_codes, values.codes, values.ranges_or_codes,
+        q_TD, keys.codes, keys.ranges_or_codes, *recent_of(keys), values.codes, values.ranges_or_codes,
         out_TD, run.partial, run.statistics,
         rows.query_starts_B1, rows.context_lens_B, rows.block_tables_BX, tiles.sequences_N, tiles.first_rows_N,
         starts, tiles_P, firsts, slots,
         q_TD.stride(0), out_TD.stride(0), rows.block_tables_BX.stride(0), slots.stride(0),
-        keys.code_strides, keys.range_strides, values.code_strides, values.range_strides,
+        keys.code_strides, keys.range_strides, keys.recent_strides, values.code_strides, values.range_strides,
         shape.scale, shape.softcap or 1.0, shape.window or 0, run.first_part,
-        **constants(shape, keys, tiles.rows_per_tile, run.part, q_TD.dtype, has_paths=paths is not None),
+        **constants(shape, keys, values, tiles.rows_per_tile, run.part, q_TD.dtype, has_paths=paths is not None),
     )  # fmt: skip
+
+
+def recent_of(keys: PagedPlane) -> tuple[Tensor, Tensor]:
+    """A kernel takes pointers where it reads none."""
+    return (keys.codes, keys.codes) if keys.recent is None else (keys.recent.keys, keys.recent.row_of_block)
 
 
 def constants(
     shape: AttentionShape,
     keys: PagedPlane,
+    values: PagedPlane,
     rows_per_tile: int,
     part: int,
     dtype: torch.dtype,
@@ -133,16 +139,17 @@ def constants(
 ) -> dict[str, object]:
     """What `attend_tile` is compiled for."""
     heads = shape.num_heads // shape.num_kv_heads
-    size = tile_size(rows_per_tile * heads, shape.head_dim, keys.kind, dtype)
+    size = tile_size(rows_per_tile * heads, shape.head_dim, values.kind, dtype)
     return {
         "HEADS": heads,
         "HEAD_DIM": shape.head_dim,
         "DIM": padded_dim(shape.head_dim),
-        "BLOCK_SIZE": keys.block_size,
+        "BLOCK_SIZE": values.block_size,
         "ROWS": rows_per_tile,
         "M": size.M,
         "N": size.N,
-        "KIND": keys.kind,
+        "KIND": values.kind,
+        "BY_CHANNEL": keys.kind == "channel",
         "HAS_WINDOW": shape.window is not None,
         "HAS_CAP": shape.softcap is not None,
         "HAS_PATHS": has_paths,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from vivace.backends.cuda.kernels.paged_channels import channel_scores
 from vivace.backends.cuda.kernels.paged_tile import column_dims, slot_offsets, tile_mix, tile_scores
 
 LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
@@ -19,13 +20,13 @@ LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
 @triton.jit(do_not_specialize=["table_stride", "path_stride", "first_part", "window"])
 def attend_tile(
-    q, keys, key_ranges, values, value_ranges, out, partial, statistics,
+    q, keys, key_ranges, recent, recent_rows, values, value_ranges, out, partial, statistics,
     query_starts, context_lens, tables, sequences, first_rows, part_starts, part_tiles, path_firsts, path_slots,
-    q_stride, out_stride, table_stride, path_stride, key_strides, key_range_strides, value_strides,
+    q_stride, out_stride, table_stride, path_stride, key_strides, key_range_strides, recent_strides, value_strides,
     value_range_strides, scale, cap, window, first_part,
     HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, ROWS: tl.constexpr,
-    M: tl.constexpr, N: tl.constexpr, KIND: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_CAP: tl.constexpr,
-    HAS_PATHS: tl.constexpr, PART: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr, KIND: tl.constexpr, BY_CHANNEL: tl.constexpr, HAS_WINDOW: tl.constexpr,
+    HAS_CAP: tl.constexpr, HAS_PATHS: tl.constexpr, PART: tl.constexpr,
 ):  # fmt: skip
     """Program (KV head, part from `first_part` on); PART = 0: (KV head, tile), over all positions. A context of one
     part goes to `out` at once, others to `partial` and `statistics`, from the launch's first part on."""
@@ -62,6 +63,8 @@ def attend_tile(
     table = tables + sequence.to(tl.int64) * table_stride
     path_first, path = stop, path_slots
     masked_from = tl.minimum(stop, to_position + first_row + 1)
+    if BY_CHANNEL:
+        masked_from = tl.minimum(stop, (to_position + first_row) // BLOCK_SIZE * BLOCK_SIZE)
     if HAS_PATHS:
         path_first = tl.load(path_firsts + first_row)
         path = path_slots + first_row.to(tl.int64) * path_stride
@@ -74,15 +77,15 @@ def attend_tile(
     if not HAS_WINDOW:
         mixed_MK, shift_M, total_M, largest_M = _attend(
             mixed_MK, shift_M, total_M, largest_M, q_MK, sums_M, position_M, begin, masked_from, path_first, path,
-            head, keys, key_ranges, values, value_ranges, table, key_strides, key_range_strides, value_strides,
-            value_range_strides, scale, cap, window,
-            HEAD_DIM, DIM, BLOCK_SIZE, N, KIND, False, HAS_CAP, False, False,
+            head, keys, key_ranges, recent, recent_rows, values, value_ranges, table, key_strides, key_range_strides,
+            recent_strides, value_strides, value_range_strides, scale, cap, window,
+            HEAD_DIM, DIM, BLOCK_SIZE, N, KIND, BY_CHANNEL, False, HAS_CAP, False, False,
         )  # fmt: skip
     mixed_MK, shift_M, total_M, largest_M = _attend(
         mixed_MK, shift_M, total_M, largest_M, q_MK, sums_M, position_M, masked_from, stop, path_first, path,
-        head, keys, key_ranges, values, value_ranges, table, key_strides, key_range_strides, value_strides,
-        value_range_strides, scale, cap, window,
-        HEAD_DIM, DIM, BLOCK_SIZE, N, KIND, HAS_WINDOW, HAS_CAP, HAS_PATHS, True,
+        head, keys, key_ranges, recent, recent_rows, values, value_ranges, table, key_strides, key_range_strides,
+        recent_strides, value_strides, value_range_strides, scale, cap, window,
+        HEAD_DIM, DIM, BLOCK_SIZE, N, KIND, BY_CHANNEL, HAS_WINDOW, HAS_CAP, HAS_PATHS, True,
     )  # fmt: skip
     mixed_MK += shift_M[:, None]
     if is_only:
@@ -99,10 +102,11 @@ def attend_tile(
 @triton.jit
 def _attend(
     mixed_MK, shift_M, total_M, largest_M, q_MK, sums_M, position_M, first, stop, path_first, path,
-    head, keys, key_ranges, values, value_ranges, table, key_strides, key_range_strides, value_strides,
-    value_range_strides, scale, cap, window,
+    head, keys, key_ranges, recent, recent_rows, values, value_ranges, table, key_strides, key_range_strides,
+    recent_strides, value_strides, value_range_strides, scale, cap, window,
     HEAD_DIM: tl.constexpr, DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, N: tl.constexpr, KIND: tl.constexpr,
-    HAS_WINDOW: tl.constexpr, HAS_CAP: tl.constexpr, HAS_PATHS: tl.constexpr, IS_MASKED: tl.constexpr,
+    BY_CHANNEL: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_CAP: tl.constexpr, HAS_PATHS: tl.constexpr,
+    IS_MASKED: tl.constexpr,
 ):  # fmt: skip
     """Goes on over positions first .. stop: weighted sums [M, DIM], what is to be added to all of a row, the sum of
     weights, the largest score in base 2."""
@@ -110,10 +114,17 @@ def _attend(
         position_N = begin + tl.arange(0, N)
         is_there_N = position_N < stop
         block_N, place_N = _places(table, position_N, is_there_N, path_first, path, BLOCK_SIZE, HAS_PATHS, IS_MASKED)
-        scores = tile_scores(
-            q_MK, sums_M, keys, key_ranges, slot_offsets(block_N, place_N, head, key_strides),
-            slot_offsets(block_N, place_N, head, key_range_strides), is_there_N, IS_MASKED, KIND, HEAD_DIM, DIM,
-        )  # fmt: skip
+        if BY_CHANNEL:
+            scores = channel_scores(
+                q_MK, column_dims(KIND, DIM), keys, key_ranges, recent, recent_rows, key_strides, key_range_strides,
+                recent_strides, block_N, place_N, head, position_M, position_N, is_there_N,
+                IS_MASKED, HEAD_DIM, BLOCK_SIZE,
+            )  # fmt: skip
+        else:
+            scores = tile_scores(
+                q_MK, sums_M, keys, key_ranges, slot_offsets(block_N, place_N, head, key_strides),
+                slot_offsets(block_N, place_N, head, key_range_strides), is_there_N, IS_MASKED, KIND, HEAD_DIM, DIM,
+            )  # fmt: skip
         if HAS_CAP:
             scores = (LOG2_E * cap) * (1 - 2 / (tl.exp2(scores * (2 * LOG2_E * scale / cap)) + 1))
         else:

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from vivace.backends.cuda.kernels.paged_plane import PagedPlane, float_plane, fp8_plane, int4_plane, int8_plane
-from vivace.backends.cuda.kv_planes import FloatPlane, Fp8Plane, Int8Plane, TokenPlane
+from vivace.backends.cuda.kernels.paged_plane import (
+    PagedPlane,
+    RecentBlocks,
+    channel_plane,
+    float_plane,
+    fp8_plane,
+    int4_plane,
+    int8_plane,
+)
+from vivace.backends.cuda.kv_planes import ChannelPlane, FloatPlane, Fp8Plane, Int8Plane, TokenPlane
+from vivace.backends.cuda.recent_keys import RecentKeys
 from vivace.core.errors import EngineError
 
 
@@ -21,6 +30,12 @@ def layer_plane(plane: TokenPlane, layer: int) -> PagedPlane:
     if codes.ndim != 5:
         raise EngineError(f"no kernel reads a plane of {type(plane).__name__}")
     return int4_plane(codes, ranges)
+
+
+def channel_keys(plane: ChannelPlane, recent: RecentKeys, layer: int) -> PagedPlane:
+    """Keys of `layer` by channel. Valid for a step: the keys of blocks in progress move where they need more room."""
+    codes, ranges = (tensor[layer] for tensor in plane.tensors)
+    return channel_plane(codes, ranges, RecentBlocks(recent.keys[layer], recent.row_of_block))
 
 
 def _converts_fp8(device: torch.device) -> bool:

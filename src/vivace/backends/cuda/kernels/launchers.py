@@ -14,13 +14,19 @@ from vivace.backends.cuda.fusion import RopeWrite
 from vivace.backends.cuda.kernels.attention import paged_attention
 from vivace.backends.cuda.kernels.attention_shape import AttentionShape, shape_of
 from vivace.backends.cuda.kernels.attention_tiles import whole_tile
-from vivace.backends.cuda.kernels.cache_view import layer_plane
+from vivace.backends.cuda.kernels.cache_view import channel_keys, layer_plane
 from vivace.backends.cuda.kernels.case import AttentionCase, CacheWriteCase, RowCase
 from vivace.backends.cuda.kernels.gated_activation import gated_activation
 from vivace.backends.cuda.kernels.kv_write import kv_write, rope_write
-from vivace.backends.cuda.kernels.matrix_product import matrix_product, product_case
+from vivace.backends.cuda.kernels.matrix_product import product_case, write_product
 from vivace.backends.cuda.kernels.paged_plane import PagedPlane
-from vivace.backends.cuda.kernels.ragged_rows import SPLIT_ROWS, RaggedRows, TilePlan, tile_plan
+from vivace.backends.cuda.kernels.ragged_rows import (
+    SPLIT_ROWS,
+    RaggedRows,
+    TilePlan,
+    graph_parts,
+    tile_plan,
+)
 from vivace.backends.cuda.kernels.registry import KernelRegistry
 from vivace.backends.cuda.kernels.rms_norm import add_rms_norm, rms_norm
 from vivace.backends.cuda.kernels.rope import rope
@@ -33,6 +39,7 @@ from vivace.ops import program as ir
 from vivace.ops.backend import StepInputs
 from vivace.ops.program import Program, Value, Weight
 
+MOST_GRAPH_PARTS = 1 << 14  # of 256 positions: 256 MiB of their sums at 32 heads of 128 dimensions
 Read = Callable[[Value], Tensor]
 
 
@@ -53,12 +60,18 @@ class Launchers:
     def tile_plan(
         self, inputs: StepInputs, values: torch.dtype, has_branches: bool, max_context: int | None = None
     ) -> TilePlan | None:
-        """How the attention kernel cuts this step's rows; None where torch attends. `max_context`: a CUDA graph's."""
+        """How the attention kernel cuts this step's rows; None where torch attends, or where a step is too large for
+        a CUDA graph, whose contexts `max_context` bounds."""
         if self._heads_per_group is None or self._registry.reason(self._case(values, has_branches)) is not None:
             return None
-        elsewhere_B = None if max_context is not None or has_branches else self._elsewhere(inputs, values)
         whole = whole_tile(self._spec.head_dim)
-        return tile_plan(inputs, self._heads_per_group, whole, max_context, elsewhere_B=elsewhere_B)
+        if max_context is not None:
+            num_parts = graph_parts(inputs)
+            if num_parts > MOST_GRAPH_PARTS:
+                return None
+            return tile_plan(inputs, self._heads_per_group, whole, num_parts)
+        elsewhere_B = None if has_branches else self._elsewhere(inputs, values)
+        return tile_plan(inputs, self._heads_per_group, whole, elsewhere_B=elsewhere_B)
 
     def result(self, op: ir.Op, read: Read) -> Tensor | None:
         """Of an operation on rows."""
@@ -84,9 +97,17 @@ class Launchers:
             self._prompts.provider.attend(q_TD, keys.codes, values.codes, rows.prompts, shape_of(op), out_TD)
         return out_TD
 
-    def product(self, x_TD: Tensor, matrix: Matrix) -> Tensor | None:
-        """[T, N] float32."""
-        return matrix_product(x_TD, matrix) if self._registry.takes(product_case(x_TD, matrix)) else None
+    def linear(self, op: ir.Linear, x_TD: Tensor) -> Tensor | None:
+        """[T, sum of N] in x's type, where kernels take every one of the matrices."""
+        matrices: list[Matrix] = [weight.data for weight in op.weights]  # type: ignore[misc]
+        is_taken = [self._registry.takes(product_case(x_TD, matrix)) for matrix in matrices]  # each is counted
+        if not all(is_taken):
+            return None
+        counts = [matrix.num_rows for matrix in matrices]
+        out_TN = torch.empty((len(x_TD), sum(counts)), dtype=x_TD.dtype, device=x_TD.device)
+        for matrix, bias, part_TN in zip(matrices, op.biases, out_TN.split(counts, dim=1), strict=True):
+            write_product(x_TD, matrix, part_TN, None if bias is None else _vector(bias))
+        return out_TN
 
     def write(self, layer: int, slots_T: Tensor, k_TD: Tensor, v_TD: Tensor) -> bool:
         """Whether this step's keys and values were written."""
@@ -145,7 +166,10 @@ class Launchers:
         return self._registry.takes(RowCase(name, _name(x_TD.dtype), width))
 
     def _layer(self, layer: int) -> tuple[PagedPlane, PagedPlane]:
-        """Keys and values: views, made once."""
+        """Keys and values: views, made once where nothing moves."""
+        if self._cache.has_recent_keys:
+            coded, values = self._cache.channel_planes
+            return channel_keys(coded, self._cache.recent, layer), layer_plane(values, layer)
         if layer not in self._planes:
             keys, values = self._cache.token_planes
             self._planes[layer] = layer_plane(keys, layer), layer_plane(values, layer)

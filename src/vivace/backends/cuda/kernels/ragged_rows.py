@@ -119,24 +119,23 @@ def rows_of_split_tile(num_rows: int, heads_per_group: int, most_lines: int = MO
     return max(1, min(most_lines, max(LEAST_LINES, lines)) // heads_per_group)
 
 
-def count_parts(inputs: StepInputs) -> int:
-    """Of all contexts of a step that only decodes: what a CUDA graph's `num_parts` must exceed."""
-    return int((-(-inputs.context_lens_B // PART)).sum())
+def graph_parts(inputs: StepInputs) -> int:
+    """The next power of 2 above the number of parts of a step that only decodes."""
+    return 1 << int((-(-inputs.context_lens_B // PART)).sum()).bit_length()
 
 
 def tile_plan(
     inputs: StepInputs,
     heads_per_group: int,
     whole_tile: int,
-    max_context: int | None = None,
     num_parts: int | None = None,
     elsewhere_B: NDArray[np.bool_] | None = None,
 ) -> TilePlan:
     """Of a step. `whole_tile`: rows times heads of the tiles of longer sequences. `elsewhere_B`: sequences that
     another implementation computes.
 
-    A CUDA graph's shapes must not follow the contexts: it gives their bound `max_context`, which every tile then has
-    parts for, or `num_parts`, more than there are, which the parts of all are filled up to.
+    The shapes of a CUDA graph must not follow the contexts: `num_parts`, more than there are, is what the parts of a
+    step that only decodes are filled up to.
     """
     starts_B1, lens_B = inputs.query_starts_B1, inputs.context_lens_B
     counts_B = np.diff(starts_B1)
@@ -145,11 +144,10 @@ def tile_plan(
     most = max(LEAST_LINES, min(MOST_LINES, whole_tile // 2))
     rows_B = np.array([rows_of_split_tile(count, heads_per_group, most) for count in counts_B.tolist()])
     arrays = {"query_starts": starts_B1, "context_lens": lens_B}
-    reached_B = lens_B if max_context is None else np.full_like(lens_B, max_context)
     plans = []
     for rows in np.unique(rows_B[is_split_B & is_here_B]).tolist():
         sequences, firsts = _tiles(starts_B1, np.flatnonzero(is_split_B & is_here_B & (rows_B == rows)), rows)
-        plan, more = _parts(f"split{rows}", rows, -(-reached_B[sequences] // PART), num_parts)
+        plan, more = _parts(f"split{rows}", rows, -(-lens_B[sequences] // PART), num_parts)
         plans.append(plan)
         arrays |= more | {f"{plan.name}_sequences": sequences, f"{plan.name}_rows": firsts}
     whole_rows = max(1, whole_tile // heads_per_group)
