@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vivace.backends.reference.backend import ReferenceBackend
-from vivace.ops.backend import Int32Array, KVCache, SampleInputs, StepInputs, StepLimits, TopLogprobs
+from vivace.ops.backend import Int32Array, KVCache, KVSpec, SampleInputs, StepInputs, StepLimits, TopLogprobs
 from vivace.ops.program import Program
 
 
@@ -45,6 +45,10 @@ class AsynchronousReference(ReferenceBackend):
         top = None if num_logprobs is None else self.top_logprobs(logits, tokens_S, num_logprobs)
         self.last_drawn = LateTokens(tokens_S, top, self.num_runs, self.log)
         return self.last_drawn
+
+    def step_bytes(self, program: Program, spec: KVSpec, limits: StepLimits, max_context: int) -> int:  # noqa: ARG002
+        """The memory is the machine's."""
+        return 0
 
 
 class _LateExecutable:

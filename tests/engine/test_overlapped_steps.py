@@ -20,6 +20,7 @@ from vivace.core.sampling import SamplingParams
 from vivace.engine import loader
 from vivace.engine.engine import Engine
 from vivace.engine.llm import LLM
+from vivace.ops.backend import AsynchronousBackend
 
 SHAPE = {
     "model_type": "llama",
@@ -143,6 +144,7 @@ def alone(make: Make, requests: dict[str, tuple[list[int], SamplingParams]]) -> 
 def test_the_next_step_is_launched_before_the_last_one_is_read(make: Make) -> None:
     llm = make()
     backend = llm.loaded.backend
+    assert isinstance(backend, AsynchronousBackend)
     if not isinstance(backend, AsynchronousReference):
         pytest.skip("torch's CPU device does not tell")
     run(llm.engine, {"a": ([1, 2, 3], SamplingParams(max_tokens=4, ignore_eos=True))})

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from vivace.backends.cuda import transfer
 from vivace.backends.cuda.backend import CudaBackend
 from vivace.backends.cuda.graphs import BUCKETS, StepGraphs, bucket_of, fill_up
 from vivace.backends.cuda.kv_cache import CudaKVCache
@@ -105,3 +106,11 @@ def test_uploads_of_any_size_keep_their_shapes() -> None:
         }
         sent = upload.send(arrays)
         assert all(np.array_equal(sent[name].numpy(), array) for name, array in arrays.items())
+
+
+def test_weights_travel_in_parts_of_any_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "STAGED_BYTES", 40)
+    data = np.random.default_rng(1).integers(0, 256, (23, 3, 5)).astype(np.uint8)
+    staged = transfer.StagedCopy(CPU)
+    for array in (data, data[:, :, 1:3], data[:, 1], data[:1], data[:0]):
+        assert np.array_equal(staged.send(array).numpy(), array)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vivace.backends.cuda.code_tiles import pack_codes
+from vivace.backends.cuda.transfer import weights_to
 from vivace.core.errors import EngineError, UnsupportedError
 from vivace.formats.tensor import ENCODINGS, StoredTensor, row_bytes
 
@@ -146,7 +147,7 @@ def _coded_matrix(tensor: StoredTensor, device: torch.device, order: Tensor | No
 
 def _send(data: NDArray[np.uint8], device: torch.device) -> Tensor:
     """A copy on the device: the file's pages are not referenced afterwards."""
-    return torch.from_numpy(np.array(data)).to(device)
+    return weights_to(device).send(data)
 
 
 def _order(tensor: StoredTensor, device: torch.device) -> Tensor:
