@@ -19,6 +19,7 @@ from vivace.core.config import ResolvedConfig
 from vivace.core.sampling import SamplingParams
 from vivace.engine.engine import Engine, ModelLimits
 from vivace.ops.backend import KVSpec, SampleInputs, StepInputs
+from vivace.ops.random import row_uniforms
 from vivace.runtime.batch import BatchBuilder
 from vivace.runtime.runner import Runner
 from vivace.schedule import BlockManager, ContinuousBatching
@@ -36,6 +37,9 @@ class ConstantModel:
 
     def run(self, inputs: StepInputs) -> Any:
         return self.logits[: len(inputs.sampled_rows_S)]
+
+    def uniforms(self, seed_S: Any, index_S: Any, position_S: Any) -> Any:
+        return row_uniforms(seed_S, index_S, position_S)
 
     def sample(self, _logits: Any, inputs: SampleInputs) -> Any:
         return np.full(len(inputs.temperature_S), 5, np.int32)

@@ -9,10 +9,6 @@ namespace vivace {
 
 namespace {
 
-constexpr size_t SCRATCH_ALIGNMENT = 64;
-
-size_t aligned(size_t num_bytes) { return (num_bytes + SCRATCH_ALIGNMENT - 1) / SCRATCH_ALIGNMENT * SCRATCH_ALIGNMENT; }
-
 bool same_order(const Matrix& a, const Matrix& b) {
   return a.input_order == b.input_order || (a.input_order && b.input_order && *a.input_order == *b.input_order);
 }
@@ -29,7 +25,8 @@ Program::Program(std::shared_ptr<Device> device, std::shared_ptr<KVCache> cache,
       max_sampled_(max_sampled),
       arena_floats_(arena_floats),
       memory_(at_least_one(arena_floats)),
-      linear_shares_(device_->pool.size()) {
+      work_shares_(device_->pool.size()),
+      item_bounds_(static_cast<size_t>(device_->pool.size()) + 1) {
   if (max_tokens < 1 || max_sampled < 1) throw std::invalid_argument("a step has at least one token and one row");
 }
 
@@ -85,7 +82,8 @@ void Program::plan_linear(LinearOp& op) {
     }
     if (part.prepares) {
       part.scratch = scratch;
-      scratch += aligned(kernels.scratch_bytes(matrix, op.x.sampled ? max_sampled_ : max_tokens_));
+      const int64_t rows = op.x.sampled ? max_sampled_ : max_tokens_;
+      scratch += scratch_offset(kernels.scratch_bytes(matrix, rows), rows);
     }
     op.weight_bytes += matrix.num_bytes;
   }

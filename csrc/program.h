@@ -55,6 +55,11 @@ struct LinearOp {
   size_t weight_bytes;
 };
 
+// Where the prepared activations behind `num_rows` rows of `num_bytes` begin at the earliest, whatever shares rows come in.
+inline size_t scratch_offset(size_t num_bytes, int64_t num_rows) {
+  return (num_bytes + static_cast<size_t>(num_rows) * 64 + 63) / 64 * 64;
+}
+
 struct RopeTableOp {
   std::shared_ptr<Vector> inv_freq;
   float scale;
@@ -160,7 +165,8 @@ class Program {
   int64_t states_width_ = 0;        // of the rows that a step must bring; 0: none
   int64_t heads_ = 0;               // sampled rows of each token, where that is fixed; 0: it is not
 
-  WorkShares linear_shares_;
+  WorkShares work_shares_;
+  std::vector<int64_t> item_bounds_;
   Scratch linear_scratch_;
   size_t linear_scratch_bytes_ = 0;
   int64_t attention_scratch_floats_ = 0;  // of one thread

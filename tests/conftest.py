@@ -3,9 +3,34 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
+
+
+class TookTooLong(SystemExit):
+    """Of all that a signal's handler may raise, uvloop lets only this and an interrupt through."""
+
+
+@pytest.hookimpl
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
+    """pytest-timeout's handler raises what uvloop logs and forgets: a test that hangs there would hang for good."""
+    if settings.method != "signal":
+        return None
+
+    def give_up(*_: object) -> NoReturn:
+        raise TookTooLong(f"{item.nodeid} is not done after {settings.timeout:.0f} s")
+
+    def cancel() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, settings.timeout)
+    item.cancel_timeout = cancel  # type: ignore[attr-defined]
+    return True
 
 
 @pytest.fixture(scope="session")

@@ -101,9 +101,19 @@ VIVACE_INLINE V16 load16(const Float16* from) {
 VIVACE_INLINE void store16(float* to, V16 value) { store(to, value); }
 
 VIVACE_INLINE void store16(BFloat16* to, V16 value) {
+#if defined(__AVX512F__)
+  const __m512i bits = _mm512_castps_si512(value.part[0]);
+  const __m512i last = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), last);
+  const __mmask16 is_nan = _mm512_cmp_ps_mask(value.part[0], value.part[0], _CMP_UNORD_Q);
+  const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+  const __m512i upper = _mm512_srli_epi32(_mm512_mask_mov_epi32(rounded, is_nan, quiet), 16);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(upper));
+#else
   float lanes[16];
   store(lanes, value);
   for (int i = 0; i < 16; ++i) from_float(lanes[i], to[i]);  // without branches: the compiler makes vectors of it
+#endif
 }
 
 VIVACE_INLINE void store16(Float16* to, V16 value) {

@@ -114,16 +114,27 @@ void bfloat_tile(const uint8_t* weights, int64_t columns, const uint8_t* x, cons
   store_partial_sums<R>(sums, out);
 }
 
+// Sixteen pairs of inputs, of which the first `left` inputs are there.
+VIVACE_INLINE __m512i bfloat_pairs(const float* x, int64_t left) {
+  if (left >= 32) return (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(x + 16), _mm512_loadu_ps(x));
+  const __mmask32 mask = static_cast<__mmask32>((uint64_t{1} << left) - 1);
+  return (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(static_cast<__mmask16>(mask >> 16), x + 16),
+                                      _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), x));
+}
+
 inline void prepare_bfloat_row(const float* x, int64_t columns, int64_t tile_rows, int64_t row, uint8_t* tile) {
-  for (int64_t k = 0; k < columns; k += 16) {
-    const int64_t left = columns - k < 16 ? columns - k : 16;
-    const __mmask16 mask = static_cast<__mmask16>((1u << left) - 1);
-    alignas(32) uint8_t pairs[32];
-    _mm256_store_si256(reinterpret_cast<__m256i*>(pairs),
-                       (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, x + k)));
-    for (int64_t i = 0; i < (left + 1) / 2; ++i) {
-      std::memcpy(tile + ((k / 2 + i) * tile_rows + row) * 4, pairs + i * 4, 4);
+  uint8_t* to = tile + row * 4;
+  for (int64_t k = 0; k < columns; k += 32) {
+    const int64_t left = columns - k;
+    alignas(64) uint8_t pairs[64];
+    _mm512_store_si512(pairs, bfloat_pairs(x + k, left));
+    if (left >= 32) {
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) std::memcpy(to + i * tile_rows * 4, pairs + i * 4, 4);
+    } else {
+      for (int64_t i = 0; i < (left + 1) / 2; ++i) std::memcpy(to + i * tile_rows * 4, pairs + i * 4, 4);
     }
+    to += 16 * tile_rows * 4;
   }
 }
 

@@ -70,16 +70,25 @@ void unpack_lane(const uint8_t* block, int64_t columns, int lane, float scale, I
   }
 }
 
+// Two neighbouring inputs lie together.
+void unpack_bfloat_lane(const uint8_t* block, int64_t columns, int lane, float scale, InputPlaces places, float* out) {
+  const uint8_t* from = block + lane * 4;
+  for (int64_t k = 0; k < columns; k += 2, from += OUTPUT_BLOCK * 4) {
+    uint32_t pair;
+    std::memcpy(&pair, from, sizeof pair);
+    out[places(k)] = float_from_bits(pair << 16) * scale;
+    if (k + 1 < columns) out[places(k + 1)] = float_from_bits(pair & 0xffff0000u) * scale;
+  }
+}
+
 void unpack_dense_lane(Layout layout, const uint8_t* block, int64_t columns, int lane, float scale, InputPlaces places,
                        float* out) {
   for (int64_t k = 0; k < columns; ++k) {
     float value;
     if (layout == Layout::F32) {
       std::memcpy(&value, block + (k * OUTPUT_BLOCK + lane) * 4, 4);
-    } else if (layout == Layout::F16) {
-      value = float_from_half(load_u16(block + (k * OUTPUT_BLOCK + lane) * 2));
     } else {
-      value = float_from_bfloat(load_u16(block + (k / 2 * OUTPUT_BLOCK + lane) * 4 + k % 2 * 2));
+      value = float_from_half(load_u16(block + (k * OUTPUT_BLOCK + lane) * 2));
     }
     out[places(k)] = value * scale;
   }
@@ -93,6 +102,7 @@ void unpack_row(const PackedMatrix& matrix, int64_t row, float scale, float* out
   const InputPlaces places{matrix.input_order};
   const auto call = [&](auto unpack) { unpack(block, matrix.columns, lane, scale, places, out); };
   switch (matrix.layout) {
+    case Layout::BF16: return call(unpack_bfloat_lane);
     case Layout::Q8_0: return call(unpack_lane<Layout::Q8_0>);
     case Layout::Q4_0: return call(unpack_lane<Layout::Q4_0>);
     case Layout::Q4_1: return call(unpack_lane<Layout::Q4_1>);

@@ -1,5 +1,6 @@
 #include <stdexcept>
 
+#include "philox.h"
 #include "python/arrays.h"
 #include "sampling.h"
 
@@ -42,6 +43,14 @@ void sample_from_python(Device& device, Floats2 logits, Floats1 temperature, Int
   sample(device, view, inputs, out);
 }
 
+void uniforms_from_python(ContiguousArray<const uint64_t, 1> seed, Ints1 index, Ints1 position, FloatsOut1 uniform_out) {
+  const int64_t rows = length(uniform_out);
+  for (int64_t actual : {length(seed), length(index), length(position)}) require_length(actual, rows);
+  for (int64_t row = 0; row < rows; ++row) {
+    uniform_out.data()[row] = uniform(seed.data()[row], index.data()[row], position.data()[row]);
+  }
+}
+
 void top_logprobs_from_python(Device& device, Floats2 logits, Ints1 tokens, FloatsOut1 logprob, IntsOut1 rank,
                               IntsOut2 top_ids, FloatsOut2 top_values) {
   const int64_t rows = length(logits), k = length(top_ids, 1);
@@ -66,6 +75,8 @@ void bind_sampling(nb::module_& module) {
              "history_starts"_a.noconvert(), "history_tokens"_a.noconvert(), "history_counts"_a.noconvert(),
              "bias_starts"_a.noconvert(), "bias_tokens"_a.noconvert(), "bias_values"_a.noconvert(),
              "mask_index"_a.noconvert(), "masks"_a.noconvert(), "tokens"_a.noconvert());
+  module.def("uniforms", &uniforms_from_python, "seed"_a.noconvert(), "index"_a.noconvert(), "position"_a.noconvert(),
+             "uniform"_a.noconvert());
   module.def("top_logprobs", &top_logprobs_from_python, "device"_a, "logits"_a.noconvert(), "tokens"_a.noconvert(),
              "logprob"_a.noconvert(), "rank"_a.noconvert(), "top_ids"_a.noconvert(), "top_values"_a.noconvert());
 }

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import gc
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 
-from vivace.backends.cpu.backend import CpuBackend, CpuExecutable, instruction_sets
+from vivace.backends.cpu.backend import KV_DTYPES, CpuBackend, CpuExecutable, instruction_sets
 from vivace.backends.reference.backend import ReferenceBackend
 from vivace.core.config import KVDtype
 from vivace.core.errors import ConfigError, EngineError, UnsupportedError
@@ -125,7 +125,7 @@ def test_copied_blocks_hold_the_same_keys_and_values() -> None:
         cache.copy_blocks([(0, NUM_BLOCKS)])
 
 
-@pytest.mark.parametrize("dtype", get_args(KVDtype))
+@pytest.mark.parametrize("dtype", KV_DTYPES)
 def test_a_copied_block_can_be_continued(dtype: KVDtype) -> None:
     backend = CpuBackend(1)
     cache = backend.kv_cache(KVSpec(2, 2, 16, 16, dtype), NUM_BLOCKS)
@@ -185,7 +185,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         backend.compile(program, ReferenceBackend().kv_cache(SPEC, 2), StepLimits(4, 1))
 
 
-@pytest.mark.parametrize("dtype", get_args(KVDtype))
+@pytest.mark.parametrize("dtype", KV_DTYPES)
 @pytest.mark.parametrize("head_dim", [8, 48, 64, 80])
 def test_caches_take_the_bytes_that_their_spec_says(dtype: KVDtype, head_dim: int) -> None:
     for block_size in (16, 48):

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from vivace.bench.cost import model_cost
-from vivace.bench.op_cost import StepShape, op_cost
+from vivace.bench.op_cost import DEVICE, HOST, StepShape, numbers_of, op_cost
 from vivace.core.config import EngineConfig
 from vivace.engine.loader import LoadedEngine, load_engine
 from vivace.models.decoder import build_decoder
 from vivace.ops import program as ir
 from vivace.ops.backend import KVSpec
-from vivace.ops.program import Rows, Value, Weight
+from vivace.ops.program import Program, Rows, Value, Weight
 
 KV = KVSpec(num_layers=2, num_kv_heads=2, head_dim=8, block_size=16, dtype="bf16")
 
@@ -80,3 +80,20 @@ def test_the_sum_over_a_step_is_the_models_cost(loaded: LoadedEngine, context: i
     attended = sum(one.operations for one in costs if one.role == "attention")
     assert products + attended == whole.decode_operations(context)
     assert {one.role for one in costs} >= {"qkv", "o", "gate_up", "down", "lm_head", "attention", "norms", "residual"}
+
+
+def test_a_gpu_moves_half_the_bytes_of_rows_and_multiplies_codes_as_bfloat16() -> None:
+    step, spec = StepShape((4,), (4,)), KVSpec(1, 1, 32, 16, "int8_per_token_head")
+    program = Program()
+    x = program.given_states(64)
+    weight = Weight("layers.0.q", (32, 64), "q4_0", 1152, None)
+    program.linear(x, [weight])
+    program.add(x, x)
+    _, product, total = program.ops
+    host, device = (op_cost(product, step, spec, numbers) for numbers in (HOST, DEVICE))
+    assert (host.unit, device.unit) == ("int8", "bf16")
+    assert (host.num_bytes, device.num_bytes) == (1152 + 4 * 96 * 4, 1152 + 4 * 96 * 2)
+    assert op_cost(total, step, spec, DEVICE).num_bytes == 3 * 4 * 64 * 2
+    units = [DEVICE.unit(layout) for layout in ("f32", "bf16", "int8_channel", "q6_k", "fp8_e4m3")]
+    assert units == ["f32", "bf16", "int8", "bf16", "fp8"]
+    assert (numbers_of("cuda"), numbers_of("cpu")) == (DEVICE, HOST)

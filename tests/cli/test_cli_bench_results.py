@@ -101,3 +101,32 @@ def test_files_that_cannot_be_read(vivace: Vivace, tmp_path: Path) -> None:
     connection.execute("CREATE TABLE t (x)")
     connection.close()
     assert "another program" in vivace("bench", "list", "--store", str(foreign)).stderr
+
+
+def test_prune(vivace: Vivace, store: Path, tmp_path: Path) -> None:
+    path = tmp_path / "copy.sqlite"
+    with sqlite3.connect(store) as source, sqlite3.connect(path) as copy:
+        source.backup(copy)
+    source.close()
+    copy.close()
+
+    def prune(*options: str) -> dict[str, object]:
+        answer = vivace("bench", "prune", "--store", str(path), "--json", *options)
+        return dict(json.loads(answer.stdout))
+
+    def kept() -> list[int]:
+        with ResultStore(path, read_only=True) as opened:
+            return [run.id for run in opened.runs()]
+
+    vague = vivace("bench", "prune", "--store", str(path))
+    assert (vague.code, vague.stderr.count("--keep 20")) == (2, 1)
+    assert "--yes removes them" in vivace("bench", "prune", "--store", str(path), "--keep", "1").stdout
+    assert prune("--keep", "1") == {"runs": [1, 2], "removed": False}
+    assert prune("--keep", "0", "--before", "1h") == {"runs": [], "removed": False}
+    assert prune("--keep", "0", "--before", "2999-01-01") == {"runs": [1, 2], "removed": False}  # 3 may be under way
+    assert prune("--keep", "0", "--kind", "optimize", "--yes") == {"runs": [], "removed": True}
+    assert kept() == [1, 2, 3]
+    assert prune("--keep", "2", "--yes") == {"runs": [1], "removed": True}
+    assert kept() == [2, 3]
+    with ResultStore(path, read_only=True) as opened:
+        assert (len(opened.requests(1)), len(opened.samples(1)), len(opened.requests(2))) == (0, 0, 40)

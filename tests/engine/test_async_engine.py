@@ -68,6 +68,29 @@ def test_wrong_request_raises_in_its_own_stream_only() -> None:
     assert len(asyncio.run(serve())[1].outputs[0].token_ids) == 10
 
 
+def test_embeddings_equal_those_of_the_offline_engine() -> None:
+    """Beside generation, and after one that was given up."""
+    prompts = ["The sea", "In the morning " * 20, "x"]
+
+    async def serve() -> list[list[float]]:
+        async with AsyncEngine(load_engine(CONFIG)) as engine:
+            beside = asyncio.create_task(collect(engine.generate("The sea", GREEDY)))
+            given_up = asyncio.create_task(engine.embed(prompts[1]))
+            await asyncio.sleep(0)
+            given_up.cancel()
+            outputs = await asyncio.gather(*(engine.embed(prompt) for prompt in prompts))
+            last = await engine.embed(engine.loaded.encode("The sea"), pooling="last", normalize=False)
+            with pytest.raises(RequestError):
+                await engine.embed([])
+            assert len((await beside)[1].outputs[0].token_ids) == 10
+            engine.loaded.engine.scheduler.block_manager.check_integrity()
+            return [output.embedding for output in (*outputs, last)]
+
+    llm = LLM(max_num_seqs=8, max_model_len=128)
+    expected = [*llm.embed(prompts), *llm.embed("The sea", pooling="last", normalize=False)]
+    assert asyncio.run(serve()) == [output.embedding for output in expected]
+
+
 def test_leaving_a_stream_aborts_it_and_abort_ends_one() -> None:
     async def serve() -> None:
         endless = SamplingParams(temperature=0.0, max_tokens=100, ignore_eos=True)

@@ -13,8 +13,8 @@ import transformers
 from vivace.core.errors import ContextLengthError, EngineError, RequestError
 from vivace.core.sampling import SamplingParams
 from vivace.core.sequence import Pooling
-from vivace.engine.llm import LLM, POOLING_PARAMS
-from vivace.engine.pooling import PooledStates, unit_vector
+from vivace.engine.llm import LLM
+from vivace.engine.pooling import POOLING_PARAMS, PooledStates, unit_vector
 from vivace.resources import embedded_model_path
 
 TEXTS = ["Once upon a time", "The old man went home.", "x", "In the morning " * 40]

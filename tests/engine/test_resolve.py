@@ -64,7 +64,7 @@ def test_what_cannot_be_met_is_refused() -> None:
         EngineConfig(kv_cache_dtype="int3")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("dtype", ["int8_per_token_head", "int4_per_token_head", "int4_k_per_channel"])
+@pytest.mark.parametrize("dtype", ["int8_per_token_head", "int4_per_token_head", "int4_k_per_channel", "fp8_e4m3"])
 def test_coded_caches_fill_the_same_memory_with_more_tokens(dtype: KVCacheDtype) -> None:
     def blocks(**options: Any) -> int:
         config = EngineConfig(max_model_len=512, max_num_seqs=8, **options)

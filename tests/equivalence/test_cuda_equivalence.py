@@ -29,7 +29,7 @@ VARIANTS = [
     ("gemma2", "int4", "int4_k_per_channel"),
     ("llama", "int8", "int4_per_token_head"),
     ("gemma2", "w8a8", "f16"),
-    ("llama", "llm_int8", "auto"),
+    ("llama", "llm_int8", "fp8_e4m3"),
 ]
 
 

@@ -13,7 +13,8 @@ import pytest
 from vivace.core.sampling import SamplingParams
 from vivace.core.sequence import Pooling
 from vivace.engine.engine import Engine
-from vivace.engine.llm import LLM, POOLING_PARAMS
+from vivace.engine.llm import LLM
+from vivace.engine.pooling import POOLING_PARAMS
 
 SEED = 20261122
 VOCAB_SIZE = 331

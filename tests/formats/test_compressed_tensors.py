@@ -175,14 +175,14 @@ def changed(group: dict[str, Any] | None = None, weights: dict[str, Any] | None 
 
 STATIC = TOKEN_ACTIVATIONS | {"dynamic": False, "strategy": "tensor"}
 FLOAT = TOKEN_ACTIVATIONS | {"type": "float"}
-FORMATS = ["naive-quantized", "float-quantized", "dense", "marlin-24", "sparse-24-bitmask", "nvfp4-pack-quantized"]
+FORMATS = ["naive-quantized", "dense", "marlin-24", "sparse-24-bitmask", "nvfp4-pack-quantized"]
 
 
 @pytest.mark.parametrize(
     ("config", "field", "reason"),
     [
         *((changed(format=name), "format", f"'{name}' is not supported") for name in FORMATS),
-        (changed({"format": "float-quantized"}), "config_groups.group_0.format", "requantise as W4A16"),
+        (changed({"format": "float-quantized"}), "config_groups.group_0.weights.type", "'int' is not supported"),
         (changed({"input_activations": STATIC}), "config_groups.group_0.input_activations.dynamic", "calibration"),
         (changed({"input_activations": FLOAT}), "config_groups.group_0.input_activations.type", "'float' is not"),
         (changed({"output_activations": STATIC}), "config_groups.group_0.output_activations", "outputs"),

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import get_args
 
 import numpy as np
 import pytest
 from paged_steps import AttentionShape, PagedAttention
 
-from vivace.backends.cpu.backend import CpuBackend
+from vivace.backends.cpu.backend import KV_DTYPES, CpuBackend
 from vivace.backends.reference.backend import ReferenceBackend
 from vivace.core.config import KVDtype
 
@@ -96,7 +95,7 @@ def test_shared_contexts_give_the_same_bits(isa: str, dtype: KVDtype) -> None:
             np.testing.assert_array_equal(attention.run([(0, start, stop)])[0], expected[start:stop])
 
 
-@pytest.mark.parametrize("dtype", get_args(KVDtype))
+@pytest.mark.parametrize("dtype", KV_DTYPES)
 def test_rejected_tokens_leave_no_trace(cpu: CpuBackend, dtype: KVDtype) -> None:
     """A draft of another sequence's tokens is computed, crosses blocks, and is overwritten from its middle on."""
     shape = AttentionShape(4, 2, 64, dtype=dtype)
@@ -115,7 +114,7 @@ def test_rejected_tokens_leave_no_trace(cpu: CpuBackend, dtype: KVDtype) -> None
     np.testing.assert_array_equal(attention.run([(0, at, 120)])[0], expected[at:])
 
 
-@pytest.mark.parametrize("dtype", get_args(KVDtype))
+@pytest.mark.parametrize("dtype", KV_DTYPES)
 def test_stale_cache_contents_are_not_read(cpu: CpuBackend, dtype: KVDtype) -> None:
     """A NaN that a broken request left in a block must not reach the block's next owner."""
     shape = AttentionShape(2, 1, 64, dtype=dtype)

@@ -16,6 +16,7 @@ from vivace.backends.cuda.matrix import Matrix
 from vivace.backends.reference.backend import ReferenceBackend
 from vivace.core.errors import EngineError, UnsupportedError
 from vivace.formats.dequantize import dequantize
+from vivace.formats.fp8_rows import quantize_fp8
 from vivace.formats.quantize_rtn import encode
 from vivace.formats.tensor import FILE_ENCODINGS, StoredTensor
 from vivace.ops.backend import KVSpec, StepLimits
@@ -46,24 +47,25 @@ def matrix_of(weight: Weight) -> Matrix:
 
 @pytest.mark.parametrize("encoding", FROM_FILES)
 def test_rows_decode_bit_for_bit(encoding: str) -> None:
-    tensor = random_stored(encoding, 7, 512)
+    tensor = random_stored(encoding, 70, 512)
     weight = BACKEND.pack("w", tensor)
     expected = dequantize(tensor)
-    assert weight.num_bytes <= tensor.data.nbytes
-    assert (weight.shape, weight.layout) == ((7, 512), encoding)
+    assert (weight.shape, weight.layout) == ((70, 512), encoding)
     np.testing.assert_array_equal(matrix_of(weight).decode(slice(None)).float().numpy(), expected)
-    rows = torch.tensor([5, 0, 5])
-    np.testing.assert_array_equal(matrix_of(weight).decode(rows).float().numpy(), expected[[5, 0, 5]])
+    rows = torch.tensor([5, 69, 5])
+    np.testing.assert_array_equal(matrix_of(weight).decode(rows).float().numpy(), expected[[5, 69, 5]])
 
 
 @pytest.mark.parametrize(
     ("encoding", "act_order"),
-    [*((one, False) for one in (*FROM_FILES, *INT4, *INT8_ROWS)), *((one, True) for one in INT4)],
+    [*((one, False) for one in (*FROM_FILES, *INT4, *INT8_ROWS, "fp8_channel")), *((one, True) for one in INT4)],
 )
 def test_products_and_embeddings(encoding: str, act_order: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "DECODED_ELEMENTS", 3000)
     if encoding in FILE_ENCODINGS:
         tensor = random_stored(encoding, 40, 256)
+    elif encoding == "fp8_channel":
+        tensor = quantize_fp8("w", np.random.default_rng(8).standard_normal((40, 256), dtype=np.float32))
     else:
         tensor = random_weights(encoding, 3, 40, 256, act_order=act_order).stored
     x = with_outliers(np.random.default_rng(1).standard_normal((5, 256)).astype(np.float32), 2)

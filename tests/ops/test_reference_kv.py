@@ -66,6 +66,27 @@ def test_what_is_not_finite_breaks_its_group_and_no_other(broken: float) -> None
     assert np.isfinite(int4[[0, 2, 3]]).all()
 
 
+def test_numbers_go_to_the_nearest_float8() -> None:
+    """As torch rounds them, ties and the smallest numbers among them."""
+    halves = np.arange(-480, 481, dtype=np.float32) / 16
+    small = np.arange(-40, 41, dtype=np.float32) / 2**11
+    x = np.concatenate([halves, small, [447.9, 448.0, -448.0], np.random.default_rng(SEED).normal(0, 9, 900)])
+    expected = torch.from_numpy(x.astype(np.float32)).to(torch.float8_e4m3fn).float().numpy()
+    np.testing.assert_array_equal(reference_kv.nearest_e4m3(x.astype(np.float32)), expected)
+
+
+@pytest.mark.parametrize("spread", [1e-6, 1.0, 1e6])
+def test_float8_vectors_are_scaled_to_their_largest_element(spread: float) -> None:
+    x = (spread * np.random.default_rng(SEED).standard_normal((50, 80))).astype(np.float32)
+    x[3], x[4, 7] = 0, np.inf
+    rounded = reference_kv.round_fp8_e4m3(x)
+    assert (rounded[3] == 0).all()
+    assert np.isnan(rounded[4]).all()
+    finite = np.arange(50) != 4
+    largest = np.abs(x[finite]).max(axis=1, keepdims=True)
+    assert (np.abs(rounded - x)[finite] <= np.maximum(np.abs(x[finite]) / 16, largest / 448 / 2**9)).all()
+
+
 def test_errors_are_those_of_the_bits() -> None:
     """Uniform rounding errors: a step / sqrt(12), the step being the extremes' distance / levels."""
     x = np.random.default_rng(SEED).standard_normal((2000, 64)).astype(np.float32)
@@ -86,6 +107,7 @@ def test_sizes_of_a_token() -> None:
         "int8_per_token_head": heads * 2 * (64 + 4),
         "int4_per_token_head": heads * 2 * (32 + 2 * 4),
         "int4_k_per_channel": heads * (32 + 64 * 4 // 16 + 32 + 2 * 4),
+        "fp8_e4m3": heads * 2 * (64 + 2),
     }
     for dtype, num_bytes in expected.items():
         spec = KVSpec(16, 8, 64, 16, dtype)  # type: ignore[arg-type]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 from paged_steps import Array, AttentionShape, stored
 
-from vivace.backends.cpu.backend import CpuBackend
+from vivace.backends.cpu.backend import KV_DTYPES, CpuBackend
 from vivace.backends.reference.backend import ReferenceBackend
-from vivace.core.config import KVDtype
 from vivace.core.errors import EngineError
 from vivace.ops.backend import StepInputs, StepLimits
 from vivace.ops.program import Program
@@ -205,7 +204,7 @@ def test_an_accepted_path_moves_to_its_place(cpu: CpuBackend, shape: AttentionSh
 
 def test_shared_contexts_give_the_same_bits(isa: str) -> None:
     """Few rows over a long context: its chunks are shared among threads."""
-    for dtype in get_args(KVDtype):
+    for dtype in KV_DTYPES:
         step = Step(AttentionShape(4, 1, 64, dtype=dtype), 1022, random_tree(np.random.default_rng(5)), 5)
         np.testing.assert_array_equal(step.run_tree(CpuBackend(3, isa)), step.run_tree(CpuBackend(1, isa)))
 

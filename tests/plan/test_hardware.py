@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from machines import perfect_machine
 
 from vivace.bench.slo import SLO
 from vivace.core.errors import ConfigError
-from vivace.plan.comparison import best_of, compare, workload_shape
-from vivace.plan.deployment import TrafficShape
-from vivace.plan.hardware import GPUS, NAMES, PROCESSORS, hardware
+from vivace.plan.comparison import best_of, compare
+from vivace.plan.deployment import Deployment
+from vivace.plan.hardware import GPUS, NAMES, hardware
 from vivace.plan.planned_model import planned_model
+from vivace.plan.processors import PROCESSORS
 from vivace.plan.recommendation import recommendation
 from vivace.plan.report import html
+from vivace.plan.workload import Load, workload
 
 LLAMA_8B = planned_model("llama-3.1-8b")
+TRAFFIC = workload("600:30:400", max_model_len=8192)
+FEW = Deployment(max_num_seqs=24)  # at once: plays are short
+USER, USERS = Load(users=1), Load(users=16)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -47,68 +54,80 @@ def test_an_unknown_machine_names_the_nearest() -> None:
         hardware("h1000")
 
 
-@pytest.mark.parametrize("name", ["chat", "rag", "512:128", "512:128:256"])
-def test_workloads(name: str) -> None:
-    assert workload_shape(name).prompt_len > 0
-
-
-@pytest.mark.parametrize("name", ["chats", "512", "512:x", "1:2:3:4"])
-def test_an_unknown_workload_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError):
-        workload_shape(name)
-
-
 def test_a_recommendation_prefers_precision_that_keeps_the_objectives() -> None:
-    traffic = TrafficShape(600, 150, concurrency=16, slo=SLO(ttft=500, tpot=50))
-    candidates = compare(LLAMA_8B, [hardware("h100")], traffic)
+    load = Load(users=16, slo=SLO(ttft=500, tpot=50))
+    candidates = compare(LLAMA_8B, [hardware("h100")], TRAFFIC, load, deployment=FEW, quantizations=["bf16", "awq"])
     best = best_of(candidates)
     assert best is not None
     assert best.deployment.quantization == "bf16"
-    assert "H100" in recommendation(LLAMA_8B, candidates, traffic)[0]
+    assert "H100" in recommendation(LLAMA_8B, candidates, load)[0]
 
 
 def test_a_small_machine_gets_fewer_bits_and_a_reason() -> None:
-    traffic = TrafficShape(600, 150)
-    candidates = compare(LLAMA_8B, [perfect_machine(memory=8e9)], traffic)
+    candidates = compare(LLAMA_8B, [perfect_machine(memory=8e9)], TRAFFIC, USER)
     best = best_of(candidates)
     assert best is not None
     assert best.deployment.quantization == "awq"
 
 
 def test_a_model_that_is_too_large_needs_several_devices_and_is_told_so() -> None:
-    traffic = TrafficShape(600, 150)
-    candidates = compare(LLAMA_8B, [hardware("h100"), perfect_machine(memory=3e9)], traffic, quantizations=["bf16"])
-    sentences = " ".join(recommendation(LLAMA_8B, candidates, traffic))
+    machines = [hardware("h100"), perfect_machine(memory=3e9)]
+    candidates = compare(LLAMA_8B, machines, TRAFFIC, USER, quantizations=["bf16"])
+    sentences = " ".join(recommendation(LLAMA_8B, candidates, USER))
     assert "memory of 6 such devices" in sentences
     assert "tensor parallel" in sentences
-    alone = compare(LLAMA_8B, [perfect_machine(memory=3e9)], traffic, quantizations=["bf16"])
-    assert "fits none" in recommendation(LLAMA_8B, alone, traffic)[0]
+    alone = compare(LLAMA_8B, machines[1:], TRAFFIC, USER, quantizations=["bf16"])
+    assert "fits none" in recommendation(LLAMA_8B, alone, USER)[0]
 
 
-def test_more_users_than_one_machine_serves_take_several() -> None:
-    slo = SLO(ttft=500, tpot=50)
-    one, many = (
-        compare(LLAMA_8B, [hardware("l4")], TrafficShape(600, 150, concurrency=users, slo=slo), quantizations=["awq"])
-        for users in (8, 200)
+def test_more_users_than_one_machine_serves_take_replicas_that_keep_the_objectives() -> None:
+    slo = SLO(ttft=700, tpot=50)
+    few, many = (
+        compare(LLAMA_8B, [hardware("l4")], TRAFFIC, Load(users=users, slo=slo), quantizations=["awq"])[0]
+        for users in (4, 60)
     )
-    assert one[0].num_machines == 1
-    users = many[0].prediction.users_at_slo
-    assert users
-    assert many[0].num_machines == -(-200 // users)
+    assert few.num_machines == 1
+    assert few.capacity is not None
+    assert many.capacity is not None
+    assert 4 <= few.capacity.users < 60
+    assert many.num_machines == math.ceil(60 / many.capacity.users) > 1
+    assert many.outcome is not None
+    assert (many.outcome.good_share or 0.0) >= 0.9
+    assert "replicas" in " ".join(recommendation(LLAMA_8B, [many], Load(users=60, slo=slo)))
+
+
+def test_a_rate_that_one_machine_cannot_follow_is_divided() -> None:
+    load = Load(rate_per_s=40.0)
+    found = compare(LLAMA_8B, [hardware("l4")], TRAFFIC, load, quantizations=["awq"])[0]
+    assert found.capacity is not None
+    assert found.num_machines == math.ceil(40 / found.capacity.rate_per_s) > 1
+    assert found.outcome is not None
+    assert found.outcome.keeps_up
 
 
 def test_cost_of_tokens_is_the_price_over_the_rate() -> None:
-    candidate = compare(LLAMA_8B, [hardware("h100")], TrafficShape(), prices={"h100": 3.6}, quantizations=["bf16"])[0]
-    assert candidate.cost_per_million == pytest.approx(1000 / candidate.prediction.tokens_per_s)
+    prices = {"h100": 3.6}
+    found = compare(LLAMA_8B, [hardware("h100")], TRAFFIC, USERS, prices=prices, quantizations=["bf16"])[0]
+    assert found.outcome is not None
+    assert found.cost_per_million == pytest.approx(1000 / found.outcome.tokens_per_s)
+
+
+def test_a_machine_without_kernels_is_never_the_answer_beside_one_that_has_them() -> None:
+    machines = [hardware("m4-max"), hardware("xeon-8480")]
+    candidates = compare(LLAMA_8B, machines, TRAFFIC, USER, quantizations=["int4"])
+    answer, *others = recommendation(LLAMA_8B, candidates, USER)
+    assert "Xeon" in answer
+    assert any("no kernels for ARM" in sentence for sentence in others)
 
 
 def test_the_page_needs_nothing_else_and_names_sources_and_assumptions() -> None:
-    traffic = TrafficShape(600, 150, slo=SLO(ttft=500))
-    candidates = compare(LLAMA_8B, [hardware("h100"), hardware("epyc-9654")], traffic)
-    page = html(LLAMA_8B, candidates, traffic, recommendation(LLAMA_8B, candidates, traffic))
+    load = Load(users=2, slo=SLO(ttft=500))
+    machines = [hardware("h100"), hardware("epyc-9654")]
+    candidates = compare(LLAMA_8B, machines, TRAFFIC, load, quantizations=["bf16"], deployment=FEW)
+    page = html(LLAMA_8B, candidates, TRAFFIC, load, recommendation(LLAMA_8B, candidates, load))
     assert "http-equiv" in page
     assert "src=" not in page
-    for words in ("data sheet", "assumed for GPUs", "Recommendation", "H100"):
+    for words in ("data sheet", "assumed for GPUs", "Recommendation", "H100", "Time to first token"):
         assert words in page
 
 

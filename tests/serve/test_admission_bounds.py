@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +19,7 @@ from vivace.serve.admission import Admission, AdmissionLimits, Ticket
 SMALL = Capacity(max_num_seqs=4, num_kv_blocks=64, max_model_len=512)
 MAX_REQUESTS, MAX_TOKENS, MAX_BLOCKS = 12, 1_000, 256
 NUM_ACTIONS = 80
+SEED = 20261122
 
 
 @dataclass
@@ -247,3 +250,41 @@ def test_body_longer_than_any_prompt_keeps_nobody_out() -> None:
             assert admission.num_queued == 2
         with pytest.raises(ContextLengthError):
             large.measured(1 << 20, 0)
+
+
+def test_what_is_refused_unread_would_be_refused_read() -> None:
+    """And the other way round, where the number of requests or the wait is the reason. Virtual time does not pass."""
+    chance = random.Random(SEED)
+    num_refused = num_open = 0
+    for _ in range(60):
+        limits = AdmissionLimits(
+            SMALL,
+            max_queued_requests=chance.randint(1, 12),
+            max_queue_s=chance.choice([0.2, 1.0, 10.0]),
+            default_prompt_tokens_per_s=1_000.0,
+            default_generation_tokens_per_s=100.0,
+        )
+        admission = Admission(limits, clock=lambda: 0.0)
+        for _ in range(30):
+            key, priority = chance.choice("abc"), chance.randint(-2, 2)
+            refusal = outcome(partial(admission.refuse_unread, key, priority))
+            num_bytes, max_tokens = chance.choice([1, 100, 1_000]), chance.choice([1, 20, None])
+            enter = partial(admission.enter, key=key, num_bytes=num_bytes, max_tokens=max_tokens, priority=priority)
+            entered = outcome(enter)
+            if refusal is not None:
+                assert entered is not None, (SEED, key, priority)
+                num_refused += 1
+            elif entered is not None:
+                assert "prompt tokens wait" in entered or "KV cache" in entered, (SEED, entered)
+            else:
+                num_open += 1
+    assert num_refused > 100
+    assert num_open > 100
+
+
+def outcome(action: Callable[[], object]) -> str | None:
+    try:
+        action()
+    except OverloadedError as error:
+        return str(error)
+    return None

@@ -12,9 +12,21 @@ import httpx
 import pytest
 from served_process import ServedProcess, eventually, served
 
+from vivace.core.errors import OverloadedError
 from vivace.serve.stories import PromptStory, RequestBook, RequestStory
 
-FLAGS = ("--num-threads", "1", "--num-kv-blocks", "64", "--max-num-seqs", "2", "--max-num-batched-tokens", "64")
+BOUND = ("--max-queued-requests", "24")
+FLAGS = (
+    *BOUND,
+    "--num-threads",
+    "1",
+    "--num-kv-blocks",
+    "64",
+    "--max-num-seqs",
+    "2",
+    "--max-num-batched-tokens",
+    "64",
+)
 GUESSES = ("--speculative-config", '{"method": "ngram", "adaptive": false}')
 TEXT = "the sea and the stone and the river and the old woman who sang to the wind " * 4
 
@@ -171,6 +183,46 @@ def test_a_wait_has_its_reason_and_a_running_request_is_told_of(keyed: ServedPro
             holder.join()
 
 
+def test_a_refusal_is_told_of(keyed: ServedProcess, client: httpx.Client) -> None:
+    """A crowd of prompts fills the rows and the queue until it is asked to leave."""
+    leave = threading.Event()
+    crowd = {"prompt": ["The sea"] * 100, "max_tokens": 100, "stream": True, "ignore_eos": True}
+    refusals: list[httpx.Response] = []
+
+    def stay() -> None:
+        url, headers = f"{keyed.base_url}/v1/completions", {"Authorization": "Bearer test-key"}
+        while not leave.is_set():
+            with httpx.stream("POST", url, json=crowd, headers=headers, timeout=60.0) as answer:
+                for _ in answer.iter_raw():
+                    if leave.is_set():
+                        break
+
+    def is_refused() -> bool:
+        answer = client.post("/v1/completions", json={"prompt": "Me too", "max_tokens": 1, "priority": -100})
+        refusals.extend([answer] if answer.status_code == 429 else [])
+        wrong = client.post("/v1/completions", json={"prompt": 3})  # refused before anybody looks at it
+        refusals.extend([wrong] if wrong.status_code == 429 else [])
+        assert client.post("/v1/completions", json={"prompt": 3, "priority": 0}).status_code == 400
+        vector = client.post("/v1/embeddings", json={"input": "Me too", "priority": -100})
+        refusals.extend([vector] if vector.status_code == 429 else [])
+        return len({answer.request.content for answer in refusals}) == 3
+
+    stayer = threading.Thread(target=stay)
+    stayer.start()
+    try:
+        assert eventually(is_refused)
+    finally:
+        leave.set()
+        stayer.join()
+    for answer in refusals:
+        explanation = explained(client, answer.headers["x-request-id"])
+        prompt = only(explanation)
+        assert explanation["status"] == prompt["status"] == "refused"
+        assert prompt["refusal"] == answer.json()["error"]["message"]
+        assert prompt["queue"]["num_ahead"] > 0
+        assert "too many requests wait" in explanation["summary"][0]
+
+
 def test_a_restart_is_told_of(keyed: ServedProcess, client: httpx.Client) -> None:
     """Last in this module: the engine that the others used dies here."""
     answers: list[httpx.Response] = []
@@ -186,14 +238,22 @@ def test_a_restart_is_told_of(keyed: ServedProcess, client: httpx.Client) -> Non
     assert any("restarting it" in line["message"] for line in keyed.logs[num_before:])
     prompt = only(explained(client, answers[0].json()["id"]))
     assert prompt["num_restarts"] == 1
-    assert "died once" in prompt["summary"][-1]
+    assert "died once" in prompt["summary"][1]
+    assert "of the last engine alone" in prompt["summary"][1]
 
 
 def test_the_book_is_bounded() -> None:
-    book = RequestBook(max_requests=3)
+    book = RequestBook(max_requests=3, max_refused=3)
     for number in range(10):
         book.add(RequestStory(f"req-{number}", "a", 1, 0, [PromptStory("job")]))
     assert len(book) == 3
     assert book.find("req-6", "a") is None
     assert book.find("chatcmpl-9", "a") is book.find("resp_9", "a") is book.find("req-9", "a") is not None
     assert book.find("req-9", "b") is None
+    for number in range(20, 30):
+        refused = RequestStory(f"req-{number}", "a", 1, 0)
+        book.refuse(refused, OverloadedError("too many", retry_after_s=1.0), 7)
+    assert (len(book), book.find("req-20", "a")) == (3, None)
+    kept = book.find("req-29", "a")
+    assert kept is not None
+    assert (kept.prompts[0].status, kept.prompts[0].refusal, kept.prompts[0].num_ahead) == ("refused", "too many", 7)

@@ -8,11 +8,11 @@ import socket
 import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from http.client import RemoteDisconnected
 
 import pytest
-from canaries import gauge, num_used_blocks
+from canaries import gauge, num_used_blocks, singing
 from hostile_requests import COMPLETION, JSON_TYPE, MAX_CONNECTIONS, chunks, complete, is_healthy
 from raw_http import Answer, RawConnection, exchange, request_bytes
 from served_process import API_KEY, ServedProcess, eventually, resident_bytes
@@ -106,15 +106,27 @@ def test_idle_connections_are_closed(strict: ServedProcess) -> None:
 
 def test_a_thousand_half_open_sockets_hurt_nobody(server: ServedProcess) -> None:
     """Within the default bound on connections."""
-    sockets = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(1_000)]
-    try:
-        for one in sockets:
+    with singing(server), ExitStack() as opened:
+        for _ in range(1_000):
+            one = opened.enter_context(socket.create_connection(("127.0.0.1", server.port)))
             one.sendall(b"POST /v1/completions HTTP/1.1\r\nHost:")
         for _ in range(10):
             assert complete(server.port).status == 200
-    finally:
-        for one in sockets:
-            one.close()
+
+
+def test_a_flood_of_connections_hurts_nobody(server: ServedProcess) -> None:
+    """They come and go, some with a reset, some with half a request."""
+
+    def come_and_go(number: int) -> None:
+        with suppress(ConnectionError), RawConnection(server.port) as connection:
+            if number % 3 == 0:
+                connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            if number % 2 == 0:
+                connection.send(b"POST /v1/completions HTTP/1.1\r\n")
+
+    with singing(server), ThreadPoolExecutor(4) as pool:
+        list(pool.map(come_and_go, range(2_000)))
+    assert eventually(lambda: is_healthy(server.port))
 
 
 def test_half_open_sockets_do_not_hurt(strict: ServedProcess) -> None:
@@ -215,6 +227,19 @@ def test_deaf_readers_are_cut_off(strict: ServedProcess, num_read: int) -> None:
     assert resident_bytes(strict.pid) - before < 32 * MIB
     for one in connections:
         one.close()
+
+
+def test_deaf_readers_do_not_disturb_those_who_listen(strict: ServedProcess) -> None:
+    """Eight that never read, each with as much as its buffers hold, beside eight that do."""
+    num_before = sum(line.get("status") == 499 for line in strict.logs)
+    with singing(strict), ExitStack() as opened:
+        for _ in range(8):
+            one = opened.enter_context(socket.socket())
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            one.connect(("127.0.0.1", strict.port))
+            one.sendall(request_bytes("POST", "/v1/completions", JSON_TYPE, LONG, key=API_KEY))
+        assert eventually(lambda: gauge(strict, "num_requests_running") > 8)
+    assert strict.wait_for(lambda: sum(line.get("status") == 499 for line in strict.logs) > num_before)
 
 
 def test_pipelined_requests_get_one_answer_and_the_end(strict: ServedProcess) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import openai
 import pytest
@@ -53,7 +54,7 @@ def test_completion_is_that_of_the_engine(client: openai.OpenAI, llm: LLM) -> No
 
 def test_several_prompts_and_continuations(client: openai.OpenAI, llm: LLM) -> None:
     prompts = ["The sea was", "In the morning", "A"]
-    params = SamplingParams(n=2, seed=7, max_tokens=9, temperature=1.0)
+    params = replace(llm.default_params, n=2, seed=7, max_tokens=9, temperature=1.0)
     expected = [output.text for request in llm.generate(prompts, params) for output in request.outputs]
     fields = {"model": MODEL, "prompt": prompts, "n": 2, "seed": 7, "max_tokens": 9, "temperature": 1.0}
     whole = client.completions.create(**fields)

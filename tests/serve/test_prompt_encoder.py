@@ -10,7 +10,7 @@ import pytest
 from vivace.core.errors import ContextLengthError, RequestError
 from vivace.engine.tokenizer import Tokenizer, load_tokenizer
 from vivace.resources import embedded_model_path
-from vivace.serve.prompt_encoder import LONG_CHARS, Chat, PromptEncoder
+from vivace.serve.prompt_encoder import LONG_CHARS, SLICE_IDS, Chat, PromptEncoder
 
 DEADLINE_S = 60.0
 
@@ -106,3 +106,26 @@ def test_a_model_without_tokenizer_says_so() -> None:
     with pytest.raises(RequestError, match="token ids"):
         asyncio.run(encoder.encode("text"))
     encoder.close()
+
+
+def test_ids_in_slices_are_the_text_of_all_at_once(tokenizer: Tokenizer) -> None:
+    """The slices' edges fall into characters, and the loop gets its turns."""
+    ids = tokenizer.encode("🌊é" * 20_000, add_special=False)
+    assert len(ids) > 4 * SLICE_IDS
+
+    async def work() -> tuple[str, int]:
+        encoder = PromptEncoder(tokenizer, 1 << 22)
+        decoding = asyncio.create_task(encoder.decode(ids, tokenizer.vocab_size))
+        num_turns = 0
+        while not decoding.done():
+            await asyncio.sleep(0)
+            num_turns += 1
+        with pytest.raises(RequestError):
+            await encoder.decode([*ids, tokenizer.vocab_size], tokenizer.vocab_size)
+        assert await encoder.decode([], tokenizer.vocab_size) == ""
+        encoder.close()
+        return await decoding, num_turns
+
+    text, num_turns = asyncio.run(asyncio.wait_for(work(), DEADLINE_S))
+    assert text == "🌊é" * 20_000 == tokenizer.decode(ids, skip_special=False)
+    assert num_turns > 1

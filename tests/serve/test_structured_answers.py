@@ -84,6 +84,30 @@ def test_json_object_regex_and_choice(client: openai.OpenAI) -> None:
         assert re.fullmatch(pattern, text)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "pattern"),
+    [
+        ("guided_regex", "[ab]{3}c", "[ab]{3}c"),
+        ("guided_choice", ["yes", "no"], "yes|no"),
+        ("guided_grammar", 'start: "x" /[0-9]/ "y"', "x[0-9]y"),
+        ("guided_json", {"type": "boolean"}, r"\s*(true|false)\s*"),
+        ("guided_json", '{"const": 7}', r"\s*7\s*"),
+    ],
+)
+def test_earlier_names_of_vllm(client: openai.OpenAI, name: str, value: Any, pattern: str) -> None:
+    extra = {name: value}
+    content = client.chat.completions.create(extra_body=extra, **OPTIONS).choices[0].message.content
+    assert re.fullmatch(pattern, content or "")
+    text = client.completions.create(model=MODEL, prompt="The", max_tokens=50, extra_body=extra).choices[0].text
+    assert re.fullmatch(pattern, text)
+    with pytest.raises(openai.BadRequestError, match="exclude each other"):
+        client.chat.completions.create(extra_body={**extra, "structured_outputs": {"regex": "a"}}, **OPTIONS)
+    with pytest.raises(openai.BadRequestError, match="exclude each other"):
+        client.completions.create(
+            model=MODEL, prompt="x", extra_body={**extra, "response_format": {"type": "json_object"}}
+        )
+
+
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
 def test_tool_calls(client: openai.OpenAI, choice: Any) -> None:
     fields = {"tools": [TOOL], "tool_choice": choice, "parallel_tool_calls": False, **OPTIONS}
@@ -169,6 +193,9 @@ def test_wrong_schemas_are_refused_by_name(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as failure:
         client.completions.create(model=MODEL, prompt="x", extra_body={"structured_outputs": {"regex": "("}})
     assert failure.value.param == "structured_outputs"
+    with pytest.raises(openai.BadRequestError) as failure:
+        client.completions.create(model=MODEL, prompt="x", extra_body={"guided_regex": "("})
+    assert failure.value.param == "guided_regex"
     with pytest.raises(openai.BadRequestError) as failure:
         client.chat.completions.create(tools=[TOOL], tool_choice="sometimes", **OPTIONS)
     assert failure.value.param == "tool_choice"

@@ -12,7 +12,17 @@ from vivace.core.sampling import SamplingParams
 from vivace.engine.engine import Engine
 from vivace.engine.loader import LoadedEngine, make_scheduler
 from vivace.engine.model_limits import ModelLimits
-from vivace.ops.backend import Backend, Executable, Float64Array, Int32Array, SampleInputs, StepInputs, TopLogprobs
+from vivace.ops.backend import (
+    Backend,
+    Executable,
+    Float32Array,
+    Float64Array,
+    Int32Array,
+    SampleInputs,
+    StepInputs,
+    TopLogprobs,
+    UInt64Array,
+)
 from vivace.runtime.batch import BatchBuilder
 from vivace.runtime.runner import Runner
 
@@ -44,6 +54,7 @@ class TimedModel:
     def run(self, inputs: StepInputs) -> Any:
         started = self._clock()
         result = self._executable.run(inputs)
+        self._backend.synchronize()
         self.run_s += self._clock() - started
         return result
 
@@ -52,6 +63,9 @@ class TimedModel:
 
     def states(self) -> Any:
         return self._executable.states()
+
+    def uniforms(self, seed_S: UInt64Array, index_S: Int32Array, position_S: Int32Array) -> Float32Array:
+        return self._backend.uniforms(seed_S, index_S, position_S)
 
     def sample(self, logits: Any, inputs: SampleInputs) -> Int32Array:
         started = self._clock()

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from statistics import median
 
 from vivace.backends.cpu.backend import CpuBackend
-from vivace.backends.cpu.detect import measure
 from vivace.bench.ceilings import Ceilings
 from vivace.ops.backend import Backend
 
@@ -14,19 +13,18 @@ BARRIER_REPETITIONS, BARRIER_ROUNDS = 1000, 5  # some milliseconds
 
 
 def ceiling_probe(backend: Backend) -> Callable[[], Ceilings] | None:
-    """A measurement of the machine with this backend's threads, about a second a call; None where it has none."""
-    if not isinstance(backend, CpuBackend):
+    """A measurement of the device, or of the machine with this backend's threads, about a second a call; None where
+    it has none."""
+    first = backend.measure_ceilings()
+    if first is None:
         return None
-    device = backend.device
+    taken = [first]
 
     def probe() -> Ceilings:
-        measured = measure(device)
-        gop_per_s = {
-            "f32": measured.f32_operations_per_s / 1e9,
-            "bf16": measured.bf16_operations_per_s / 1e9,
-            "int8": measured.int8_operations_per_s / 1e9,
-        }
-        return Ceilings(measured.read_bytes_per_s / 1e9, {name: value for name, value in gop_per_s.items() if value})
+        measured = taken.pop() if taken else backend.measure_ceilings()
+        assert measured is not None  # it was not a moment ago
+        gop_per_s = {unit: peak / 1e9 for unit, peak in measured.operations_per_s.items()}
+        return Ceilings(measured.read_bytes_per_s / 1e9, gop_per_s)
 
     return probe
 

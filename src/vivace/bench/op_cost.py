@@ -1,9 +1,9 @@
 """What each operation of a step must do at least: bytes moved, arithmetic, and the unit that does it.
 
 Matrices are read once a step; a table by the rows that are looked up. Attention reads each sequence's keys and
-values once, for all query heads. Activations are float32 rows, read and written once by each operation: in decode
-they stay in the caches, in a chunk of 512 tokens they do not. A multiplication and an addition are two operations;
-the few of an element outside products and attention are counted roughly.
+values once, for all query heads. Activations are rows, float32 on a processor and bfloat16 on a GPU, read and written
+once by each operation: in decode they stay in the caches, in a chunk of 512 tokens they do not. A multiplication and
+an addition are two operations; the few of an element outside products and attention are counted roughly.
 """
 
 from __future__ import annotations
@@ -14,11 +14,32 @@ from vivace.ops import program as ir
 from vivace.ops.backend import KVSpec
 from vivace.ops.program import Rows, Value, Weight
 
-F32_BYTES = 4
-UNITS = {"f32": "f32", "f16": "f32", "bf16": "bf16"}  # of a matrix layout or cache type; the others: int8
 ROLES = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up", "up": "gate_up"}
 # Operations an element, by what the kernels do: an exponential is about twenty.
 NORM_OPERATIONS, ROPE_OPERATIONS, ANGLE_OPERATIONS, ACTIVATION_OPERATIONS = 4, 3, 40, 25
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """What a backend computes with: bytes of an activation, and the arithmetic unit of a matrix layout."""
+
+    value_bytes: int
+    units: dict[str, str]
+    other_unit: str
+    cache_units: dict[str, str]  # of keys and values; of other types bf16
+
+    def unit(self, layout: str) -> str:
+        return "fp8" if "fp8" in layout else self.units.get(layout, self.other_unit)
+
+
+HOST = Numbers(4, {"f32": "f32", "f16": "f32", "bf16": "bf16"}, "int8", {"f32": "f32", "f16": "f32"})
+# On a GPU values are bfloat16, and codes become bfloat16 before they are multiplied, but for int8 by rows.
+DEVICE = Numbers(2, {"f32": "f32", "int8_channel": "int8", "int8_outlier": "int8"}, "bf16", {})
+
+
+def numbers_of(backend: str) -> Numbers:
+    """By the backend's name."""
+    return DEVICE if backend == "cuda" else HOST
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,28 +80,28 @@ class OpCost:
     unit: str = "f32"
 
 
-def op_cost(op: ir.Op, step: StepShape, kv_spec: KVSpec) -> OpCost:
+def op_cost(op: ir.Op, step: StepShape, kv_spec: KVSpec, numbers: Numbers = HOST) -> OpCost:
     """The cost of one operation in a step."""
     match op:
         case ir.Linear():
-            return _linear(op, step)
+            return _linear(op, step, numbers)
         case ir.Attention():
-            return _attention(op, step, kv_spec)
+            return _attention(op, step, kv_spec, numbers)
         case ir.Embedding(table, _, out):
-            row_bytes = table.num_bytes / table.shape[0] + out.width * F32_BYTES
+            row_bytes = table.num_bytes / table.shape[0] + out.width * numbers.value_bytes
             return OpCost("embedding", step.num_tokens * row_bytes, step.num_tokens * out.width)
         case ir.KVWrite(k, v, _):
-            moved = (k.width + v.width) * F32_BYTES + kv_spec.bytes_per_token / kv_spec.num_layers
+            moved = (k.width + v.width) * numbers.value_bytes + kv_spec.bytes_per_token / kv_spec.num_layers
             return OpCost("kv_write", step.num_tokens * moved, step.num_tokens * (k.width + v.width))
-    return _elementwise(op, step)
+    return _elementwise(op, step, numbers.value_bytes)
 
 
-def _linear(op: ir.Linear, step: StepShape) -> OpCost:
+def _linear(op: ir.Linear, step: StepShape, numbers: Numbers) -> OpCost:
     rows = step.rows(op.out)
     elements = sum(weight.shape[0] * weight.shape[1] for weight in op.weights)
-    activations = rows * (op.x.width + op.out.width) * F32_BYTES
+    activations = rows * (op.x.width + op.out.width) * numbers.value_bytes
     num_bytes = sum(weight.num_bytes for weight in op.weights) + activations
-    return OpCost(_role(op.weights[0]), num_bytes, 2 * rows * elements, UNITS.get(op.weights[0].layout, "int8"))
+    return OpCost(_role(op.weights[0]), num_bytes, 2 * rows * elements, numbers.unit(op.weights[0].layout))
 
 
 def _role(weight: Weight) -> str:
@@ -89,34 +110,35 @@ def _role(weight: Weight) -> str:
     return "lm_head" if name == "token_embedding" else ROLES.get(name, name)
 
 
-def _attention(op: ir.Attention, step: StepShape, kv_spec: KVSpec) -> OpCost:
+def _attention(op: ir.Attention, step: StepShape, kv_spec: KVSpec, numbers: Numbers) -> OpCost:
     kv_bytes = step.keys_read(op.window) * kv_spec.bytes_per_token / kv_spec.num_layers
-    num_bytes = kv_bytes + step.num_tokens * 2 * op.out.width * F32_BYTES
+    num_bytes = kv_bytes + step.num_tokens * 2 * op.out.width * numbers.value_bytes
     operations = 4 * op.num_heads * op.head_dim * step.pairs(op.window)
-    return OpCost("attention", num_bytes, operations, UNITS.get(kv_spec.dtype, "bf16"))
+    return OpCost("attention", num_bytes, operations, numbers.cache_units.get(kv_spec.dtype, "bf16"))
 
 
-def _elementwise(op: ir.Op, step: StepShape) -> OpCost:
+def _elementwise(op: ir.Op, step: StepShape, value_bytes: int) -> OpCost:
     match op:
         case ir.RmsNorm(x, _, _, _, _):
-            return _rows("norms", step, x, 2, NORM_OPERATIONS)
+            return _rows("norms", step, x, 2 * value_bytes, NORM_OPERATIONS)
         case ir.RopeTable(_, _, out):
-            return _rows("rope", step, out, 1, ANGLE_OPERATIONS)
+            return _rows("rope", step, out, 1 * value_bytes, ANGLE_OPERATIONS)
         case ir.Rope(x, _, _, _):
-            return _rows("rope", step, x, 2, ROPE_OPERATIONS)
+            return _rows("rope", step, x, 2 * value_bytes, ROPE_OPERATIONS)
         case ir.GatedActivation(_, _, out):
-            return _rows("activation", step, out, 3, ACTIVATION_OPERATIONS)
+            return _rows("activation", step, out, 3 * value_bytes, ACTIVATION_OPERATIONS)
         case ir.Add(x, _, _):
-            return _rows("residual", step, x, 3, 1)
+            return _rows("residual", step, x, 3 * value_bytes, 1)
         case ir.Softcap(x, _, _):
-            return _rows("softcap", step, x, 2, ACTIVATION_OPERATIONS)
+            return _rows("softcap", step, x, 2 * value_bytes, ACTIVATION_OPERATIONS)
         case ir.Scale(x, _, _):
-            return _rows("scale", step, x, 2, 1)
+            return _rows("scale", step, x, 2 * value_bytes, 1)
         case ir.GatherRows(_, out):
-            return _rows("gather", step, out, 2, 0)
+            return _rows("gather", step, out, 2 * value_bytes, 0)
     raise AssertionError(f"no cost for {type(op).__name__}")
 
 
-def _rows(role: str, step: StepShape, value: Value, num_passes: int, operations: int) -> OpCost:
+def _rows(role: str, step: StepShape, value: Value, num_bytes: int, operations: int) -> OpCost:
+    """`num_bytes` and `operations` of an element."""
     elements = step.rows(value) * value.width
-    return OpCost(role, elements * num_passes * F32_BYTES, elements * operations)
+    return OpCost(role, elements * num_bytes, elements * operations)

@@ -11,7 +11,7 @@ import numpy as np
 
 from vivace.bench.ceilings import Ceilings, median_of
 from vivace.bench.engine_step import EngineOverhead, engine_overhead
-from vivace.bench.op_cost import OpCost, op_cost
+from vivace.bench.op_cost import OpCost, numbers_of, op_cost
 from vivace.bench.profile_step import Phase, ProfileProgram, profile_program, step_inputs
 from vivace.engine.loader import LoadedEngine
 from vivace.ops.backend import Float64Array
@@ -141,11 +141,13 @@ def _profile_phase(
         timed.append(program.executable.run_timed(inputs))
         started = clock()
         program.executable.run(inputs)
+        loaded.backend.synchronize()
         plain.append(clock() - started)
     if probe is not None:
         probes.append(probe())
     ceilings = median_of(probes) if probes else None
-    costs = [op_cost(op, phase.shape, loaded.kv_spec) for op in program.ops]
+    numbers = numbers_of(loaded.backend.name)
+    costs = [op_cost(op, phase.shape, loaded.kv_spec, numbers) for op in program.ops]
     seconds = middle_mean(np.array(timed))
     groups = group_ops(costs, seconds[:-1], ceilings)
     return PhaseProfile(

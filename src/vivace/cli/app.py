@@ -10,6 +10,7 @@ import typer
 from vivace import __version__
 from vivace.cli.bench import bench_latency, bench_throughput
 from vivace.cli.bench_compare import bench_compare
+from vivace.cli.bench_prune import bench_prune
 from vivace.cli.bench_results import bench_diff, bench_list, bench_show
 from vivace.cli.bench_serve import bench_serve
 from vivace.cli.bench_speculate import bench_speculate
@@ -72,6 +73,7 @@ bench.command("speculate")(guarded(bench_speculate))
 bench.command("list")(guarded(bench_list))
 bench.command("show")(guarded(bench_show))
 bench.command("diff")(guarded(bench_diff))
+bench.command("prune")(guarded(bench_prune))
 app.add_typer(bench, name="bench")
 app.command("train-medusa")(guarded(train_medusa))
 library.callback()(guarded(models))

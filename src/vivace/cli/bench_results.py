@@ -38,7 +38,7 @@ def bench_list(
     """List the runs that are kept, the newest last."""
     from vivace.bench.result_table import list_lines
 
-    earliest = None if since is None else _moment(since)
+    earliest = None if since is None else moment(since, "--since")
     with _opened(store) as opened:
         runs = [
             run
@@ -131,7 +131,7 @@ def _number(name: str, runs: Sequence[StoredRun]) -> int:
     return int(name)
 
 
-def _moment(words: str) -> float:
+def moment(words: str, flag: str) -> float:
     """Seconds since 1970 of a date, or of so many days or hours ago."""
     unit = {"d": "days", "h": "hours", "m": "minutes"}.get(words[-1:])
     try:
@@ -139,7 +139,7 @@ def _moment(words: str) -> float:
             return (datetime.now() - timedelta(**{unit: int(words[:-1])})).timestamp()
         return datetime.fromisoformat(words).timestamp()
     except (ValueError, OverflowError):
-        raise ConfigError(f"--since takes a date as in 2026-11-22, or 7d, 12h, 30m, not {words!r}") from None
+        raise ConfigError(f"{flag} takes a date as in 2026-11-22, or 7d, 12h, 30m, not {words!r}") from None
 
 
 def _write(path: Path, text: str) -> None:

@@ -31,11 +31,13 @@ def doctor(
             _print(section)
 
     tell(examination.machine_section())
-    loaded = open_llm(config).loaded
+    llm = open_llm(config)
+    loaded = llm.loaded
     tell(examination.device_section(loaded))
-    measured = examination.measured_ceilings(loaded.backend)
+    measured = loaded.backend.measure_ceilings()
     tell(examination.ceilings_section(loaded.backend, measured))
-    tell(examination.kernels_section(loaded.backend))
+    is_gpu = loaded.backend.name == "cuda"
+    tell(examination.gpu_kernels_section(llm) if is_gpu else examination.kernels_section(loaded.backend))
     tell(examination.operations_section(loaded))
     tell(examination.choices_section(loaded))
     tell(examination.fit_section(loaded, measured))

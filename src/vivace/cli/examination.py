@@ -8,11 +8,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vivace.backends.cpu.backend import CpuBackend
-from vivace.backends.cpu.detect import Ceilings, Machine, detect, measure
+from vivace.backends.cpu.detect import Machine, detect
 from vivace.bench.cost import model_cost
+from vivace.core.sampling import SamplingParams
+from vivace.engine.llm import LLM
 from vivace.engine.loader import LoadedEngine
 from vivace.models.decoder import build_decoder
-from vivace.ops.backend import Backend
+from vivace.ops.backend import Backend, MeasuredCeilings
 from vivace.ops.program import Linear, Weight
 
 # Kernels that exist, fastest first, and the features that each needs beyond the next slower one (csrc/dispatch.cpp).
@@ -37,6 +39,7 @@ LAYOUT_NOTES = {
     )
 } | {
     "linear int8_channel": "; activations int8, one scale a token (W8A8): llm_int8 holds where features are outliers",
+    "linear fp8_channel": "; activations e4m3, one scale a token (FP8 W8A8)",
     "linear int8_outlier": "; activations int8, one scale a token, from magnitude 6.0 on float32 (LLM.int8)",
 }
 OTHER_BACKENDS = {
@@ -44,6 +47,8 @@ OTHER_BACKENDS = {
     "cuda": "Triton's kernels where they apply, else torch's operations; decode steps by CUDA graphs on a GPU",
 }
 CAMEL_HUMP = re.compile(r"(?<=[a-zA-Z])(?=[A-Z][a-z])")
+HOST_UNITS = ("f32", "bf16", "int8")
+DENSE = "a product of 8192 by torch's libraries"
 GIB = 2**30
 
 
@@ -88,6 +93,8 @@ def device_section(loaded: LoadedEngine) -> Section:
         facts = loaded.backend.facts if isinstance(loaded.backend, CudaBackend) else None
         complaint = loaded.backend.kernels.complaint if isinstance(loaded.backend, CudaBackend) else None
         rows.append(Row("kernels", "torch" if complaint else "triton, where they apply", complaint or ""))
+        remarks = loaded.backend.kernels.remarks if isinstance(loaded.backend, CudaBackend) else {}
+        rows += [Row(what.replace(" ", "_"), choice, reason) for what, (choice, reason) in remarks.items()]
         if facts is not None:
             rows += [
                 Row("name", facts.name, f"compute capability {facts.capability}"),
@@ -97,25 +104,22 @@ def device_section(loaded: LoadedEngine) -> Section:
     return Section("device", tuple(rows))
 
 
-def measured_ceilings(backend: Backend) -> Ceilings | None:
-    """Measured now, with the backend's threads: takes about a second. None for a backend without measurements."""
-    return measure(backend.device) if isinstance(backend, CpuBackend) else None
-
-
-def ceilings_section(backend: Backend, measured: Ceilings | None) -> Section:
-    if measured is None or not isinstance(backend, CpuBackend):
+def ceilings_section(backend: Backend, measured: MeasuredCeilings | None) -> Section:
+    """`measured` just now: with all threads, or on the GPU."""
+    if measured is None:
         return Section("ceilings", (Row("measured", "no", f"the {backend.name} backend measures nothing"),))
-    peaks = {"f32": measured.f32_operations_per_s, "bf16": measured.bf16_operations_per_s}
-    peaks["int8"] = measured.int8_operations_per_s
+    is_host = isinstance(backend, CpuBackend)
+    peaks = measured.operations_per_s
+    lacking = [unit for unit in HOST_UNITS if unit not in peaks] if is_host else []
+    reading = "memory in huge pages, all threads" if is_host else "the GPU's memory, the faster of a copy and a sum"
+    threads = (Row("threads", backend.num_threads),) if isinstance(backend, CpuBackend) else ()
     return Section(
         "ceilings",
         (
-            Row("threads", backend.num_threads),
-            Row("read_gb_per_s", round(measured.read_bytes_per_s / 1e9, 1), "memory in huge pages, all threads"),
-            *(
-                Row(f"{name}_gop_per_s", round(peak / 1e9), "" if peak else f"{backend.isa} has no such unit")
-                for name, peak in peaks.items()
-            ),
+            *threads,
+            Row("read_gb_per_s", round(measured.read_bytes_per_s / 1e9, 1), reading),
+            *(Row(f"{unit}_gop_per_s", round(peak / 1e9), "" if is_host else DENSE) for unit, peak in peaks.items()),
+            *(Row(f"{unit}_gop_per_s", 0, f"{getattr(backend, 'isa', '')} has no such unit") for unit in lacking),
         ),
     )
 
@@ -125,6 +129,20 @@ def kernels_section(backend: Backend) -> Section:
     if not isinstance(backend, CpuBackend):
         return Section("kernels", (Row("backend", backend.name, OTHER_BACKENDS.get(backend.name, "")),))
     return Section("kernels", tuple(_kernel_rows(backend.isa, detect())))
+
+
+def gpu_kernels_section(llm: LLM) -> Section:
+    """What ran two tokens: kernels where they apply, else torch's operations, and why."""
+    from vivace.backends.cuda.backend import CudaBackend
+
+    backend = llm.loaded.backend
+    assert isinstance(backend, CudaBackend)  # whoever asks has looked
+    llm.generate([[0]], SamplingParams(max_tokens=2, temperature=0.0, ignore_eos=True))
+    rows = []
+    for line in backend.kernels.explain():
+        op, _, choice = line.partition(": ")
+        rows.append(Row(op, choice))
+    return Section("kernels", tuple(rows) or kernels_section(backend).rows)
 
 
 def _kernel_rows(chosen: str, machine: Machine) -> Iterable[Row]:
@@ -158,7 +176,7 @@ def choices_section(loaded: LoadedEngine) -> Section:
     return Section("choices", tuple(Row(one.name, one.value, one.reason) for one in loaded.choices))
 
 
-def fit_section(loaded: LoadedEngine, measured: Ceilings | None) -> Section:
+def fit_section(loaded: LoadedEngine, measured: MeasuredCeilings | None) -> Section:
     """What the model takes, how much context fits beside it, and how fast one stream could be at most."""
     config, kv_bytes = loaded.engine.config, loaded.kv_spec.bytes_per_token
     num_tokens = config.num_kv_blocks * config.block_size

@@ -86,7 +86,7 @@ LOAD_HELP = {
     "scenario": "Traffic that is made up: chat (the default), conversations, system-prompt, rag, long-prompt, "
     "long-answer, agent or uniform.",
     "trace": "A published trace to replay (Azure, BurstGPT, Mooncake, Qwen-Bailian; plain or .gz), with our texts.",
-    "conversations": "A ShareGPT-style JSONL file whose conversations are sent.",
+    "conversations": "A ShareGPT-style file (JSON lines or one array) whose conversations are sent.",
     "num_requests": "Requests that are counted; of a trace, its first ones; of a rate in a sweep, at least so many.",
     "request_rate": "Requests a second (open loop); inf: all at once. Several, repeated or with commas: a run each.",
     "burstiness": "Of arrivals: 1 Poisson, less in bursts, more evenly.",

@@ -134,11 +134,12 @@ MODEL = Parameter(
 
 ENGINE_HELP = {
     "tokenizer": "Directory or file of the tokenizer, where it is not with the model.",
+    "generation_config": "Sampling defaults: auto (the model's own), vllm (neutral), or a generation_config.json.",
     "load_format": f"Where weights come from: {_one_of('load_format')} (random weights of --config).",
     "config": "A preset (llama-3.2-1b, qwen2.5-0.5b, ...) or a config.json, with --load-format dummy.",
     "quantization": f"Weights in memory: {_one_of('quantization')}.",
     "packed_cache": "Keep large models' packed weights in ~/.cache/vivace, or $VIVACE_CACHE, for the next start.",
-    "kv_cache_dtype": f"Keys and values in memory: {_one_of('kv_cache_dtype')}.",
+    "kv_cache_dtype": f"Keys and values in memory: {_one_of('kv_cache_dtype')} (or fp8, on a GPU).",
     "max_model_len": "Context window in tokens; default: the model's own.",
     "max_num_seqs": "Sequences that run at once.",
     "max_num_batched_tokens": "Tokens a step computes at most.",
@@ -147,6 +148,7 @@ ENGINE_HELP = {
     "num_kv_blocks": "Exact number of KV blocks.",
     "enable_prefix_caching": "Keep the keys and values of common prompt beginnings.",
     "enable_chunked_prefill": "Cut long prompts into steps of --max-num-batched-tokens.",
+    "attention_backend": f"Who computes a GPU's attention: {_one_of('attention_backend')}.",
     "batching": f"Who runs together: {_one_of('batching')}.",
     "static_batch_size": "With --batching static: requests that start together.",
     "static_batch_timeout_ms": "With --batching static: how long a batch waits to fill up.",
@@ -156,7 +158,8 @@ ENGINE_HELP = {
     "instruction_set": "Force one instruction set (vivace doctor lists them).",
     "backend": f"Who computes: {_one_of('backend')}.",
     "device": "Where it computes: auto, cpu, cuda (the first GPU) or cuda:N; auto takes a GPU that is there.",
-    "gpu_memory_utilization": "Share of a GPU's memory for weights and KV cache.",
+    "overlap_steps": "On a GPU: launch the next step before the tokens of the last one are read.",
+    "gpu_memory_utilization": "Share of a GPU's memory to use: weights, KV cache, and what steps take.",
     "seed": "Seed of random numbers.",
 }
 
@@ -207,6 +210,7 @@ SERVE_HELP = {
     "max_queued_tokens": "Prompt tokens that may wait (429); default: a million.",
     "max_queue_s": "Seconds of predicted waiting beyond which a request is refused (429).",
     "request_timeout_s": "Seconds after which a request ends (504), where it does not ask for less; default: none.",
+    "load_timeout_s": "Seconds after which a model's load that stands still ends the server.",
     "drain_timeout": "Seconds that running requests have to end after SIGTERM.",
     "log_format": f"Lines of the log on stderr: {', '.join(SERVE_CHOICES['log_format'])}.",
     "access_log": "Log a line for every request.",

@@ -3,84 +3,112 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import typer
-
+from vivace.cli.plan_options import (
+    AcceptanceOption,
+    AsJSONOption,
+    CalibrateOption,
+    HardwareOption,
+    HTMLOption,
+    KvCacheDtypeOption,
+    MaxModelLenOption,
+    MaxNumBatchedTokensOption,
+    MaxNumSeqsOption,
+    ModelArgument,
+    NumThreadsOption,
+    ObjectivePercentileOption,
+    ObjectivesOption,
+    PriceOption,
+    QuantizationOption,
+    RateOption,
+    SpeculativeConfigOption,
+    TraceOption,
+    UsersOption,
+    WorkloadOption,
+)
 from vivace.cli.screen import counter
 from vivace.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from vivace.models.spec import ModelSpec
     from vivace.plan.comparison import Candidate
-    from vivace.plan.deployment import TrafficShape
+    from vivace.plan.deployment import Deployment, SpeculationPlan
     from vivace.plan.machine import Machine
     from vivace.plan.planned_model import PlannedModel
+    from vivace.plan.workload import Load, Workload
 
 DEFAULT_HARDWARE = "this,rtx4090,l4,l40s,a100-80,h100,epyc-9654"
+DEFAULT_USERS = 16
+LONGEST_ROW = 200  # columns: a row is never broken, whatever the terminal's width
 
 
 def plan(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[MODEL]", help="A preset, config.json, directory, GGUF file or hub name; default: embedded."
-        ),
-    ] = None,
-    hardware: Annotated[
-        str, typer.Option(help="Machines, with commas; `this` is the one you are on, `all` the whole table.")
-    ] = DEFAULT_HARDWARE,
-    workload: Annotated[
-        str,
-        typer.Option(help="chat, rag, long-prompt, long-answer, agent, uniform, or PROMPT:ANSWER[:CACHED]."),
-    ] = "chat",
-    slo: Annotated[
-        list[str] | None, typer.Option(help="Objectives of a request in ms: ttft:500,tpot:50 (also itl, e2el).")
-    ] = None,
-    users: Annotated[int, typer.Option(help="Users who each wait for an answer before they ask again.", min=1)] = 16,
-    rate: Annotated[float | None, typer.Option(help="Requests a second, in place of --users.")] = None,
-    quantization: Annotated[
-        str | None, typer.Option(help="Weights to look at, with commas; default: what is common on each machine.")
-    ] = None,
-    kv_cache_dtype: Annotated[str, typer.Option(help="Keys and values, as in vivace serve.")] = "auto",
-    max_num_seqs: Annotated[int, typer.Option(help="Sequences that run at once.", min=1)] = 256,
-    max_num_batched_tokens: Annotated[int, typer.Option(help="Tokens a step computes at most.", min=1)] = 2048,
-    price: Annotated[
-        list[str] | None, typer.Option(help="Price of a machine, as h100=2.5/h; may be repeated.")
-    ] = None,
-    calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Measure this machine first, about a minute; the result is kept.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    html: Annotated[Path | None, typer.Option(help="Write one self-contained HTML page to this file.")] = None,
+    model: ModelArgument = None,
+    hardware: HardwareOption = DEFAULT_HARDWARE,
+    workload: WorkloadOption = None,
+    trace: TraceOption = None,
+    slo: ObjectivesOption = None,
+    slo_percentile: ObjectivePercentileOption = 95.0,
+    users: UsersOption = None,
+    rate: RateOption = None,
+    quantization: QuantizationOption = None,
+    kv_cache_dtype: KvCacheDtypeOption = "auto",
+    max_model_len: MaxModelLenOption = None,
+    max_num_seqs: MaxNumSeqsOption = 256,
+    max_num_batched_tokens: MaxNumBatchedTokensOption = 2048,
+    num_threads: NumThreadsOption = None,
+    speculative_config: SpeculativeConfigOption = None,
+    acceptance: AcceptanceOption = 0.6,
+    price: PriceOption = None,
+    calibrate: CalibrateOption = False,
+    as_json: AsJSONOption = False,
+    html: HTMLOption = None,
 ) -> None:
     """Say whether a model fits a machine and how fast it would be there: memory, latency, users, cost."""
     from vivace.plan.comparison import compare
     from vivace.plan.deployment import Deployment
     from vivace.plan.planned_model import planned_model
-    from vivace.plan.recommendation import recommendation
     from vivace.plan.weights import quantization_name
 
     quantizations = [quantization_name(name) for name in _names(quantization or "")]
-    traffic = _traffic(workload, users, rate, slo)
+    load = _load(users, rate, slo, slo_percentile, trace)
     planned = planned_model(model)
     deployment = Deployment(
         kv_cache_dtype=_kv_cache_dtype(kv_cache_dtype),
+        max_model_len=_context(planned.spec, max_model_len),
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
+        num_threads=num_threads,
+        speculation=_speculation(speculative_config, acceptance),
     )
+    traffic = _workload(workload, trace, deployment)
     prices, machines = _prices(price or []), _machines(_names(hardware), calibrate)
-    candidates = compare(
-        planned, machines, traffic, deployment=deployment, quantizations=quantizations, prices=prices
-    )
-    sentences = recommendation(planned, candidates, traffic)
+    options: dict[str, Any] = {"deployment": deployment, "quantizations": quantizations, "prices": prices}
+    counted = counter("plans", after_s=1.0)
+    candidates = compare(planned, machines, traffic, load, progress=counted, **options)
+    _tell(planned, candidates, traffic, load, html=html, as_json=as_json)
+
+
+def _tell(
+    planned: PlannedModel,
+    candidates: list[Candidate],
+    traffic: Workload,
+    load: Load,
+    *,
+    html: Path | None,
+    as_json: bool,
+) -> None:
+    from vivace.plan.recommendation import recommendation
+
+    sentences = recommendation(planned, candidates, load)
     if html is not None:
-        _write(html, planned, candidates, traffic, sentences)
+        _write(html, planned, candidates, traffic, load, sentences)
     if as_json:
-        print(json.dumps(_record(planned, candidates, traffic, sentences)))
+        print(json.dumps(_record(planned, candidates, traffic, load, sentences)))
         return
-    _print(planned, candidates, traffic, sentences)
+    _print(planned, candidates, traffic, load, sentences)
 
 
 def _names(text: str) -> list[str]:
@@ -88,23 +116,62 @@ def _names(text: str) -> list[str]:
 
 
 def _kv_cache_dtype(name: str) -> Any:
-    from vivace.core.config import CHOICES
+    from vivace.core.config import CHOICES, KV_CACHE_ALIASES
 
+    name = KV_CACHE_ALIASES.get(name, name)
     if name not in CHOICES["kv_cache_dtype"]:
         raise ConfigError(f"--kv-cache-dtype must be one of {', '.join(CHOICES['kv_cache_dtype'])}")
     return name
 
 
-def _traffic(workload: str, users: int, rate: float | None, slo: list[str] | None) -> TrafficShape:
+def _load(
+    users: int | None, rate: float | None, slo: list[str] | None, percentile: float, trace: Path | None
+) -> Load:
     from vivace.bench.slo import SLO
-    from vivace.plan.comparison import workload_shape
+    from vivace.plan.workload import Load
 
-    return replace(workload_shape(workload), concurrency=users, rate_per_s=rate, slo=SLO.parse(slo) if slo else None)
+    if not 0 < percentile <= 100:
+        raise ConfigError(f"--slo-percentile is above 0, 100 at most, not {percentile:g}")
+    if users is None and rate is None and trace is None:
+        users = DEFAULT_USERS
+    return Load(users, rate, SLO.parse(slo) if slo else None, percentile / 100)
+
+
+def _context(spec: ModelSpec, wanted: int | None) -> int:
+    from vivace.plan.workload import DEFAULT_CONTEXT
+
+    longest = spec.max_position_embeddings
+    if wanted is not None and wanted > longest:
+        raise ConfigError(f"--max-model-len {wanted} is more than the model's own context of {longest}")
+    return wanted or min(longest, DEFAULT_CONTEXT)
+
+
+def _workload(name: str | None, trace: Path | None, deployment: Deployment) -> Workload:
+    from vivace.plan.workload import trace_workload, workload
+
+    if name is not None and trace is not None:
+        raise ConfigError("give --workload or --trace, not both")
+    context = deployment.max_model_len or 0
+    if trace is not None:
+        return trace_workload(trace, max_model_len=context, block_size=deployment.block_size)
+    return workload(name or "chat", max_model_len=context, block_size=deployment.block_size)
+
+
+def _speculation(config: str | None, acceptance: float) -> SpeculationPlan | None:
+    from vivace.core.speculation import SpeculativeConfig
+    from vivace.plan.deployment import SpeculationPlan
+    from vivace.plan.planned_model import planned_model
+
+    wanted = SpeculativeConfig.parse(config)
+    if wanted is None:
+        return None
+    draft = planned_model(wanted.model).spec if wanted.method == "draft_model" else None
+    return SpeculationPlan(wanted.num_speculative_tokens, acceptance, draft)
 
 
 def _machines(names: list[str], calibrate: bool) -> list[Machine]:
+    from vivace.plan.confirmation import calibrate_confirmed
     from vivace.plan.hardware import NAMES, hardware
-    from vivace.plan.this_machine import calibrate as measure
     from vivace.plan.this_machine import this_machine
 
     wanted = ["this", *NAMES] if names == ["all"] else names
@@ -114,7 +181,9 @@ def _machines(names: list[str], calibrate: bool) -> list[Machine]:
         raise ConfigError("--calibrate measures this machine: add `this` to --hardware")
     known = {name: hardware(name) for name in wanted if name != "this"}  # before anything is measured
     if "this" in wanted:
-        known["this"] = measure(progress=counter("measurements")) if calibrate else this_machine()
+        if calibrate:
+            calibrate_confirmed(progress=counter("measurements"))
+        known["this"] = this_machine()
     return [known[name] for name in wanted]
 
 
@@ -134,53 +203,84 @@ def _prices(entries: list[str]) -> dict[str, float]:
 
 
 def _record(
-    planned: PlannedModel, candidates: list[Candidate], traffic: TrafficShape, sentences: list[str]
+    planned: PlannedModel, candidates: list[Candidate], workload: Workload, load: Load, sentences: list[str]
 ) -> dict[str, Any]:
     from dataclasses import asdict
 
     return {
         "model": planned.name,
         "num_parameters": planned.num_parameters,
-        "traffic": asdict(traffic),
+        "workload": workload.name,
+        "load": asdict(load),
+        "traffic": asdict(workload.shape(load)),
         "recommendation": sentences,
         "candidates": [one.record() for one in candidates],
     }
 
 
 def _write(
-    path: Path, planned: PlannedModel, candidates: list[Candidate], traffic: TrafficShape, sentences: list[str]
+    path: Path,
+    planned: PlannedModel,
+    candidates: list[Candidate],
+    workload: Workload,
+    load: Load,
+    sentences: list[str],
 ) -> None:
     from vivace.formats.atomic_file import atomic_writer
     from vivace.plan.report import html
 
     try:
         with atomic_writer(path) as file:
-            file.write(html(planned, candidates, traffic, sentences).encode())
+            file.write(html(planned, candidates, workload, load, sentences).encode())
     except OSError as error:
         raise ConfigError(f"--html: {path} cannot be written ({error.strerror})") from error
 
 
-def _print(planned: PlannedModel, candidates: list[Candidate], traffic: TrafficShape, sentences: list[str]) -> None:
+def _print(
+    planned: PlannedModel, candidates: list[Candidate], workload: Workload, load: Load, sentences: list[str]
+) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    from vivace.plan.report import COLUMNS, cells, traffic_words
+    from vivace.plan.row import cells, columns, load_words
 
-    rows = [cells(one) for one in candidates]
-    shown = [index for index in range(len(COLUMNS)) if index < 3 or any(row[index] for row in rows)]
-    title = f"{planned.name}, {planned.num_parameters / 1e9:.2f} B parameters: {traffic_words(traffic)}"
-    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
-    for index in shown:
-        table.add_column(COLUMNS[index], justify="left" if index in (0, 1, len(COLUMNS) - 1) else "right")
-    for row in rows:
-        table.add_row(*(row[index] for index in shown))
+    names, rows = columns(load), [cells(one, load) for one in candidates]
+    shown = [index for index in range(len(names)) if index < 3 or _tells(index, rows)]
     console = Console(highlight=False)
-    console.print(table)
-    for sentence in sentences:
-        console.print(f"  {sentence}", soft_wrap=True)
-    for basis in dict.fromkeys(one.machine.efficiency.basis for one in candidates):
-        names = ", ".join(
-            dict.fromkeys(one.machine.name for one in candidates if one.machine.efficiency.basis == basis)
-        )
-        console.print(f"  {names}: {basis}", soft_wrap=True)
+    console.print(f"{planned.name}, {planned.num_parameters / 1e9:.2f} B parameters", soft_wrap=True, style="bold")
+    console.print(load_words(workload, load), soft_wrap=True)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for index in shown:
+        heading = names[index].replace(" ", "\n", 1) if index > 2 else names[index]
+        table.add_column(heading.replace("ms p50", "ms\np50"), justify=_justify(index, names), no_wrap=True)
+    for before, row in zip([None, *rows], rows, strict=False):
+        if before is not None and row[0] != before[0]:
+            table.add_section()
+        name = "" if before is not None and row[0] == before[0] else row[0]
+        table.add_row(name, *(row[index] for index in shown[1:]))
+    width = table.__rich_measure__(console, console.options.update(max_width=LONGEST_ROW)).maximum
+    Console(highlight=False, width=max(console.width, width)).print(table)
+    for index, sentence in enumerate(sentences):
+        console.print(f"  {sentence}", soft_wrap=True, style="bold" if index == 0 else None)
+    console.print()
+    for basis in dict.fromkeys(_basis(one) for one in candidates):
+        machines = ", ".join(dict.fromkeys(one.machine.name for one in candidates if _basis(one) == basis))
+        console.print(f"  {machines}: {basis}", soft_wrap=True, style="dim")
+
+
+def _tells(index: int, rows: list[tuple[str, ...]]) -> bool:
+    """Whether a column says anything: one machine for everybody says nothing."""
+    from vivace.plan.row import MACHINES
+
+    silent = ("", "1") if index == MACHINES else ("",)
+    return any(row[index] not in silent for row in rows)
+
+
+def _justify(index: int, names: tuple[str, ...]) -> Literal["left", "right"]:
+    return "left" if index in (0, 1, len(names) - 1) else "right"
+
+
+def _basis(one: Candidate) -> str:
+    efficiency = one.machine.efficiency
+    return f"{efficiency.basis}; {efficiency.checked}" if efficiency.checked else efficiency.basis

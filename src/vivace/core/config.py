@@ -11,11 +11,15 @@ from vivace.core.nearest_name import nearest_name
 from vivace.core.speculation import SpeculativeConfig
 
 LoadFormat = Literal["auto", "dummy"]
-Quantization = Literal["auto", "f32", "bf16", "int8", "int4", "w8a8", "llm_int8"]
-KVDtype = Literal["f32", "bf16", "f16", "int8_per_token_head", "int4_per_token_head", "int4_k_per_channel"]
+Quantization = Literal["auto", "f32", "bf16", "int8", "int4", "w8a8", "llm_int8", "fp8"]
+KVDtype = Literal[
+    "f32", "bf16", "f16", "int8_per_token_head", "int4_per_token_head", "int4_k_per_channel", "fp8_e4m3"
+]
 KVCacheDtype = Literal["auto", KVDtype]
 BatchingPolicy = Literal["continuous", "static"]
 BackendName = Literal["auto", "cpu", "cuda", "reference"]
+AttentionBackend = Literal["auto", "triton", "sdpa", "flashinfer", "flash_attn", "torch"]
+KV_CACHE_ALIASES: dict[str, KVCacheDtype] = {"fp8": "fp8_e4m3"}
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "load_format": get_args(LoadFormat),
@@ -23,6 +27,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "kv_cache_dtype": get_args(KVCacheDtype),
     "batching": get_args(BatchingPolicy),
     "backend": get_args(BackendName),
+    "attention_backend": get_args(AttentionBackend),
 }
 
 
@@ -36,6 +41,7 @@ class EngineConfig:
 
     model: str | None = None
     tokenizer: str | None = None
+    generation_config: str = "auto"  # what the model's makers advise to sample with; "vllm": nothing; else a path
     load_format: LoadFormat = "auto"
     config: str | None = None
     quantization: Quantization = "auto"
@@ -56,11 +62,14 @@ class EngineConfig:
     num_threads: int | None = None
     instruction_set: str | None = None  # force one for tests and comparisons
     backend: BackendName = "auto"
+    attention_backend: AttentionBackend = "auto"  # of a GPU's prompts
     device: str = "auto"  # auto, cpu, cuda or cuda:N
-    gpu_memory_utilization: float = 0.9  # of a GPU's memory: weights and KV cache; the rest is for a step's values
+    overlap_steps: bool = True  # on a GPU: launch the next step before the tokens of the last one are read
+    gpu_memory_utilization: float = 0.9  # of a GPU's memory: weights, KV cache and what steps take
     seed: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "kv_cache_dtype", KV_CACHE_ALIASES.get(self.kv_cache_dtype, self.kv_cache_dtype))
         for name, choices in CHOICES.items():
             value = getattr(self, name)
             if value not in choices:
@@ -73,6 +82,8 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ConfigError(f"{name} must be a positive integer, not {value!r}")
+        if not self.generation_config:
+            raise ConfigError("generation_config must be auto, vllm, or the path of a directory or a file")
         if not self.static_batch_timeout_ms >= 0:
             raise ConfigError(f"static_batch_timeout_ms must be 0 or more, not {self.static_batch_timeout_ms!r}")
         if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", str(self.device)):
@@ -126,3 +137,4 @@ class ResolvedConfig:
     static_batch_timeout_ms: float
     seed: int
     choices: tuple[Choice, ...]
+    overlap_steps: bool = True

@@ -12,6 +12,7 @@ from vivace.core.history import SequenceHistory
 from vivace.core.sampling import SamplingParams
 
 Pooling = Literal["mean", "last"]
+UNKNOWN = -1  # stands for the last token of a sequence while only the device knows it
 
 
 class SequenceState(Enum):

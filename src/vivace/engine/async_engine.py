@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
 from itertools import count
 
 from vivace.core.errors import EngineError
-from vivace.core.events import RequestOutput
+from vivace.core.events import EmbeddingOutput, RequestOutput
 from vivace.core.sampling import SamplingParams
+from vivace.core.sequence import Pooling
 from vivace.engine.loader import LoadedEngine
 from vivace.engine.output import OutputProcessor, TextDelta
+from vivace.engine.pooling import POOLING_PARAMS, embedding_output
 
 
 class AsyncEngine:
-    """Runs a loaded engine in a thread; `generate` streams one request. Use as an async context manager."""
+    """Runs a loaded engine in a thread; `generate` streams, `embed` gives a vector. An async context manager."""
 
     def __init__(self, loaded: LoadedEngine) -> None:
         self.loaded = loaded
@@ -37,7 +41,7 @@ class AsyncEngine:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def generate(
+    def generate(
         self,
         prompt: str | list[int],
         params: SamplingParams | None = None,
@@ -45,15 +49,42 @@ class AsyncEngine:
         request_id: str | None = None,
         priority: int = 0,
         cache_salt: bytes = b"",
-    ) -> AsyncIterator[TextDelta | RequestOutput]:
+    ) -> AsyncGenerator[TextDelta | RequestOutput, None]:
         """Yield each `TextDelta`, then the finished `RequestOutput`. Leaving the iterator early aborts the request.
 
         Raises `RequestError` when the request is wrong and `EngineError` when the engine died.
         """
-        request_id = request_id if request_id is not None else f"async-{next(self._ids)}"
-        stream = _Stream(asyncio.get_running_loop())
-        params = params or SamplingParams()
-        if not self._post(lambda: self._add(request_id, stream, prompt, params, priority, cache_salt)):
+        params = params or self.loaded.generation.defaults.params()
+        return self._items(_Order(self._name(request_id), prompt, params, priority, cache_salt))
+
+    async def embed(
+        self,
+        prompt: str | list[int],
+        *,
+        pooling: Pooling = "mean",
+        normalize: bool = True,
+        request_id: str | None = None,
+        priority: int = 0,
+        cache_salt: bytes = b"",
+    ) -> EmbeddingOutput:
+        """One vector for a prompt, as `LLM.embed`; others are computed beside it. Cancelling it aborts the request.
+
+        Raises as `generate`, and `EngineError` where a hidden state is not finite or the request was aborted.
+        """
+        order = _Order(self._name(request_id), prompt, POOLING_PARAMS, priority, cache_salt, pooling)
+        output: RequestOutput | None = None
+        async with aclosing(self._items(order)) as items:
+            async for item in items:
+                output = item if isinstance(item, RequestOutput) else output
+        assert output is not None
+        return embedding_output(output, order.embedding, normalize=normalize)
+
+    def _name(self, request_id: str | None) -> str:
+        return request_id if request_id is not None else f"async-{next(self._ids)}"
+
+    async def _items(self, order: _Order) -> AsyncGenerator[TextDelta | RequestOutput, None]:
+        stream = _Stream(asyncio.get_running_loop(), order)
+        if not self._post(lambda: self._add(stream)):
             raise EngineError(self._end_reason())
         finished = False
         try:
@@ -66,7 +97,7 @@ class AsyncEngine:
                 yield item
         finally:
             if not finished:
-                self._post(lambda: self._engine.abort(request_id))
+                self._post(lambda: self._engine.abort(order.request_id))
 
     async def abort(self, request_id: str) -> None:
         """End a request; its stream yields what it has and finishes with reason "abort"."""
@@ -88,24 +119,25 @@ class AsyncEngine:
             self._wake.notify()
             return True
 
-    def _add(
-        self,
-        request_id: str,
-        stream: _Stream,
-        prompt: str | list[int],
-        params: SamplingParams,
-        priority: int,
-        cache_salt: bytes,
-    ) -> None:
+    def _add(self, stream: _Stream) -> None:
+        order = stream.order
+        prompt = order.prompt
         text = prompt if isinstance(prompt, str) else None
         try:
             token_ids = self.loaded.encode(prompt) if isinstance(prompt, str) else list(prompt)
-            self._engine.add(request_id, token_ids, params, priority=priority, cache_salt=cache_salt)
+            self._engine.add(
+                order.request_id,
+                token_ids,
+                order.params,
+                priority=order.priority,
+                cache_salt=order.cache_salt,
+                pooling=order.pooling,
+            )
         except Exception as error:
             stream.put(error)
             return
-        self._outputs.register(request_id, text, token_ids, params)
-        self._streams[request_id] = stream
+        self._outputs.register(order.request_id, text, token_ids, order.params)
+        self._streams[order.request_id] = stream
 
     def _run(self) -> None:
         try:
@@ -145,13 +177,29 @@ class AsyncEngine:
         # Only now: several continuations of a request may end in the same step.
         for request_id in dict.fromkeys(delta.request_id for delta in deltas if delta.finished):
             if self._outputs.output(request_id).finished:
-                self._streams.pop(request_id).put(self._outputs.take(request_id))
+                stream = self._streams.pop(request_id)
+                stream.order.embedding = self._engine.record(request_id).embedding
+                stream.put(self._outputs.take(request_id))
+
+
+@dataclass(slots=True)
+class _Order:
+    """One request; `embedding` is there when its output is, where it was asked for (`pooling`)."""
+
+    request_id: str
+    prompt: str | list[int]
+    params: SamplingParams
+    priority: int
+    cache_salt: bytes
+    pooling: Pooling | None = None
+    embedding: list[float] | None = None
 
 
 class _Stream:
     """Carries items from the engine's thread into one event loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, order: _Order) -> None:
+        self.order = order
         self._loop = loop
         self.queue: asyncio.Queue[TextDelta | RequestOutput | BaseException] = asyncio.Queue()
 

@@ -10,7 +10,6 @@ from itertools import count, repeat
 
 from vivace.core.account import RequestAccount
 from vivace.core.config import ResolvedConfig
-from vivace.core.constraint import TokenConstraint
 from vivace.core.errors import RequestError
 from vivace.core.events import FinishReason, RequestTimings, TokenEvent, TokenLogprobs
 from vivace.core.history import Chunk
@@ -18,6 +17,8 @@ from vivace.core.sampling import SamplingParams
 from vivace.core.sequence import Pooling, Sequence, SequenceState
 from vivace.core.step import StepPlan
 from vivace.engine.constraint_room import ConstraintRoom
+from vivace.engine.continuations import continuation, continued, end_without_token
+from vivace.engine.flight import Flight, finds_room
 from vivace.engine.logits import LogitsReader
 from vivace.engine.model_limits import ModelLimits
 from vivace.engine.pooling import PooledStates
@@ -55,6 +56,8 @@ class Engine:
         self.speculation = speculation
         self.config = config
         self.stats = EngineStats()
+        self._overlaps = runner.is_asynchronous and config.overlap_steps and speculation is None
+        self._flight: Flight | None = None
 
     def add(
         self,
@@ -98,7 +101,7 @@ class Engine:
             logits_from=None if logits is None else logits.first,
             num_forks=params.n - 1,
         )
-        sequences = [sequence] if emitted is None else self._continued(sequence, emitted)
+        sequences = [sequence] if emitted is None else continued(sequence, emitted, self.limits)
         self._queue(sequences, params)
         num_unfinished = sum(1 + one.num_forks for one in sequences)
         request = RequestRecord(RequestTimings(arrival=self._clock()), sequences, num_unfinished)
@@ -134,7 +137,7 @@ class Engine:
     @property
     def idle_s(self) -> float | None:
         """Seconds until `step` has work although nothing is added (a static batch fills up): 0 now, None never."""
-        if self._events:
+        if self._events or self._flight is not None:
             return 0.0
         waits = [one for one in (self._scheduler.idle_s, self.constraints.idle_s) if one is not None]
         return min(waits, default=None)
@@ -164,49 +167,72 @@ class Engine:
     def step(self) -> list[TokenEvent]:
         """One unit of work. Returns the events since the last call; empty when there is nothing to do yet."""
         self._release_compiled()
-        plan = self._scheduler.plan()
-        if plan:
-            ended = self._prepare(plan)
-            if self._num_constrained:
-                self._constrain(plan)
-            speculation = None if self.speculation is None or self.speculation.rests(plan) else self.speculation
-            if speculation is not None:
-                speculation.propose(plan)
-            result = self._runner.run(plan)
-            if speculation is not None:
-                self._emit_tokens(*speculation.verify(plan, result))
-            self._scheduler.commit(plan)
-            self._admit_forks(plan)
-            self._emit(result)
-            for sequence in ended:
-                self._end_prompt(sequence)
-            if speculation is not None:
-                speculation.choose(plan)
-            self.stats.count_step(plan)
+        if self._overlaps:
+            self._step_ahead()
+        elif plan := self._scheduler.plan():
+            self._step_plainly(plan)
         return self.drain_events()
+
+    def _step_plainly(self, plan: StepPlan) -> None:
+        ended = self._prepare(plan)
+        speculation = None if self.speculation is None or self.speculation.rests(plan) else self.speculation
+        if speculation is not None:
+            speculation.propose(plan)
+        result = self._runner.run(plan)
+        if speculation is not None:
+            self._emit_tokens(*speculation.verify(plan, result))
+        self._commit(plan)
+        self._emit(result)
+        for sequence in ended:
+            self._end_prompt(sequence)
+        if speculation is not None:
+            speculation.choose(plan)
+        self.stats.count_step(plan)
+
+    def _step_ahead(self) -> None:
+        """Launch the next step before the tokens of the one in flight are read, and read those.
+
+        It is planned as if no sequence stopped: a token that only the device knows stands behind each. Where one did
+        stop, its row of the new step is dropped. Nothing is planned ahead while a constraint needs each token for its
+        mask, or where a sequence might have to make way for one that has ended.
+        """
+        before = self._flight
+        if before is not None and before.drop_ended():
+            self.stats.count_step(before.plan)
+        if before is None or self._num_constrained or not finds_room(self._scheduler.block_manager, before):
+            if before is not None:
+                self._land(before)
+            flight = self._launch(None)
+        else:
+            with before.assumed():
+                flight = self._launch(before)
+            self._land(before)
+        self._flight = flight if flight is not None and flight.drop_ended() else None
+        if self._flight is not None:
+            self._commit(self._flight.plan)
+
+    def _launch(self, before: Flight | None) -> Flight | None:
+        plan = self._scheduler.plan()
+        if not plan:
+            return None
+        ended = self._prepare(plan)
+        return Flight(plan, self._runner.launch(plan, None if before is None else before.launched), ended)
+
+    def _land(self, flight: Flight) -> None:
+        self._emit(self._runner.land(flight.launched))
+        for sequence in flight.ended:
+            if sequence.state is not SequenceState.FINISHED:
+                self._end_prompt(sequence)
+
+    def _commit(self, plan: StepPlan) -> None:
+        self._scheduler.commit(plan)
+        for item in plan.scheduled:
+            for child in item.forks:
+                self._scheduler.fork(item.sequence, child)
+                self._requests[child.request_id].sequences.append(child)
 
     def _mark(self) -> StepMark:
         return StepMark.of(self.stats, self.speculation)
-
-    def _continued(self, sequence: Sequence, emitted: Items[Items[int] | None]) -> list[Sequence]:
-        """The unfinished continuations with their tokens; the whole request where it has no token yet."""
-        unfinished = {index: tokens for index, tokens in enumerate(emitted) if tokens is not None}
-        if len(emitted) != sequence.params.n or not unfinished:
-            raise RequestError(
-                f"emitted must list n = {sequence.params.n} continuations, at least one of them not None",
-                param="emitted",
-            )
-        for tokens in unfinished.values():
-            self.limits.check_tokens("emitted", tokens)
-            if tokens and sequence.num_prompt + len(tokens) >= sequence.max_len:
-                raise RequestError("a continuation in emitted has all its tokens: it has ended", param="emitted")
-        if len(unfinished) == len(emitted) and not any(unfinished.values()):
-            return [sequence]
-        sequence.num_forks = 0
-        continued = [_continuation(sequence, index) for index in unfinished]
-        for one, tokens in zip(continued, unfinished.values(), strict=True):
-            one.tokens.extend(tokens)
-        return continued
 
     def _queue(self, sequences: list[Sequence], params: SamplingParams) -> None:
         """Let the sequences run; those under a constraint once it is compiled."""
@@ -264,14 +290,10 @@ class Engine:
                 item.samples = False
                 ended.append(sequence)
             elif sequence.num_forks:
-                item.forks = [_continuation(sequence, index) for index in range(1, sequence.num_forks + 1)]
+                item.forks = [continuation(sequence, index) for index in range(1, sequence.num_forks + 1)]
+        if self._num_constrained:
+            self._constrain(plan)
         return ended
-
-    def _admit_forks(self, plan: StepPlan) -> None:
-        for item in plan.scheduled:
-            for child in item.forks:
-                self._scheduler.fork(item.sequence, child)
-                self._requests[child.request_id].sequences.append(child)
 
     def _emit(self, result: StepResult) -> None:
         for scored in result.prompt_logprobs:
@@ -303,7 +325,7 @@ class Engine:
             timings.first_token = timings.first_token or self._clock()
         constraint = sequence.constraint
         if token < 0:
-            self._end(sequence, None, None, *_end_without_token(constraint))
+            self._end(sequence, None, None, *end_without_token(constraint))
             return
         tokens.append(token)
         if token in sequence.stop_ids and sequence.num_output > sequence.params.min_tokens:
@@ -357,31 +379,3 @@ class Engine:
             self._num_unfinished -= 1
             self._num_constrained -= request.constraint is not None
         self.stats.count_finished(reason)
-
-
-def _end_without_token(constraint: TokenConstraint | None) -> tuple[FinishReason, str | None]:
-    """Why no token could be drawn."""
-    if constraint is None:
-        return "error", "the model's logits are not finite"
-    if constraint.is_complete:  # and the vocabulary has no token that says so
-        return "stop", None
-    return "error", constraint.failure or "the constraint, logit_bias and min_tokens together leave no token"
-
-
-def _continuation(parent: Sequence, index: int) -> Sequence:
-    """Another continuation of a computed prompt; it shares nothing mutable with its parent."""
-    return Sequence(
-        request_id=parent.request_id,
-        index=index,
-        tokens=array("i", parent.tokens),
-        num_prompt=parent.num_prompt,
-        params=parent.params,
-        seed=parent.seed,
-        arrival=parent.arrival,
-        priority=parent.priority,
-        cache_salt=parent.cache_salt,
-        max_len=parent.max_len,
-        stop_ids=parent.stop_ids,
-        use_prefix_cache=parent.use_prefix_cache,
-        num_cached=parent.num_cached,
-    )

@@ -10,20 +10,20 @@ from itertools import count
 from typing import Any
 
 from vivace.core.config import EngineConfig
-from vivace.core.errors import EngineError, RequestError
+from vivace.core.errors import RequestError
 from vivace.core.events import EmbeddingOutput, RequestOutput
 from vivace.core.sampling import SamplingParams
 from vivace.core.sequence import Pooling
 from vivace.engine.loader import LoadedEngine, load_engine
 from vivace.engine.logits import LogitsReader, PromptLogits
 from vivace.engine.output import OutputProcessor, TextDelta
-from vivace.engine.pooling import unit_vector
+from vivace.engine.pooling import POOLING_PARAMS, embedding_output
 from vivace.engine.progress import TokenProgress
 from vivace.engine.tokenizer import Tokenizer
 from vivace.models.parameters import Progress
 from vivace.ops.backend import Float32Array
 
-POOLING_PARAMS = SCORING_PARAMS = SamplingParams(max_tokens=0)  # no token is generated
+SCORING_PARAMS = POOLING_PARAMS
 
 Prompt = str | Items[int]
 Message = Mapping[str, Any]
@@ -60,6 +60,11 @@ class LLM:
             raise RequestError("this model has no tokenizer: pass prompts as token ids", param="prompt")
         return self.loaded.tokenizer
 
+    @property
+    def default_params(self) -> SamplingParams:
+        """What the model's makers advise (`generation_config`), neutral where they do not; 16 tokens."""
+        return self.loaded.generation.defaults.params()
+
     def generate(
         self,
         prompts: Prompt | Items[Prompt],
@@ -70,10 +75,10 @@ class LLM:
     ) -> list[RequestOutput]:
         """Complete every prompt (text or token ids); outputs come in the order of the prompts.
 
-        One `SamplingParams` serves all prompts, or give one for each.
+        One `SamplingParams` serves all prompts, or give one for each; without any: `default_params`.
         """
         listed = _as_list(prompts)
-        each = _params_for(params, len(listed))
+        each = _params_for(params or self.default_params, len(listed))
         ids: list[str] = []
         try:
             for prompt, one in zip(listed, each, strict=True):
@@ -165,7 +170,7 @@ class LLM:
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[TextDelta]:
         """Complete one prompt, piece by piece. One stream at a time: `AsyncEngine` serves many."""
-        request_id = self.submit(prompt, params or SamplingParams())
+        request_id = self.submit(prompt, params or self.default_params)
         try:
             for delta in self._drain():
                 if delta.request_id == request_id:
@@ -186,11 +191,8 @@ class LLM:
             yield from deltas
 
     def _embedding(self, request_id: str, normalize: bool) -> EmbeddingOutput:
-        output, embedding = self._outputs.output(request_id), self.engine.record(request_id).embedding
-        if embedding is None:
-            raise EngineError(f"no embedding: {output.outputs[0].stop_reason or output.outputs[0].finish_reason}")
-        vector = unit_vector(embedding) if normalize else embedding
-        return EmbeddingOutput(output.prompt, output.prompt_token_ids, vector, output.num_cached_tokens)
+        embedding = self.engine.record(request_id).embedding
+        return embedding_output(self._outputs.output(request_id), embedding, normalize=normalize)
 
     def _discard(self, ids: list[str]) -> None:
         """Abort what is unfinished and forget the requests."""
@@ -207,9 +209,9 @@ def _as_list(prompts: Prompt | Items[Prompt]) -> list[Prompt]:
     return list(prompts)  # type: ignore[arg-type]
 
 
-def _params_for(params: SamplingParams | Items[SamplingParams] | None, num_prompts: int) -> list[SamplingParams]:
-    if params is None or isinstance(params, SamplingParams):
-        return [params or SamplingParams()] * num_prompts
+def _params_for(params: SamplingParams | Items[SamplingParams], num_prompts: int) -> list[SamplingParams]:
+    if isinstance(params, SamplingParams):
+        return [params] * num_prompts
     if len(params) != num_prompts:
         raise RequestError(f"{len(params)} sampling parameters for {num_prompts} prompts", param="params")
     return list(params)

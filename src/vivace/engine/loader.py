@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vivace.core.config import Choice, EngineConfig, ResolvedConfig
 from vivace.core.errors import RequestError
 from vivace.engine.backend import make_backend
 from vivace.engine.constraint_room import ConstraintRoom
+from vivace.engine.device_memory import room_for_cache
 from vivace.engine.draft import LoadedDraft, load_draft, make_speculation
 from vivace.engine.engine import Engine
+from vivace.engine.generation_config import GenerationConfig, load_generation_config
 from vivace.engine.medusa import LoadedHeads, load_heads, medusa_speculation
 from vivace.engine.memory import available_memory_bytes
 from vivace.engine.model_limits import ModelLimits
@@ -35,6 +37,10 @@ from vivace.schedule import BlockManager, ContinuousBatching, Scheduler, StaticB
 from vivace.speculate.speculation import Speculation
 from vivace.speculate.typical import make_judge
 
+FP8_ON_CPU = Choice(
+    "fp8_weights", "bf16", "no processor multiplies 8-bit floats, and int8 by rows would round them once more"
+)
+
 
 @dataclass(slots=True)
 class LoadedEngine:
@@ -48,6 +54,7 @@ class LoadedEngine:
     kv_spec: KVSpec
     choices: tuple[Choice, ...]
     draft: LoadedDraft | None = None
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
 
     @property
     def weight_bytes(self) -> int:
@@ -73,10 +80,13 @@ def load_engine(config: EngineConfig, progress: Progress | None = None) -> Loade
         encoding = "bf16" if config.quantization == "auto" else QUANTIZED_ENCODINGS[config.quantization]
         parameters = dummy_parameters(spec, backend, encoding, config.seed, progress)
         packed = Choice("packed_cache", "off", "random weights")
+        generation = load_generation_config(config, None, {})
+        stored: tuple[Choice, ...] = ()
     else:
         source = locate(config.model)
         with open_checkpoint(source.path) as checkpoint:
             spec = spec_from_gguf(checkpoint) if source.kind == "gguf" else read_hf_config(source.path)
+            generation = load_generation_config(config, source, checkpoint.metadata)
             with ThreadPoolExecutor(1) as beside:
                 waiting = beside.submit(_tokenizer, config, source, checkpoint)
                 cache = open_packed_cache(config, source.path, backend)
@@ -84,8 +94,10 @@ def load_engine(config: EngineConfig, progress: Progress | None = None) -> Loade
                     waiting.result()  # an error in it should not take the minutes that packing may
                 parameters, packed = _load_parameters(config, spec, checkpoint, backend, cache, progress)
                 tokenizer = waiting.result()
+            stored = (FP8_ON_CPU,) if checkpoint.holds_fp8 and backend.name == "cpu" else ()
     available_bytes = max(0, available_bytes - parameters.num_bytes)
-    return _with_guessers(config, spec, tokenizer, backend, parameters, (device, packed), available_bytes)
+    loading = (device, packed, *stored)
+    return _with_guessers(config, spec, tokenizer, backend, parameters, generation, loading, available_bytes)
 
 
 def load_again(loaded: LoadedEngine, config: EngineConfig) -> LoadedEngine:
@@ -100,6 +112,7 @@ def load_again(loaded: LoadedEngine, config: EngineConfig) -> LoadedEngine:
         loaded.tokenizer,
         loaded.backend,
         loaded.parameters,
+        loaded.generation,
         loaded.choices[:2],
         available_memory_bytes(),
     )
@@ -136,13 +149,14 @@ def _with_guessers(
     tokenizer: Tokenizer | None,
     backend: Backend,
     parameters: Parameters,
+    generation: GenerationConfig,
     loading: tuple[Choice, ...],
     available_bytes: int,
 ) -> LoadedEngine:
     """Load the draft model or the heads that were asked for, and decide the sizes that they leave room for."""
     draft, heads = load_draft(config, spec, tokenizer, backend), load_heads(config, spec, backend)
     draft_bytes = (draft.parameters.num_bytes if draft else 0) + (heads.parameters.num_bytes if heads else 0)
-    device_bytes = backend.free_bytes(config.gpu_memory_utilization)  # measured: the weights are in
+    device_bytes, measured = room_for_cache(config, spec, parameters, backend, names_states=heads is not None)
     resolved = resolve(
         config,
         spec,
@@ -151,7 +165,8 @@ def _with_guessers(
         kv_share=KV_MEMORY_SHARE if device_bytes is None else 1.0,
         draft_block_bytes=draft.kv_spec.bytes_per_block if draft else 0,
     )
-    return _assemble(config, resolved, spec, tokenizer, backend, parameters, draft, heads, loading)
+    choices = (*loading, *measured)
+    return _assemble(config, resolved, spec, tokenizer, backend, parameters, generation, draft, heads, choices)
 
 
 def _assemble(
@@ -161,6 +176,7 @@ def _assemble(
     tokenizer: Tokenizer | None,
     backend: Backend,
     parameters: Parameters,
+    generation: GenerationConfig,
     draft: LoadedDraft | None,
     heads: LoadedHeads | None,
     loading: tuple[Choice, ...],
@@ -178,6 +194,7 @@ def _assemble(
     )
     batch = BatchBuilder(resolved.max_num_seqs, resolved.max_model_len, resolved.block_size)
     eos_ids = frozenset(spec.eos_token_ids) | (tokenizer.eos_ids if tokenizer else frozenset())
+    eos_ids |= {token_id for token_id in generation.eos_ids if 0 <= token_id < spec.vocab_size}
     scheduler = make_scheduler(resolved)
     kv_cache.track(scheduler.block_manager.references)
     wanted = config.speculative_config
@@ -205,7 +222,8 @@ def _assemble(
         constraints=ConstraintRoom(tokenizer, eos_ids),
         speculation=speculation,
     )
-    return LoadedEngine(engine, tokenizer, spec, backend, parameters, kv_spec, (*loading, *resolved.choices), draft)
+    choices = (*loading, *resolved.choices, generation.choice)
+    return LoadedEngine(engine, tokenizer, spec, backend, parameters, kv_spec, choices, draft, generation)
 
 
 def make_scheduler(config: ResolvedConfig, clock: Callable[[], float] = time.monotonic) -> Scheduler:

@@ -12,8 +12,12 @@ from collections.abc import Iterable
 import numpy as np
 
 from vivace.core.errors import EngineError
+from vivace.core.events import EmbeddingOutput, RequestOutput
+from vivace.core.sampling import SamplingParams
 from vivace.core.sequence import Pooling
 from vivace.ops.backend import Float32Array
+
+POOLING_PARAMS = SamplingParams(max_tokens=0)  # no token is generated
 
 
 class PooledStates:
@@ -53,3 +57,11 @@ def unit_vector(vector: Iterable[float]) -> list[float]:
     values = list(vector)
     length = math.sqrt(math.fsum(value * value for value in values))
     return array("f", (value / length for value in values)).tolist() if length > 0 else values
+
+
+def embedding_output(output: RequestOutput, embedding: list[float] | None, *, normalize: bool) -> EmbeddingOutput:
+    """What a pooled request brought; `normalize` scales it to length 1. Raises `EngineError` where there is none."""
+    if embedding is None:
+        raise EngineError(f"no embedding: {output.outputs[0].stop_reason or output.outputs[0].finish_reason}")
+    vector = unit_vector(embedding) if normalize else embedding
+    return EmbeddingOutput(output.prompt, output.prompt_token_ids, vector, output.num_cached_tokens)

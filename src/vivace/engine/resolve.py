@@ -51,6 +51,7 @@ def resolve(
         static_batch_timeout_ms=config.static_batch_timeout_ms,
         seed=config.seed,
         choices=tuple(choices),
+        overlap_steps=config.overlap_steps,
     )
 
 

@@ -12,7 +12,7 @@ from vivace.core.errors import ModelFileError
 from vivace.formats.gguf import MAGIC, GGUFFile
 from vivace.formats.mapped_file import PICKLE_REFUSAL, is_pickle_name, map_file
 from vivace.formats.model_directory import model_file
-from vivace.formats.quantized_checkpoint import with_quantized_weights
+from vivace.formats.quantized_checkpoint import QuantizedTensors, with_quantized_weights
 from vivace.formats.safetensors import SafetensorsFile
 from vivace.formats.safetensors_index import INDEX_NAME, read_weight_map
 from vivace.formats.tensor import StoredTensor
@@ -51,6 +51,11 @@ class Checkpoint:
         if name not in self._tables:
             raise ModelFileError(self.path, "the checkpoint has no such tensor", field=name)
         return self._tables[name].shape(name)
+
+    @property
+    def holds_fp8(self) -> bool:
+        """Whether quantised matrices are 8-bit floats."""
+        return any(isinstance(table, QuantizedTensors) and table.holds_fp8 for table in self._tables.values())
 
     def __contains__(self, name: object) -> bool:
         return name in self._tables

@@ -4,6 +4,7 @@ Shape letters: N outputs, K inputs, G groups, B bits.
 pack-quantized: weight_packed int32 [N, ceil(K * B / 32)], weight_scale [N, G], weight_shape int [2], where asymmetric
 weight_zero_point int32 [ceil(N * B / 32), G], with activation order weight_g_idx int32 [K].
 int-quantized: weight int8 [N, K], weight_scale [N, 1], where asymmetric weight_zero_point int8 [N, 1].
+float-quantized: weight e4m3 [N, K], weight_scale [N, 1] or [1]; input_scale of static activations is not read.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from vivace.formats.compressed_tensors_scheme import (
     WeightScheme,
     read_scheme_groups,
 )
+from vivace.formats.fp8_rows import Fp8Matrix
 from vivace.formats.half_scales import half_scales
 from vivace.formats.module_tensors import ModuleTensors
 from vivace.formats.packed_integers import pack_columns, pack_rows, unpack_columns, unpack_rows
@@ -38,14 +40,18 @@ class CompressedTensorsScheme:
     groups: SchemeGroups
 
     marks: ClassVar = ("weight_packed", "weight")
-    parts: ClassVar = ("weight_packed", "weight", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx")
+    parts: ClassVar = (
+        *("weight_packed", "weight", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx"),
+        "input_scale",
+    )
 
     def shape(self, tensors: ModuleTensors) -> tuple[int, int]:
         """[N, K] of the module's matrix."""
         return compressed_shape(tensors, self._group(tensors))
 
-    def matrix(self, tensors: ModuleTensors) -> QuantizedMatrix:
-        return unpack_compressed_tensors(tensors, self._group(tensors))
+    def matrix(self, tensors: ModuleTensors) -> QuantizedMatrix | Fp8Matrix:
+        scheme = self._group(tensors)
+        return unpack_floats(tensors, scheme) if scheme.is_float else unpack_compressed_tensors(tensors, scheme)
 
     def activations(self, module: str) -> Activations:
         scheme = self.groups.for_module(module)
@@ -87,10 +93,20 @@ def unpack_compressed_tensors(tensors: ModuleTensors, scheme: WeightScheme) -> Q
     )
 
 
+def unpack_floats(tensors: ModuleTensors, scheme: WeightScheme) -> Fp8Matrix:
+    """The module's matrix of e4m3 numbers. Raises ModelFileError naming the tensor that does not fit."""
+    num_outputs, _ = compressed_shape(tensors, scheme)
+    codes_NK = tensors.arrays["weight"]
+    if (codes_NK & 0x7F == 0x7F).any():
+        raise tensors.error("weight", "holds numbers that are not finite")
+    return Fp8Matrix(codes_NK, _scales(tensors, scheme, num_outputs, 1)[:, 0])
+
+
 def compressed_shape(tensors: ModuleTensors, scheme: WeightScheme) -> tuple[int, int]:
     """[N, K] of the module's matrix, checked against the tensor that holds its codes."""
     if not scheme.is_packed:
-        num_outputs, num_inputs = tensors.array("weight", ("int8",), (None, None)).shape
+        kind = "uint8" if scheme.is_float else "int8"  # of e4m3 numbers the bits
+        num_outputs, num_inputs = tensors.array("weight", (kind,), (None, None)).shape
         return num_outputs, num_inputs
     packed = tensors.array("weight_packed", ("int32",), (None, None))
     claimed = tensors.array("weight_shape", ("int64", "int32"), (2,)).tolist()

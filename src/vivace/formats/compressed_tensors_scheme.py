@@ -10,8 +10,11 @@ from vivace.formats.scheme_fields import SchemeFields
 
 BITS = (4, 8)
 FORMAT_OF_ACTIVATIONS = {"group": "pack-quantized", "token": "int-quantized"}
-FORMATS = ("pack-quantized", "int-quantized")
-_ADVICE = "requantise as W4A16, W8A16 (pack-quantized) or W8A8 (int-quantized), or use a GGUF file"
+FORMATS = ("pack-quantized", "int-quantized", "float-quantized")
+_ADVICE = (
+    "requantise as W4A16, W8A16 (pack-quantized), W8A8 (int-quantized) or FP8 with dynamic activations "
+    "(float-quantized), or use a GGUF file"
+)
 _PATTERN_MARK = "re:"
 _CLASS = "Linear"
 _TABLES = ("embed_tokens",)  # the one kind of matrix that is no Linear
@@ -21,7 +24,8 @@ _TABLES = ("embed_tokens",)  # the one kind of matrix that is no Linear
 class WeightScheme:
     """One of a checkpoint's groups. `group_size` None means one group a row.
 
-    `activations`: `token` is W8A8 with one dynamic int8 scale a token, `group` weights alone.
+    `activations`: `token` is W8A8 with one dynamic scale a token, `group` weights alone. `is_float`: weights are e4m3
+    numbers with a scale a row, activations too where they are quantised.
     """
 
     bits: int
@@ -32,6 +36,7 @@ class WeightScheme:
     has_activation_order: bool = False
     is_packed: bool = True
     is_one_scale: bool = False  # for the whole matrix
+    is_float: bool = False
 
     def to_config(self) -> dict[str, Any]:
         """The group as `config_groups` lists it."""
@@ -121,12 +126,15 @@ def _weight_scheme(group: SchemeFields, default_format: str) -> WeightScheme:
     weights = group.section("weights")
     if weights is None:
         raise group.error("weights", f"is missing: only quantised weights can be read; {_ADVICE}")
-    weights.refuse_unless("type", weights.word("type", "int"), ("int",), _ADVICE)
+    is_float = layout == "float-quantized"
+    kind = "float" if is_float else "int"
+    weights.refuse_unless("type", weights.word("type", "int"), (kind,), _ADVICE)
     bits = weights.integer("num_bits", 8)
-    weights.refuse_unless("num_bits", bits, BITS, _ADVICE)
+    weights.refuse_unless("num_bits", bits, (8,) if is_float else BITS, _ADVICE)
     group_size = weights.group_size(default=-1)
     strategy = weights.word("strategy", "channel" if group_size is None else "group")
-    weights.refuse_unless("strategy", strategy, ("channel", "group", "tensor"), _ADVICE)
+    strategies = ("channel", "tensor") if is_float else ("channel", "group", "tensor")
+    weights.refuse_unless("strategy", strategy, strategies, _ADVICE)
     if (strategy == "group") != (group_size is not None):
         raise weights.error("group_size", f"{group_size} does not go with strategy {strategy}")
     order = weights.get("actorder")
@@ -135,20 +143,23 @@ def _weight_scheme(group: SchemeFields, default_format: str) -> WeightScheme:
         bits=bits,
         group_size=group_size,
         symmetric=weights.flag("symmetric", True),
-        activations=_activations(group.section("input_activations"), bits, strategy),
+        activations=_activations(group.section("input_activations"), bits, strategy, kind),
         targets=group.strings("targets"),
         has_activation_order=order in (True, "group", "dynamic"),
         is_packed=layout == "pack-quantized",
         is_one_scale=strategy == "tensor",
+        is_float=is_float,
     )
 
 
-def _activations(inputs: SchemeFields | None, bits: int, strategy: str) -> Literal["group", "token"]:
+def _activations(inputs: SchemeFields | None, bits: int, strategy: str, kind: str) -> Literal["group", "token"]:
     """`token` for W8A8 with scales by row. Finer weights take int8 activations in groups of 32: never coarser."""
     if inputs is None:
         return "group"
-    inputs.refuse_unless("type", inputs.word("type", "int"), ("int",), _ADVICE)
+    inputs.refuse_unless("type", inputs.word("type", "int"), (kind,), _ADVICE)
     inputs.refuse_unless("num_bits", inputs.integer("num_bits", 8), (8,), _ADVICE)
+    if kind == "float":  # static scales too: a token's own is finer, clips nothing, and is what the products take
+        return "token"
     advice = "static scales would clip what calibration did not see: requantise with dynamic activations, one a token"
     inputs.refuse_unless("dynamic", inputs.get("dynamic"), (True,), advice)
     inputs.refuse_unless("symmetric", inputs.flag("symmetric", True), (True,), _ADVICE)

@@ -15,6 +15,7 @@ from vivace.formats.block_quants import (
     dequantize_q5_1,
     dequantize_q8_0,
 )
+from vivace.formats.fp8_rows import dequantize_fp8_rows
 from vivace.formats.k_quants import dequantize_q4_k, dequantize_q5_k, dequantize_q6_k
 from vivace.formats.level_quants import dequantize_int4_blocks, dequantize_int8_rows
 from vivace.formats.tensor import ENCODINGS, StoredTensor
@@ -53,6 +54,7 @@ _BLOCK_FUNCTIONS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.float32]]] 
 _ROW_FUNCTIONS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.float32]]] = {
     "int8_channel": dequantize_int8_rows,
     "int8_outlier": dequantize_int8_rows,
+    "fp8_channel": dequantize_fp8_rows,
 }
 
 

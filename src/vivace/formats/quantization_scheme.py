@@ -10,6 +10,7 @@ from vivace.formats.awq import read_awq_scheme
 from vivace.formats.bitsandbytes import read_llm_int8_scheme
 from vivace.formats.compressed_tensors import read_compressed_tensors_scheme
 from vivace.formats.config_json import CONFIG_NAME, read_config_json
+from vivace.formats.fp8_rows import Fp8Matrix
 from vivace.formats.gptq import read_gptq_scheme
 from vivace.formats.model_directory import model_file
 from vivace.formats.module_tensors import ModuleTensors
@@ -21,8 +22,8 @@ from vivace.formats.stored_matrix import Activations
 class QuantizationScheme(Protocol):
     """How one checkpoint stores its quantised matrices.
 
-    A module is quantised if it has a tensor whose last name is in `marks` (`weight`: of type int8); `parts` are all
-    last names that such a module may have and that nothing else has.
+    A module is quantised if it has a tensor whose last name is in `marks` (`weight`: of a type in WEIGHT_TYPES);
+    `parts` are all last names that such a module may have and that nothing else has.
     """
 
     @property
@@ -33,7 +34,7 @@ class QuantizationScheme(Protocol):
 
     def shape(self, tensors: ModuleTensors) -> tuple[int, int]: ...
 
-    def matrix(self, tensors: ModuleTensors) -> QuantizedMatrix: ...
+    def matrix(self, tensors: ModuleTensors) -> QuantizedMatrix | Fp8Matrix: ...
 
     def activations(self, module: str) -> Activations: ...
 
@@ -46,6 +47,8 @@ READERS: dict[str, Callable[[SchemeFields], QuantizationScheme]] = {
 }
 # Files of older tools beside config.json, and whose they are.
 SIDE_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
+FP8_TYPE = "F8_E4M3"
+WEIGHT_TYPES = ("I8", FP8_TYPE)
 _KEYS = ("quantization_config", "compression_config")
 
 

@@ -6,10 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vivace.core.errors import ModelFileError, UnsupportedError
+from vivace.formats.dequantize import dequantize
+from vivace.formats.fp8_rows import Fp8Matrix, stored_fp8
 from vivace.formats.module_tensors import ModuleTensors
-from vivace.formats.quantization_scheme import QuantizationScheme, read_quantization_scheme, read_side_file
+from vivace.formats.quantization_scheme import (
+    FP8_TYPE,
+    WEIGHT_TYPES,
+    QuantizationScheme,
+    read_quantization_scheme,
+    read_side_file,
+)
+from vivace.formats.quantize_rtn import encode
 from vivace.formats.quantized_matrix import QuantizedMatrix
-from vivace.formats.stored_matrix import stored_matrix
+from vivace.formats.stored_matrix import Activations, stored_matrix
 from vivace.formats.tensor import StoredTensor
 from vivace.formats.tensor_table import TensorSource, TensorTable
 
@@ -55,21 +64,24 @@ class QuantizedTensors:
         self.directory = directory
         self.tables = tables
         self.scheme = scheme
+        self.holds_fp8 = any(table.entry(name).type_name == FP8_TYPE for name, table in tables.items())
         self.modules: dict[str, str] = {}  # each with the last name of the tensor that holds its codes
         for name, table in tables.items():
             module, _, part = name.rpartition(".")
-            if part in scheme.marks and (part != "weight" or table.entry(name).type_name == "I8"):
+            if part in scheme.marks and (part != "weight" or table.entry(name).type_name in WEIGHT_TYPES):
                 self.modules.setdefault(module, part)
 
     def __getitem__(self, name: str) -> StoredTensor:
         module = name.removesuffix(".weight")
-        matrix = self.matrix(name)
+        matrix, activations = self.matrix(name), self.scheme.activations(module)
+        if isinstance(matrix, Fp8Matrix):
+            return _stored_floats(name, matrix, activations)
         try:
-            return stored_matrix(name, matrix, self.scheme.activations(module))
+            return stored_matrix(name, matrix, activations)
         except UnsupportedError as error:
             raise ModelFileError(self.directory, str(error), field=name) from error
 
-    def matrix(self, name: str) -> QuantizedMatrix:
+    def matrix(self, name: str) -> QuantizedMatrix | Fp8Matrix:
         """Codes, scales and zero points of `….weight`. Raises ModelFileError naming the tensor at fault."""
         return self.scheme.matrix(self._tensors(name))
 
@@ -85,3 +97,9 @@ class QuantizedTensors:
         names = {part: f"{module}.{part}" for part in self.scheme.parts}
         arrays = {part: self.tables[full].array(full) for part, full in names.items() if full in self.tables}
         return ModuleTensors(self.directory, module, arrays)
+
+
+def _stored_floats(name: str, matrix: Fp8Matrix, activations: Activations) -> StoredTensor:
+    """`fp8_channel` rounds activations too: where the checkpoint leaves them alone, weights become bfloat16."""
+    stored = stored_fp8(name, matrix)
+    return stored if activations == "token" else encode(dequantize(stored), "bf16", name)

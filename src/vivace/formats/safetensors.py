@@ -6,18 +6,19 @@ stricter than the official one: nothing unknown is passed over, and every byte b
 
 from __future__ import annotations
 
-import json
-from collections import Counter
+import sys
 from collections.abc import Mapping
 from math import prod
 from os import PathLike
-from typing import Any, NoReturn
 
 from vivace.core.errors import ModelFileError
+from vivace.formats.json_text import JsonText
 from vivace.formats.mapped_file import map_file
 from vivace.formats.tensor_table import TensorEntry, TensorTable
 
 MAX_HEADER_BYTES = 100_000_000  # the official reader's limit
+MAX_TENSORS = 1 << 18  # 400 bytes each; the largest public checkpoints have 190,000, in a hundred files
+MAX_METADATA_CHARS = 16 << 20  # training scripts write some MB
 METADATA_KEY = "__metadata__"
 # The format's types with the bits of an element; those below in ENCODING_OF_DTYPE can be weights.
 DTYPE_BITS = {
@@ -47,6 +48,8 @@ DTYPE_BITS = {
 ENCODING_OF_DTYPE = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 _MAX_DIMENSIONS = 16
 _MAX_NAME_LEN = 1024  # keeps messages readable
+_MAX_ENTRY_CHARS = 4096  # 16 sizes of 19 digits, and blanks
+_METADATA_ENTRY_CHARS = 64  # what an entry costs beside its value
 _LENGTH_BYTES = 8
 _ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
 
@@ -67,9 +70,8 @@ class SafetensorsFile:
     def parse(cls, buffer: memoryview, path: str | PathLike[str]) -> SafetensorsFile:
         """The same on bytes at hand (format "B"); `path` serves for messages only."""
         data_start = _LENGTH_BYTES + _header_bytes(buffer, path)
-        header = parse_json_object(bytes(buffer[_LENGTH_BYTES:data_start]), path, offset=_LENGTH_BYTES)
-        metadata = _checked_metadata(header.pop(METADATA_KEY, {}), path)
-        entries = [_checked_entry(name, value, data_start, path) for name, value in header.items()]
+        text = JsonText(buffer[_LENGTH_BYTES:data_start], path, _LENGTH_BYTES)
+        metadata, entries = _read_header(text, data_start, path)
         _refuse_gaps(entries, data_start, len(buffer), path)
         return cls(metadata, TensorTable(buffer, path, entries))
 
@@ -78,28 +80,40 @@ class SafetensorsFile:
         self.tensors.close()
 
 
-def parse_json_object(text: bytes, path: str | PathLike[str], offset: int | None = None) -> dict[str, Any]:
-    """One JSON object in UTF-8, strictly: a duplicate key, NaN or an endless nesting is a ModelFileError."""
+def _read_header(
+    text: JsonText, data_start: int, path: str | PathLike[str]
+) -> tuple[dict[str, str], list[TensorEntry]]:
+    """Metadata and tensors. Each tensor is checked before the next one is read, so that what lies is soon let go."""
+    metadata: dict[str, str] = {}
+    entries: list[TensorEntry] = []
+    for name in text.members():
+        if name == METADATA_KEY:
+            metadata = _read_metadata(text, path)
+            continue
+        if len(entries) == MAX_TENSORS:
+            raise ModelFileError(path, f"more than {MAX_TENSORS} tensors", field="header", offset=_LENGTH_BYTES)
+        entries.append(_checked_entry(name, text.value(_MAX_ENTRY_CHARS), data_start, path))
+    text.end()
+    return metadata, entries
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            counts = Counter(name for name, _ in pairs)
-            raise ModelFileError(path, "the key occurs twice", field=counts.most_common(1)[0][0][:200], offset=offset)
-        return result
 
-    def refuse(constant: str) -> NoReturn:
-        raise ModelFileError(path, f"{constant} is not JSON", offset=offset)
+def _read_metadata(text: JsonText, path: str | PathLike[str]) -> dict[str, str]:
+    def broken(reason: str) -> ModelFileError:
+        return ModelFileError(path, reason, field=METADATA_KEY, offset=_LENGTH_BYTES)
 
-    try:
-        value = json.loads(text.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
-        if b"\\u" in text:  # an escape may be half of a surrogate pair, which no UTF-8 can hold
-            json.dumps(value, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise ModelFileError(path, f"not valid JSON: {error}", field="header", offset=offset) from error
-    if not isinstance(value, dict):
-        raise ModelFileError(path, "the JSON is not an object", field="header", offset=offset)
-    return value
+    if not text.is_at_object():
+        raise broken("metadata must map strings to strings")
+    metadata: dict[str, str] = {}
+    num_chars = 0
+    for name in text.members():
+        value = text.value(MAX_METADATA_CHARS, METADATA_KEY)
+        if not isinstance(value, str):
+            raise broken("metadata must map strings to strings")
+        num_chars += len(value) + _METADATA_ENTRY_CHARS
+        if num_chars > MAX_METADATA_CHARS:
+            raise broken(f"more than {MAX_METADATA_CHARS} characters of metadata")
+        metadata[name] = value
+    return metadata
 
 
 def _header_bytes(buffer: memoryview, path: str | PathLike[str]) -> int:
@@ -113,12 +127,6 @@ def _header_bytes(buffer: memoryview, path: str | PathLike[str]) -> int:
     if bytes(buffer[_LENGTH_BYTES : _LENGTH_BYTES + 1]) != b"{":
         raise ModelFileError(path, "the header does not begin with {", field="header", offset=_LENGTH_BYTES)
     return num_bytes
-
-
-def _checked_metadata(value: object, path: str | PathLike[str]) -> dict[str, str]:
-    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
-        raise ModelFileError(path, "metadata must map strings to strings", field=METADATA_KEY, offset=_LENGTH_BYTES)
-    return value
 
 
 def _checked_entry(name: str, value: object, data_start: int, path: str | PathLike[str]) -> TensorEntry:
@@ -139,6 +147,7 @@ def _checked_entry(name: str, value: object, data_start: int, path: str | PathLi
     num_bytes = offsets[1] - offsets[0]
     if prod(shape) * DTYPE_BITS[dtype] != num_bytes * 8:
         raise broken(f"shape {shape} of {dtype} does not fill the {num_bytes} bytes of data_offsets")
+    dtype = sys.intern(dtype)
     return TensorEntry(name, dtype, ENCODING_OF_DTYPE.get(dtype), tuple(shape), data_start + offsets[0], num_bytes)
 
 

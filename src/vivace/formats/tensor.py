@@ -28,14 +28,16 @@ FILE_ENCODINGS: dict[str, tuple[int, int]] = {
 # What quantised checkpoints become (stored_matrix.py). int4_g*: f16 scale, u8 zero point, a byte 0, nibbles by 32
 # inputs as in q4_0; value = scale * (code - zero). int8_channel (activations int8 with a scale a token) and
 # int8_outlier (LLM.int8: activations of 6.0 and more stay floats): an f32 scale in front of the row, then int8 codes.
+# fp8_channel: the same with e4m3 numbers, weights and activations (fp8_rows.py).
 ENCODINGS: dict[str, tuple[int, int]] = FILE_ENCODINGS | {
     "int4_g32": (32, 20),
     "int4_g64": (64, 36),
     "int4_g128": (128, 68),
     "int8_channel": (1, 1),
     "int8_outlier": (1, 1),
+    "fp8_channel": (1, 1),
 }
-ROW_HEADER_BYTES: dict[str, int] = {"int8_channel": 4, "int8_outlier": 4}
+ROW_HEADER_BYTES: dict[str, int] = {"int8_channel": 4, "int8_outlier": 4, "fp8_channel": 4}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

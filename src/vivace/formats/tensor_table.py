@@ -23,6 +23,7 @@ ARRAY_TYPES = {
     "F32": "<f4",
     "F16": "<f2",
     "BF16": "<u2",
+    "F8_E4M3": "|u1",  # its bits
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from vivace.formats.fp8_rows import nearest_codes
 from vivace.formats.tensor import ENCODINGS, ROW_HEADER_BYTES, StoredTensor, row_bytes
 
 STANDARD_DEVIATION = 0.02  # of all weights, about that of trained models
@@ -28,6 +29,7 @@ HALVES: dict[str, dict[int, float]] = {
 }
 ZERO_POINTS = {"int4_g32": 2, "int4_g64": 2, "int4_g128": 2}  # where the byte lies; 8 is the middle
 INT8_STEP = 0.0135  # of int8 rows, as of q8_0
+FP8_DEVIATION = 100.0  # of e4m3 numbers, whose largest is 448
 
 
 class DummyTensors:
@@ -46,19 +48,23 @@ class DummyTensors:
             num_bytes = row_bytes(key[0], shape[-1])
             data = np.resize(self._pool(key[0]), shape[0] * num_bytes).reshape(shape[0], num_bytes)
             if key[0] in ROW_HEADER_BYTES:
-                data[:, : ROW_HEADER_BYTES[key[0]]] = self._row_scales(shape[0])
+                step = 1 / FP8_DEVIATION if key[0] == "fp8_channel" else INT8_STEP
+                data[:, : ROW_HEADER_BYTES[key[0]]] = self._row_scales(shape[0], step)
             self.matrices[key] = StoredTensor(name, key[0], shape, data)
         shared = self.matrices[key]
         return StoredTensor(name, shared.encoding, shape, shared.data)
 
-    def _row_scales(self, num_rows: int) -> NDArray[np.uint8]:
+    def _row_scales(self, num_rows: int, step: float) -> NDArray[np.uint8]:
         """Of either sign: two's complement has one level more below 0."""
-        scales = self.random.choice((-1.0, 1.0), (num_rows, 1)) * INT8_STEP * STANDARD_DEVIATION
+        scales = self.random.choice((-1.0, 1.0), (num_rows, 1)) * step * STANDARD_DEVIATION
         return scales.astype("<f4").view(np.uint8)
 
     def _pool(self, encoding: str) -> NDArray[np.uint8]:
         if encoding not in self.pools:
-            if encoding in ROW_HEADER_BYTES:
+            if encoding == "fp8_channel":
+                numbers = self.random.standard_normal(POOL_BLOCKS, np.float32) * np.float32(FP8_DEVIATION)
+                self.pools[encoding] = nearest_codes(numbers)
+            elif encoding in ROW_HEADER_BYTES:
                 self.pools[encoding] = self.random.integers(0, 256, POOL_BLOCKS, np.uint8)
             else:
                 self.pools[encoding] = (

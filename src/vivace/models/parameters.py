@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from vivace.core.errors import ModelFileError
 from vivace.formats.dequantize import dequantize
+from vivace.formats.fp8_rows import quantize_fp8
 from vivace.formats.quantize_rtn import quantize_matrix
 from vivace.formats.stored_matrix import Activations, stored_matrix
 from vivace.formats.tensor import ENCODINGS, StoredTensor
@@ -24,7 +25,7 @@ from vivace.models.weight_names import WeightSource, weight_names
 from vivace.ops.backend import Backend
 from vivace.ops.program import Weight
 
-Quantization = Literal["f32", "bf16", "int8", "int4", "w8a8", "llm_int8"]
+Quantization = Literal["f32", "bf16", "int8", "int4", "w8a8", "llm_int8", "fp8"]
 Progress = Callable[[int, int], None]  # (parameters done, parameters in all)
 
 QUANTIZED_ENCODINGS: dict[Quantization, str] = {
@@ -34,9 +35,11 @@ QUANTIZED_ENCODINGS: dict[Quantization, str] = {
     "int4": "q4_0",
     "w8a8": "int8_channel",
     "llm_int8": "int8_outlier",
+    "fp8": "fp8_channel",
 }
-# int8 by rows rounds a token's activations with one scale: for the layers. lm_head (a tied table) is as for "int8".
+# Rows of 8 bits round a token's activations with one scale: for the layers. lm_head (a tied table) is as for "int8".
 ROW_ACTIVATIONS: dict[str, Activations] = {"int8_channel": "token", "int8_outlier": "outlier"}
+ROW_ENCODINGS = frozenset((*ROW_ACTIVATIONS, "fp8_channel"))
 LM_HEAD_ENCODING = "q8_0"
 FLOAT_ENCODINGS = frozenset({"f32", "f16", "bf16"})
 
@@ -124,10 +127,10 @@ def load_parameters(
     """Packs every parameter of `spec` from the checkpoint, one at a time.
 
     `quantization` re-encodes float matrices that take part in a product (lm_head, and so a tied table, included)
-    by round-to-nearest where their width allows; matrices that are stored quantised stay as they are. "w8a8" and
-    "llm_int8" leave lm_head at int8 by groups. `progress(done, total)` counts parameters. A matrix that `packed`
-    holds is not read from the checkpoint; it is told of the others. Raises ModelFileError naming the tensor if one is
-    missing or its shape is not the spec's.
+    by round-to-nearest where their width allows; matrices that are stored quantised stay as they are. "w8a8",
+    "llm_int8" and "fp8" leave lm_head at int8 by groups. `progress(done, total)` counts parameters. A matrix that
+    `packed` holds is not read from the checkpoint; it is told of the others. Raises ModelFileError naming the tensor
+    if one is missing or its shape is not the spec's.
     """
     loader = _Loader(spec, checkpoint, backend, quantization, packed)
     return _build(spec, backend, loader.parameter, progress)
@@ -166,7 +169,7 @@ def parameter_name(name: str, layer: int | None) -> str:
 def encoding_of(name: str, encoding: str) -> str:
     """What the matrix `name` becomes when the model's become `encoding`."""
     is_table = name in ("lm_head", "token_embedding")
-    return LM_HEAD_ENCODING if is_table and encoding in ROW_ACTIVATIONS else encoding
+    return LM_HEAD_ENCODING if is_table and encoding in ROW_ENCODINGS else encoding
 
 
 def _build(
@@ -281,6 +284,8 @@ class _Loader:
         encoding = encoding_of(name, self.encoding)
         if matrix.encoding == encoding or matrix.num_columns % ENCODINGS[encoding][0]:
             return matrix
+        if encoding == "fp8_channel":
+            return quantize_fp8(matrix.name, dequantize(matrix))
         if encoding not in ROW_ACTIVATIONS:
             return self.backend.encode(matrix, encoding)
         rounded = quantize_matrix(dequantize(matrix), 8, -1, name=matrix.name)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,15 @@ Int32Array = NDArray[np.int32]
 Float32Array = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
 UInt32Array = NDArray[np.uint32]
+UInt64Array = NDArray[np.uint64]
 
 KV_ELEMENT_BYTES: dict[str, int] = {"f32": 4, "bf16": 2, "f16": 2}
-KV_CODE_BITS: dict[str, int] = {"int8_per_token_head": 8, "int4_per_token_head": 4, "int4_k_per_channel": 4}
+KV_CODE_BITS: dict[str, int] = {
+    "int8_per_token_head": 8,
+    "int4_per_token_head": 4,
+    "int4_k_per_channel": 4,
+    "fp8_e4m3": 8,
+}
 KV_UNIT = 16  # tokens: coded caches have block sizes that are multiples of it
 MAX_CODED_HEAD_DIM = 512
 
@@ -33,7 +39,8 @@ class KVSpec:
     """Shape of the paged KV cache: every layer holds [num_blocks, num_kv_heads, block_size, head_dim], twice.
 
     What the types mean is in `vivace.ops.reference_kv`. Sizes are those of every backend: codes, their scales and
-    minima (bfloat16 each) and the padding of head_dim, to 16 for int8 and to 32, the group of a scale, for int4.
+    minima (bfloat16 each; fp8 has scales alone) and the padding of head_dim, to 16 for int8 and fp8 and to 32, the
+    group of a scale, for int4.
     """
 
     num_layers: int
@@ -71,7 +78,8 @@ class KVSpec:
             return self.block_size * self.head_dim * KV_ELEMENT_BYTES[self.dtype]
         bits = KV_CODE_BITS[self.dtype]
         groups = 1 if bits == 8 else self._padded_dim // 32
-        return self.block_size * (4 * groups + self._padded_dim * bits // 8)
+        scale_bytes = 2 if self.dtype == "fp8_e4m3" else 4
+        return self.block_size * (scale_bytes * groups + self._padded_dim * bits // 8)
 
     @property
     def _key_bytes(self) -> int:
@@ -120,6 +128,9 @@ class StepInputs:
     like others. Any other one is a sequence of one row, with its own sequence's block table and a slot behind all of
     them; parents_T names the row of the guess, or of the last token, that it follows, and is -1 for rows of the first
     kind. What it attends to is in `vivace.ops.program.Attention`. None: no row has a parent.
+
+    Where the step before this one has not been read yet (`AsynchronousBackend`), token t is row drawn_rows_T[t] of
+    what it drew, and token_ids_T[t] any token; -1: token_ids_T[t] is the one.
     """
 
     token_ids_T: Int32Array
@@ -130,7 +141,10 @@ class StepInputs:
     block_tables_BX: Int32Array  # [B, any width]: only the entries that context_lens reaches are read
     sampled_rows_S: Int32Array
     parents_T: Int32Array | None = None
-    states_TD: Float32Array | None = None  # of programs that begin with States
+    states_TD: Any = None  # of programs that begin with States: float32, the host's
+    state_rows_T: Int32Array | None = None  # asynchronous backends: states_TD is `Executable.states`, of which these
+    drawn: Drawn | None = None
+    drawn_rows_T: Int32Array | None = None
 
 
 class Executable(Protocol):
@@ -167,6 +181,8 @@ class SampleInputs:
     for bias_*; a bias of -inf bans the token.
     Masks: mask_index[s] is row s's row of mask_RW, or -1: every token is allowed. W = ceil(V / 32); bit b of word w
     allows token 32 w + b. Both are empty where no row has one.
+    Where the step before has not been read yet, row s's last token is row drawn_rows_S[s] of what it drew: one more
+    output token, which its history lacks; -1: the history is whole.
     """
 
     temperature_S: Float32Array
@@ -185,6 +201,8 @@ class SampleInputs:
     bias_values: Float32Array
     mask_index_S: Int32Array = field(default_factory=lambda: NO_MASK_INDEX)
     mask_RW: UInt32Array = field(default_factory=lambda: NO_MASK)
+    drawn: Drawn | None = None
+    drawn_rows_S: Int32Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +213,23 @@ class TopLogprobs:
     rank_S: Int32Array
     top_ids_SK: Int32Array
     top_logprobs_SK: Float32Array
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredCeilings:
+    """What a device reached just now at what it does best. `operations_per_s`: by type of number (f32, bf16, int8,
+    ...), only those that it has a unit for; a multiplication and an addition are two."""
+
+    read_bytes_per_s: float
+    operations_per_s: dict[str, float]
+
+
+class Drawn(Protocol):
+    """Tokens that were drawn, where the next step finds them."""
+
+    def read(self) -> tuple[Int32Array, TopLogprobs | None]:
+        """Wait for them: what `Backend.sample` and `Backend.top_logprobs` would have returned."""
+        ...
 
 
 class PackedReader(Protocol):
@@ -248,6 +283,16 @@ class Backend(Protocol):
         """Memory that is left of this share of the device's; None where the device has none but the machine's."""
         ...
 
+    def synchronize(self) -> None:
+        """Wait for everything that was launched. Whoever reads a clock around a step does so after it: `run` may
+        return before the device is done."""
+        ...
+
+    def measure_ceilings(self) -> MeasuredCeilings | None:
+        """Memory and arithmetic at full speed, measured now: about a second. None for a backend that measures
+        nothing."""
+        ...
+
     def on_host(self, values: Any) -> Float32Array:
         """What an executable returned, for NumPy: the same memory where it is the host's, else a copy."""
         ...
@@ -269,10 +314,31 @@ class Backend(Protocol):
 
     def compile(self, program: Program, kv_cache: KVCache, limits: StepLimits) -> Executable: ...
 
+    def uniforms(self, seed_S: UInt64Array, index_S: Int32Array, position_S: Int32Array) -> Float32Array:
+        """`vivace.ops.random.uniforms` of each row."""
+        ...
+
     def sample(self, logits: Any, inputs: SampleInputs) -> Int32Array:
         """Token ids [S]. A row without any finite logit gives -1. `logits` is not changed."""
         ...
 
     def top_logprobs(self, logits: Any, tokens_S: Int32Array, k: int) -> TopLogprobs:
         """The chosen tokens' and the k most likely tokens' values of each row's raw log-softmax."""
+        ...
+
+
+@runtime_checkable
+class AsynchronousBackend(Backend, Protocol):
+    """One whose steps run while the host goes on. `Executable.run`, `KVCache.copy_blocks` and `draw` return before
+    they are done, and what they are given next begins after that. `StepInputs.drawn` and `SampleInputs.drawn` may
+    then be what the last step drew, whether it was read or not."""
+
+    def draw(self, logits: Any, inputs: SampleInputs, num_logprobs: int | None) -> Drawn:
+        """Token ids of each row, and where `num_logprobs` is a number, their log probabilities with the values of as
+        many most likely tokens."""
+        ...
+
+    def step_bytes(self, program: Program, spec: KVSpec, limits: StepLimits, max_context: int) -> int:
+        """Memory of the device that steps take beside weights and cache, measured by the largest ones: of
+        `limits.max_tokens` tokens for `limits.max_sampled` sequences. Raises `EngineError` where they do not fit."""
         ...

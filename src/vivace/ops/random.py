@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 UInt32Array = NDArray[np.uint32]
 
+FEW_ROWS = 24  # whose numbers are quicker in plain Python
 NUM_ROUNDS = 10
 MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 KEY_STEPS = (np.uint32(0x9E3779B9), np.uint32(0xBB67AE85))  # golden ratio, sqrt(3) - 1
@@ -55,6 +56,16 @@ def uniforms(seed: ArrayLike, index: ArrayLike, position: ArrayLike) -> NDArray[
     key[..., 1] = seeds >> np.uint64(32)
     word = philox_4x32(counter, key)[..., 0]
     return (word >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
+
+
+def row_uniforms(
+    seed_S: NDArray[np.uint64], index_S: NDArray[np.int32], position_S: NDArray[np.int32]
+) -> NDArray[np.float32]:
+    """`uniforms` of rows, in plain Python where they are few."""
+    if len(seed_S) > FEW_ROWS:
+        return uniforms(seed_S, index_S, position_S)
+    rows = zip(seed_S.tolist(), index_S.tolist(), position_S.tolist(), strict=True)
+    return np.array([uniform(*row) for row in rows], np.float32)
 
 
 @lru_cache(maxsize=4096)

@@ -5,6 +5,8 @@ int8_outlier  LLM.int8() (Dettmers et al., 2022, arXiv:2208.07339): magnitudes o
               others of the token are int8 with a scale of their own. The paper takes out a column where any token of
               the batch has an outlier; here a token's own decide, so that no result depends on the batch.
 
+fp8_channel   e4m3 numbers with one scale a token, its largest magnitude / 448
+
 The product is then exact: integers times the row's scale, float32 sums of what stays a float. (Layouts by groups of
 32 inputs round activations too, but only as a kernel's approximation of the product with unrounded ones.)
 """
@@ -15,6 +17,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vivace.ops.reference_kv import E4M3_LARGEST, nearest_e4m3
 
 FloatArray = NDArray[Any]
 
@@ -43,4 +47,20 @@ def round_inliers(x_TD: FloatArray) -> FloatArray:
     return np.where(is_outlier_TD, x_TD, round_tokens(np.where(is_outlier_TD, 0, x_TD)))
 
 
-ACTIVATION_ROUNDING = {"int8_channel": round_tokens, "int8_outlier": round_inliers}
+def round_tokens_fp8(x_TD: FloatArray) -> FloatArray:
+    """As `round_tokens`, at the nearest e4m3 number, the row's largest magnitude at 448."""
+    single_TD = x_TD.astype(np.float32)
+    largest_T1 = np.max(np.abs(single_TD), axis=1, keepdims=True)
+    scale_T1 = np.where(largest_T1 < SMALLEST_MAGNITUDE, np.float32(0), largest_T1 / np.float32(E4M3_LARGEST))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        inverse_T1 = np.where(scale_T1 == 0, np.float32(0), np.float32(1) / scale_T1)
+        numbers_TD = nearest_e4m3(np.where(np.isfinite(largest_T1), single_TD * inverse_T1, np.float32(0)))
+        rounded_TD = numbers_TD.astype(x_TD.dtype) * scale_T1.astype(x_TD.dtype)
+    return np.where(np.isfinite(largest_T1), rounded_TD, np.nan).astype(x_TD.dtype)
+
+
+ACTIVATION_ROUNDING = {
+    "int8_channel": round_tokens,
+    "int8_outlier": round_inliers,
+    "fp8_channel": round_tokens_fp8,
+}

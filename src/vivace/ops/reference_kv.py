@@ -5,9 +5,11 @@ int4_per_token_head   16 levels between the extremes of each 32 dimensions of it
 int4_k_per_channel    values as int4_per_token_head; keys by channel, 16 levels between the extremes that a dimension
                       takes over the tokens of a block (KIVI; Liu et al., 2024, arXiv:2402.02750: keys have outlier
                       channels, which a scale by token would pay for with every other channel)
+fp8_e4m3              8-bit floats of 4 exponent and 3 mantissa bits (Micikevicius et al., 2022, arXiv:2209.05433),
+                      scaled so that the largest element of each token's vector of a KV head is at most 448, theirs
 
-A level c stands for scale * c + minimum, both bfloat16, which has float32's range. The minimum is rounded down and
-the scale up (by less than 1 in 128), so that every element has a level.
+A level c stands for scale * c + minimum, both bfloat16, which has float32's range; an e4m3 number c for scale * c.
+The minimum is rounded down and the scale up (by less than 1 in 128), so that every element has a level.
 
 **Keys by channel, and when.** Extremes over a block exist once the block is full, so a key has two forms: float16
 as it was written, and its level. The query at position p reads blocks *before its own*, floor(p / block_size), as
@@ -29,6 +31,8 @@ from vivace.core.config import KVDtype
 FloatArray = NDArray[Any]
 
 INT4_GROUP = 32  # dimensions of a vector that share a scale
+E4M3_LARGEST = 448.0  # 1.75 * 2^8
+E4M3_SMALLEST_NORMAL_EXPONENT = -6  # below 2^-6 numbers are multiples of 2^-9
 
 
 def round_bf16(x: FloatArray) -> FloatArray:
@@ -72,6 +76,27 @@ def round_int8(x: FloatArray) -> FloatArray:
     return round_levels(x, -1, 255)
 
 
+def round_fp8_e4m3(x: FloatArray) -> FloatArray:
+    """Vectors along the last axis: each element over the scale at the nearest e4m3 number, found in float32."""
+    single = x.astype(np.float32)
+    largest = np.max(np.abs(single), -1, keepdims=True)
+    finite = np.isfinite(largest)
+    scale = _bf16_up(np.where(finite, largest, np.float32(0)) / np.float32(E4M3_LARGEST))
+    scale = np.where(scale >= np.float32(1e-30), scale, np.float32(0))
+    inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale > 0)
+    with np.errstate(invalid="ignore", over="ignore"):
+        code = nearest_e4m3(np.where(finite, single, np.float32(0)) * inverse)
+    return np.where(finite, code.astype(x.dtype) * scale.astype(x.dtype), np.nan).astype(x.dtype)
+
+
+def nearest_e4m3(x: FloatArray) -> FloatArray:
+    """Of float32 numbers: the nearest e4m3 number, ties to even, at most 448 in size."""
+    _, exponent = np.frexp(x)  # x = m * 2^exponent, 1/2 <= |m| < 1: three bits behind the first
+    step = np.ldexp(np.float32(1), np.maximum(exponent - 1, E4M3_SMALLEST_NORMAL_EXPONENT) - 3)
+    rounded: FloatArray = np.clip(np.rint(x / step) * step, -np.float32(E4M3_LARGEST), np.float32(E4M3_LARGEST))
+    return rounded
+
+
 def round_int4(x: FloatArray) -> FloatArray:
     """Groups of 32 along the last axis, 16 levels; the last group may be shorter."""
     parts = [round_levels(x[..., i : i + INT4_GROUP], -1, 15) for i in range(0, x.shape[-1], INT4_GROUP)]
@@ -102,6 +127,7 @@ KEY_ROUNDING = {
     "int8_per_token_head": round_int8,
     "int4_per_token_head": round_int4,
     "int4_k_per_channel": round_f16,
+    "fp8_e4m3": round_fp8_e4m3,
 }
 
 

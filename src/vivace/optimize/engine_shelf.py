@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from vivace.core.config import EngineConfig
+from vivace.engine.backend import free_memory_bytes
 from vivace.engine.loader import LoadedEngine, load_again, load_engine
-from vivace.engine.memory import available_memory_bytes
 from vivace.optimize.candidate import Candidate
 
 SHARE_OF_MEMORY = 0.5  # of what is free: weights that are not needed now may take so much
@@ -47,6 +47,6 @@ class EngineShelf:
         while self._weights:
             held = sum(one.weight_bytes for one in self._weights.values())
             largest = max(one.weight_bytes for one in self._weights.values())
-            if held + largest <= SHARE_OF_MEMORY * (available_memory_bytes() + held):
+            if held + largest <= SHARE_OF_MEMORY * (free_memory_bytes(self._base) + held):
                 return
             self._weights.popitem(last=False)

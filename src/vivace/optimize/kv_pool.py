@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vivace.engine.memory import available_memory_bytes
+from vivace.core.config import EngineConfig
+from vivace.engine.backend import free_memory_bytes
 from vivace.models.spec import ModelSpec
 from vivace.ops.backend import KVSpec
 from vivace.optimize.candidate import Candidate
@@ -22,8 +23,9 @@ class KVPool:
     room_bytes: int
 
     @classmethod
-    def of(cls, workload: Workload, spec: ModelSpec) -> KVPool:
-        return cls(workload, spec, int(MEMORY_SHARE * available_memory_bytes()))
+    def of(cls, workload: Workload, spec: ModelSpec, config: EngineConfig | None = None) -> KVPool:
+        """`config` says where the cache lies: in the machine's memory or a GPU's."""
+        return cls(workload, spec, int(MEMORY_SHARE * free_memory_bytes(config or EngineConfig(device="cpu"))))
 
     def num_blocks(self, candidate: Candidate) -> int:
         """Room for every sequence that may run at the workload's longest, as much again for prefixes that are kept,

@@ -12,7 +12,7 @@ from vivace.backends.cpu.detect import available_cores
 from vivace.bench.slo import SLO
 from vivace.core.config import EngineConfig
 from vivace.core.errors import ConfigError
-from vivace.engine.memory import available_memory_bytes
+from vivace.engine.backend import free_memory_bytes, gpu_backend
 from vivace.evaluate.evaluation import sample_text
 from vivace.evaluate.tasks import PosedTask
 from vivace.optimize.candidate import Candidate
@@ -135,7 +135,7 @@ def prepare(inquiry: Inquiry, memory: Memory, report: Report, clock: Callable[[]
         judge=None if subject.is_random else _judge(shelf, start, subject, workload, inquiry),
         slo=inquiry.slo,
         limit_s=max(1.0, LIMIT_SHARE * inquiry.seconds),
-        room_bytes=ROOM_SHARE * available_memory_bytes(),
+        room_bytes=ROOM_SHARE * free_memory_bytes(subject.config),
     )
     notebook = Notebook(memory, {**identity, "requests": workload.num_requests})
     budget = TimeBudget(inquiry.seconds, clock, started)
@@ -184,7 +184,7 @@ class _Sizing:
         return EngineShelf(self.subject.config, self.pool(workload).num_blocks)
 
     def pool(self, workload: Workload) -> KVPool:
-        return KVPool.of(workload, self.subject.spec)
+        return KVPool.of(workload, self.subject.spec, self.subject.config)
 
     def _of(self, count: int) -> Workload:
         return make_workload(self.inquiry.workload, self.subject.reader, count, self.subject.config.seed)
@@ -215,7 +215,7 @@ def _surroundings(subject: Subject, workload: Workload, inquiry: Inquiry) -> Sur
         is_float=subject.is_float,
         num_parameters=subject.num_parameters,
         head_dim=subject.spec.head_dim,
-        num_threads=available_cores(),
+        num_threads=None if gpu_backend(inquiry.config) else available_cores(),
         users=workload.users,
         longest_tokens=workload.longest_tokens,
         drafts=subject.drafts,

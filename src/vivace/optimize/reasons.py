@@ -99,8 +99,8 @@ LEADS: dict[str, Callable[[Result], str]] = {
     "block_size": lambda pick: f"blocks of {pick.candidate.block_size} tokens",
     "enable_prefix_caching": _prefixes,
     "speculation": _speculation,
-    "num_threads": lambda pick: (
-        "a thread for each physical core" if (pick.candidate.num_threads or 0) > 1 else "one thread"
+    "num_threads": lambda pick: {None: "the GPU computes", 1: "one thread"}.get(
+        pick.candidate.num_threads, "a thread for each physical core"
     ),
     "batching": lambda pick: pick.candidate.batching,
 }

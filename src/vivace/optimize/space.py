@@ -14,6 +14,7 @@ from vivace.optimize.candidate import Candidate
 
 SEQS = (1, 4, 16, 32, 64, 128, 256)
 TOKENS_A_STEP = (64, 128, 256, 512, 1024, 2048)
+TOKENS_A_GPU_STEP = (*TOKENS_A_STEP[2:], 4096, 8192)  # fewer leave most of a GPU idle
 BLOCK_SIZES = (16, 32, 64)
 GUESSES = (2, 4, 8)
 # A model of the machine knows nothing of the first, and of the others only what depends on the text: runs tell.
@@ -23,12 +24,13 @@ MAX_FLOAT32_BYTES = 8 << 30  # 32-bit weights of a larger model measure patience
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What the space depends on. `num_threads`: those that the machine leaves to this process."""
+    """What the space depends on. `num_threads`: those that the machine leaves to this process; None on a
+    GPU, where threads decide nothing."""
 
     is_float: bool  # the checkpoint's matrices are not quantised yet
     num_parameters: int
     head_dim: int
-    num_threads: int
+    num_threads: int | None
     users: int  # requests that the workload has under way at once, at most
     longest_tokens: int  # of a request, its answer included
     drafts: tuple[SpeculativeConfig, ...] = ()  # methods that go with this model
@@ -122,7 +124,7 @@ def make_space(surroundings: Surroundings) -> Space:
         "quantization": _weights(surroundings, exclusions),
         "kv_cache_dtype": _caches(surroundings, exclusions),
         "max_num_seqs": _seqs(surroundings, exclusions),
-        "max_num_batched_tokens": TOKENS_A_STEP,
+        "max_num_batched_tokens": TOKENS_A_STEP if surroundings.num_threads else TOKENS_A_GPU_STEP,
         "block_size": BLOCK_SIZES,
         "enable_prefix_caching": (True, False),
         "speculation": _speculations(surroundings, exclusions),
@@ -171,8 +173,10 @@ def _speculations(surroundings: Surroundings, exclusions: list[Exclusion]) -> tu
     return (None, *guesses)
 
 
-def _threads(surroundings: Surroundings) -> tuple[int, ...]:
+def _threads(surroundings: Surroundings) -> tuple[int | None, ...]:
     """All cores first, then half of them: few rows are bound by barriers, not by arithmetic."""
+    if surroundings.num_threads is None:
+        return (None,)
     if surroundings.fixed_threads is not None:
         return (surroundings.fixed_threads,)
     most = surroundings.num_threads

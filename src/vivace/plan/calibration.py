@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from vivace.core.errors import ConfigError
 from vivace.plan.machine import Efficiency, RateCurve, WidthRates
 from vivace.plan.measurement import CACHED_STREAMS, SHALLOW, StepSample
+from vivace.plan.step_time import resident_share
 
 STREAMED_ROWS = 24  # from here on weights that stream cost nothing beside the arithmetic
 SHARES = tuple(percent / 100 for percent in range(60, 161, 4))
@@ -22,8 +23,9 @@ ATTENTION_LAYOUT = "q8_0"  # of the weights beside which attention was measured
 MAX_SHARE = 2.0  # of a plain read: more is a disturbed measurement
 
 
-def fit(samples: Sequence[StepSample], basis: str) -> Efficiency:
-    """From the samples of `measure_steps`. Raises `ConfigError` where they lack a kind."""
+def fit(samples: Sequence[StepSample], basis: str, cache_bytes: int = 0) -> Efficiency:
+    """From the samples of `measure_steps`, on a machine with such a last-level cache. Raises `ConfigError` where they
+    lack a kind."""
     cached = [one for one in samples if one.is_cached]
     streamed = [one for one in samples if not one.is_cached]
     if not cached or not streamed:
@@ -36,7 +38,7 @@ def fit(samples: Sequence[StepSample], basis: str) -> Efficiency:
     }
     share, overlap = min(
         ((share, power) for share in SHARES for power in OVERLAPS),
-        key=lambda pair: _streaming_error(streamed, rates, *pair),
+        key=lambda pair: _streaming_error(streamed, rates, cache_bytes, *pair),
     )
     extra_keys, attention_rates, kv_share = _attention(samples, overlap)
     step_s, sequence_s, logit_s = _engine(cached)
@@ -49,6 +51,7 @@ def fit(samples: Sequence[StepSample], basis: str) -> Efficiency:
         rates=rates,
         attention_rates=attention_rates,
         attention_keys=extra_keys,
+        attention_groups=_groups(samples),
         row_bytes_per_s=_row_rate(streamed, op_s),
         step_s=step_s,
         op_s=op_s,
@@ -113,14 +116,15 @@ def _curve(rates: Mapping[int, float]) -> RateCurve:
 
 
 def _streaming_error(
-    streamed: Sequence[StepSample], rates: Mapping[str, WidthRates], share: float, power: float
+    streamed: Sequence[StepSample], rates: Mapping[str, WidthRates], cache_bytes: int, share: float, power: float
 ) -> float:
     """Mean error of products of few rows over weights that come from memory. All layouts share one rate of bytes."""
     errors = []
     for one in streamed:
         if one.depth <= SHALLOW and _rows(one) < STREAMED_ROWS:
             work = one.products + one.small
-            memory_s = work.num_bytes / (one.read_bytes_per_s * share)
+            kept = resident_share(work.num_bytes + one.head.num_bytes, cache_bytes)
+            memory_s = work.num_bytes * (1 - kept) / (one.read_bytes_per_s * share)
             arithmetic_s = work.operations / rates[one.layout].at_width(one.width).at(_rows(one))
             errors.append(abs(math.log((memory_s**power + arithmetic_s**power) ** (1 / power) / work.seconds)))
     return statistics.mean(errors)
@@ -151,7 +155,10 @@ def _attention(samples: Sequence[StepSample], overlap: float) -> tuple[float, di
 def _alone(samples: Sequence[StepSample]) -> tuple[float, float]:
     """Of decoding with the cache near the core: operations a second, and the keys beside those that count, from the
     line through a shallow step and a deeper one."""
-    near = [one for one in samples if one.is_cached and one.num_new == 1 and one.num_streams == CACHED_STREAMS]
+    widest = max((one.group for one in samples if _is_near(one)), default=0)
+    near = [one for one in samples if _is_near(one) and one.group == widest]
+    if not near:
+        raise ConfigError("a calibration needs attention over keys near the core")
     shallow = min(near, key=lambda one: (one.depth, one.attention.seconds))
     deep = min(near, key=lambda one: (-one.depth, one.attention.seconds))
     if deep.depth == shallow.depth:
@@ -161,6 +168,43 @@ def _alone(samples: Sequence[StepSample]) -> tuple[float, float]:
     rate = operations / seconds
     padding = shallow.attention.seconds * rate - shallow.attention.operations
     return rate, max(0.0, padding * (shallow.depth + 1) / shallow.attention.operations)
+
+
+def _groups(samples: Sequence[StepSample]) -> dict[str, tuple[int, float]]:
+    """By cache type: how many query heads shared a head of keys where decoding was measured, and the share of the
+    time that was spent on the keys alone, which groups of another size pay for with fewer or more queries: from a
+    second measurement with groups of another size."""
+    found: dict[str, tuple[int, float]] = {}
+    for dtype in dict.fromkeys(one.kv_dtype for one in samples):
+        near = [one for one in samples if one.kv_dtype == dtype and _is_near(one)]
+        groups = {one.group: _seconds_a_key(near, one.group) for one in near}
+        if len(groups) < 2:
+            continue
+        small, large = min(groups), max(groups)
+        share = (groups[small] / groups[large] - 1) / (1 / small - 1 / large) if groups[large] else 0.0
+        found[dtype] = (large, min(float(large), max(0.0, share)))
+    return found
+
+
+def _is_near(sample: StepSample) -> bool:
+    """Whether only attention at some depth was of interest, over keys near the core."""
+    of_attention = sample.layout == ATTENTION_LAYOUT and sample.num_streams == CACHED_STREAMS
+    return of_attention and sample.is_cached and sample.num_new == 1
+
+
+def _seconds_a_key(samples: Sequence[StepSample], group: int) -> float:
+    """Of an operation of attention: between a shallow step and a deeper one."""
+    of_group = [one for one in samples if one.group == group]
+    depths = sorted({one.depth for one in of_group})
+    seconds, operations = (
+        {
+            depth: statistics.median(getattr(one.attention, name) for one in of_group if one.depth == depth)
+            for depth in (depths[0], depths[-1])
+        }
+        for name in ("seconds", "operations")
+    )
+    more = operations[depths[-1]] - operations[depths[0]]
+    return max(0.0, seconds[depths[-1]] - seconds[depths[0]]) / more if more else 0.0
 
 
 def _padded(sample: StepSample, extra_keys: float) -> float:

@@ -1,18 +1,18 @@
 """Machines to plan for: figures of their makers' data sheets, with the source of each row.
 
 Rates are peaks: memory as the data sheet gives it, arithmetic dense (without sparsity) and, for tensor cores, with
-float32 sums. Makers of processors give no arithmetic peaks: there it is cores x base clock x operations a cycle of
-the vector units that our kernels use, which leaves out matrix extensions and turbo clocks. What is reached of a peak
-is an assumption until somebody measures it: `GPU_EFFICIENCY` and `CPU_EFFICIENCY`, shown with every plan.
+float32 sums. Processors are in plan/processors.py. What is reached of a peak is an assumption until somebody measures
+it: `GPU_EFFICIENCY`, `CPU_EFFICIENCY` and `APPLE_EFFICIENCY`, shown with every plan.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vivace.core.errors import ConfigError
 from vivace.core.nearest_name import nearest_name
 from vivace.plan.machine import Efficiency, Machine
+from vivace.plan.processors import APPLE_PROCESSORS, PROCESSORS, ProcessorSheet
 
 GB = 10**9
 TERA = 10**12
@@ -48,6 +48,16 @@ CPU_EFFICIENCY = Efficiency(
     sequence_s=2e-6,
     logit_s=2e-11,
 )
+APPLE_EFFICIENCY = replace(
+    CPU_EFFICIENCY,
+    basis="assumed for Apple's processors, of which Vivace uses the cores alone: 60% of the chip's bandwidth (the "
+    "cores of an M1 Max read some 240 of 400 GB/s), the rest as for other processors",
+    bandwidth={"": 0.60},
+    kv_bandwidth=0.45,
+)
+
+
+NO_ARM = "Vivace has no kernels for ARM yet: this is what kernels like those for x86 would reach"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,28 +71,6 @@ class Sheet:
     tdp_w: float
     source: str
 
-
-@dataclass(frozen=True, slots=True)
-class ProcessorSheet:
-    """One socket: cores, base clock in GHz, bandwidth in GB/s of all memory channels, operations a core and cycle by
-    type, memory in GB as commonly equipped (the maker gives a maximum only), watts where published."""
-
-    title: str
-    cores: int
-    ghz: float
-    gb_per_s: float
-    operations_a_cycle: dict[str, int]
-    memory_gb: float
-    tdp_w: float | None
-    source: str
-
-
-# Two 256-bit (Zen 4) or 512-bit (Zen 5) multiply-add units; bf16 dot products are twice, int8 four times the rate of
-# float32. On a Zen 4 of 2 cores we measured 236, 465 and 931 GOP/s: 3.7 GHz x 32, 64 and 128.
-ZEN_4 = {"f32": 32, "bf16": 64, "int8": 128}
-ZEN_5 = {"f32": 64, "bf16": 128, "int8": 256}
-# Four 128-bit multiply-add units, or two of 256 bit; bf16 and int8 matrix instructions four and eight times that.
-NEOVERSE = {"f32": 32, "bf16": 128, "int8": 256}
 
 GPUS: dict[str, Sheet] = {
     "b200": Sheet(
@@ -157,6 +145,22 @@ GPUS: dict[str, Sheet] = {
         150,
         "NVIDIA A10 Tensor Core GPU data sheet, 2021",
     ),
+    "a10g": Sheet(
+        "NVIDIA A10G",
+        24,
+        600,
+        {"f32": 31.5, "bf16": 70, "f16": 70, "int8": 140},
+        300,
+        "NVIDIA A10G data sheet, 2021, for AWS G5 (dense column)",
+    ),
+    "rtx6000-ada": Sheet(
+        "NVIDIA RTX 6000 Ada",
+        48,
+        960,
+        {"f32": 91.1, "bf16": 364, "f16": 364, "fp8": 728, "int8": 728},
+        300,
+        "NVIDIA RTX 6000 Ada Generation data sheet, 2023 (sparse figures halved)",
+    ),
     "t4": Sheet(
         "NVIDIA T4",
         16,
@@ -199,70 +203,7 @@ GPUS: dict[str, Sheet] = {
     ),
 }
 
-PROCESSORS: dict[str, ProcessorSheet] = {
-    "epyc-9654": ProcessorSheet(
-        "AMD EPYC 9654 (Genoa), one socket",
-        96,
-        2.4,
-        460.8,
-        ZEN_4,
-        384,
-        360,
-        "AMD EPYC 9004 Series data sheet, 2022: 12 channels of DDR5-4800, base clock",
-    ),
-    "epyc-9335": ProcessorSheet(
-        "AMD EPYC 9335 (Turin), one socket",
-        32,
-        3.0,
-        614.4,
-        ZEN_5,
-        384,
-        None,
-        "AMD EPYC 9005 Series processors, 2024: 12 channels of DDR5-6400, base clock",
-    ),
-    "ryzen-7950x": ProcessorSheet(
-        "AMD Ryzen 9 7950X",
-        16,
-        4.5,
-        83.2,
-        ZEN_4,
-        64,
-        170,
-        "AMD Ryzen 9 7950X product page, 2022: 2 channels of DDR5-5200, base clock",
-    ),
-    "ryzen-9950x": ProcessorSheet(
-        "AMD Ryzen 9 9950X",
-        16,
-        4.3,
-        89.6,
-        ZEN_5,
-        64,
-        170,
-        "AMD Ryzen 9 9950X product page, 2024: 2 channels of DDR5-5600, base clock",
-    ),
-    "graviton3": ProcessorSheet(
-        "AWS Graviton3, one socket",
-        64,
-        2.6,
-        307.2,
-        NEOVERSE,
-        128,
-        None,
-        "WikiChip, AWS Graviton3, 2022: 8 channels of DDR5-4800",
-    ),
-    "graviton4": ProcessorSheet(
-        "AWS Graviton4, one socket",
-        96,
-        2.8,
-        537.6,
-        NEOVERSE,
-        768,
-        None,
-        "AWS re:Invent announcement, 2023, and The Next Platform, 2024: 12 channels of DDR5-5600",
-    ),
-}
-
-NAMES = (*GPUS, *PROCESSORS)
+NAMES = (*GPUS, *PROCESSORS, *APPLE_PROCESSORS)
 
 
 def hardware(name: str) -> Machine:
@@ -271,7 +212,9 @@ def hardware(name: str) -> Machine:
     if key in GPUS:
         return _gpu(key, GPUS[key])
     if key in PROCESSORS:
-        return _processor(key, PROCESSORS[key])
+        return _processor(key, PROCESSORS[key], CPU_EFFICIENCY)
+    if key in APPLE_PROCESSORS:
+        return _processor(key, APPLE_PROCESSORS[key], APPLE_EFFICIENCY)
     raise ConfigError(f"no machine {name!r} in the table{nearest_name(key, NAMES)}; `this` is the one you are on")
 
 
@@ -290,7 +233,7 @@ def _gpu(name: str, sheet: Sheet) -> Machine:
     )
 
 
-def _processor(name: str, sheet: ProcessorSheet) -> Machine:
+def _processor(name: str, sheet: ProcessorSheet, efficiency: Efficiency) -> Machine:
     cycles = sheet.cores * sheet.ghz * GB
     return Machine(
         name=name,
@@ -300,7 +243,8 @@ def _processor(name: str, sheet: ProcessorSheet) -> Machine:
         read_bytes_per_s=sheet.gb_per_s * GB,
         operations_per_s={unit: cycles * count for unit, count in sheet.operations_a_cycle.items()},
         source=sheet.source,
-        efficiency=CPU_EFFICIENCY,
+        efficiency=efficiency,
         tdp_w=sheet.tdp_w,
         num_cores=sheet.cores,
+        caveat=NO_ARM if sheet.is_arm else "",
     )

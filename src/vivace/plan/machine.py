@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vivace.core.errors import ConfigError
 from vivace.plan.layout import FP8
@@ -31,6 +31,10 @@ class RateCurve:
         share = (rows - low) / (high - low)
         return self.operations_per_s[index - 1] * (1 - share) + self.operations_per_s[index] * share
 
+    def times(self, factor: float) -> RateCurve:
+        """All rates so many times as high."""
+        return RateCurve(self.rows, tuple(factor * rate for rate in self.operations_per_s))
+
 
 @dataclass(frozen=True, slots=True)
 class WidthRates:
@@ -50,6 +54,10 @@ class WidthRates:
         rows = tuple(sorted({*below.rows, *above.rows}))
         return RateCurve(rows, tuple(1 / ((1 - share) / below.at(n) + share / above.at(n)) for n in rows))
 
+    def times(self, factor: float) -> WidthRates:
+        """All rates so many times as high."""
+        return WidthRates(self.widths, tuple(curve.times(factor) for curve in self.curves))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Efficiency:
@@ -61,6 +69,7 @@ class Efficiency:
     """
 
     basis: str
+    checked: str = ""  # how far predictions were from measured steps, in words, where both exist
     is_measured: bool = False
     bandwidth: Mapping[str, float] = field(default_factory=lambda: {"": 0.8})
     kv_bandwidth: float = 0.7
@@ -75,8 +84,26 @@ class Efficiency:
     op_s: float = 2e-6  # start and end of an operation
     product_op_s: float = 2e-6  # of a product
     attention_keys: float = 16  # computed for each query beside those that count: blocks are padded
+    # By cache type: query heads that shared a head of keys where `attention_rates` of one token were measured, and
+    # the share of the time that goes to the keys alone, times that number.
+    attention_groups: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     sequence_s: float = 2e-6  # the engine's own work for a sequence in a step
     logit_s: float = 1e-10  # sampling
+    threads: Mapping[int, tuple[float, float]] = field(default_factory=dict)  # shares that fewer threads reach
+
+    def at_clock(self, ratio: float) -> Efficiency:
+        """The same with cores that run `ratio` times as fast: what was measured in seconds of arithmetic moves."""
+        return replace(
+            self,
+            rates={layout: rates.times(ratio) for layout, rates in self.rates.items()},
+            attention_rates={dtype: curve.times(ratio) for dtype, curve in self.attention_rates.items()},
+            row_bytes_per_s=None if self.row_bytes_per_s is None else self.row_bytes_per_s * ratio,
+            step_s=self.step_s / ratio,
+            op_s=self.op_s / ratio,
+            product_op_s=self.product_op_s / ratio,
+            sequence_s=self.sequence_s / ratio,
+            logit_s=self.logit_s / ratio,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,6 +126,7 @@ class Machine:
     cache_bytes: int = 0
     num_cores: int | None = None
     usable_memory: float = 0.9
+    caveat: str = ""  # why Vivace does not serve on it today
     runtime_bytes: int = 300_000_000  # of the process before any weight; on a GPU of its context
 
     def __post_init__(self) -> None:
@@ -122,11 +150,20 @@ class Machine:
         return self.operations_per_s[self.unit(layout)]
 
     def with_threads(self, num_threads: int | None) -> tuple[float, float]:
-        """(share of the arithmetic, share of the read rate) that so many threads reach. Two threads or a third of the
-        cores, whichever is more, are assumed to read as fast as all."""
+        """(share of the arithmetic, share of the read rate) that so many threads reach: between measured numbers in
+        proportion. Where none was measured two threads or a third of the cores, whichever is more, are assumed to
+        read as fast as all."""
         if num_threads is None or self.num_cores is None or num_threads >= self.num_cores:
             return 1.0, 1.0
-        return num_threads / self.num_cores, min(1.0, num_threads / max(2.0, self.num_cores / 3))
+        measured = self.efficiency.threads
+        if not measured:
+            return num_threads / self.num_cores, min(1.0, num_threads / max(2.0, self.num_cores / 3))
+        counts = (*sorted(measured), self.num_cores)
+        compute, read = (
+            RateCurve(counts, (*(measured[count][part] for count in counts[:-1]), 1.0)).at(num_threads)
+            for part in (0, 1)
+        )
+        return compute, read
 
     def _known(self, unit: str) -> str:
         if unit in self.operations_per_s:

@@ -32,7 +32,7 @@ STREAMED = {
     "vocab_size": 32_768,
     "hidden_size": 1_536,
     "intermediate_size": 6_144,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 3,
     "num_attention_heads": 24,
     "num_key_value_heads": 4,
     "max_position_embeddings": 4_096,
@@ -53,14 +53,19 @@ PREFILL_TOKENS = (96, 448)
 ATTENTION_PHASES = (Phase("alone", 1, 1, 96), Phase("deep", 1, 1, 3_000), Phase("wide", 12, 1, 1_000))
 CHUNK_PHASES = (Phase("chunk", 1, 96, 1_024), Phase("long chunk", 1, 384, 1_024))
 OVERHEAD_STREAMS = (1, 8, 32)
+THREAD_PHASE = Phase("threads", 1, 96, 0)
+THREAD_ROUNDS = 9
 SHALLOW = 32  # tokens of context where products are measured
 CACHED_STREAMS = 4
 CACHED_ATTENTION_PHASES = (
     Phase("shallow", CACHED_STREAMS, 1, SHALLOW),
     Phase("cached", CACHED_STREAMS, 1, 512),
 )
-REPEATS, FEW_REPEATS = 7, 2
+REPEATS, FEW_REPEATS = 11, 3
 READ_BYTES, READ_REPETITIONS = 1 << 27, 2
+PEAK_ITERATIONS = 250_000  # 1 ms
+
+_OTHER_MEMORY = np.ones(1 << 17)  # 1 MB
 
 Clock = Callable[[], float]
 
@@ -86,8 +91,9 @@ class Work:
 @dataclass(frozen=True, slots=True)
 class StepSample:
     """One shape of step, measured. `small` are the products of attention's output, `products` all others of the
-    layers, `rows` everything that is neither a product nor attention; `width` is the model's hidden size.
-    `read_bytes_per_s`: a plain read of memory just before and after.
+    layers, `rows` everything that is neither a product nor attention; `width` is the model's hidden size,
+    `group` its query heads for each head of keys.
+    `read_bytes_per_s`: a plain read of memory just before and after; `peak_per_s`: multiply-adds in registers.
     `python_s` and `sampling_s`: of the engine, None where they were not measured."""
 
     layout: str
@@ -98,8 +104,9 @@ class StepSample:
     depth: int
     vocab_size: int
     width: int
+    group: int
     read_bytes_per_s: float
-    step_s: float
+    peak_per_s: float
     products: Work
     small: Work
     head: Work
@@ -139,6 +146,36 @@ class _Model:
     with_engine: bool = False
 
 
+def measure_threads(backend: CpuBackend, clock: Clock) -> dict[int, tuple[float, float]]:
+    """By fewer threads than `backend` has: (arithmetic, read rate) as shares of what all reach. Empty for one."""
+    counts = sorted({1, backend.num_threads // 2} - {0, backend.num_threads})
+    engines = {count: _thread_engine(backend, count) for count in (*counts, backend.num_threads)}
+    rates: dict[int, list[tuple[float, float]]] = {count: [] for count in engines}
+    for _ in range(THREAD_ROUNDS):  # in turn: what disturbs a machine lasts longer than one of them
+        for count, (loaded, program) in engines.items():
+            assert isinstance(loaded.backend, CpuBackend)  # made by _load
+            rates[count].append((_step_rate(loaded, program, clock), _read_rate(loaded.backend)))
+    compute, read = (
+        {count: statistics.median(pair[part] for pair in pairs) for count, pairs in rates.items()} for part in (0, 1)
+    )
+    most = backend.num_threads
+    return {count: (min(1.0, compute[count] / compute[most]), min(1.0, read[count] / read[most])) for count in counts}
+
+
+def _thread_engine(backend: CpuBackend, num_threads: int) -> tuple[LoadedEngine, ProfileProgram]:
+    loaded = _load(CpuBackend(num_threads=num_threads, isa=backend.isa), CACHED)
+    return loaded, profile_program(loaded, [THREAD_PHASE])
+
+
+def _step_rate(loaded: LoadedEngine, program: ProfileProgram, clock: Clock) -> float:
+    """Steps a second over weights in the caches."""
+    inputs = step_inputs(THREAD_PHASE, loaded.kv_spec.block_size, loaded.spec.vocab_size)
+    program.executable.run(inputs)
+    started = clock()
+    program.executable.run(inputs)
+    return 1 / (clock() - started)
+
+
 def _models(backend: CpuBackend, layouts: tuple[str, ...], kv_dtypes: tuple[KVDtype, ...]) -> Iterator[_Model]:
     products = (
         *(Phase("decode", count, 1, SHALLOW) for count in DECODE_STREAMS),
@@ -155,10 +192,12 @@ def _models(backend: CpuBackend, layouts: tuple[str, ...], kv_dtypes: tuple[KVDt
         if shape is CACHED:
             yield replace(_model(loaded, engine, is_cached), with_engine=True)
         phases = CACHED_ATTENTION_PHASES if is_cached else (*ATTENTION_PHASES, *CHUNK_PHASES)
-        for dtype in () if shape is NARROW else kv_dtypes:
+        for dtype in kv_dtypes:
             kv = loaded.kv_spec
             other = KVSpec(kv.num_layers, kv.num_kv_heads, kv.head_dim, kv.block_size, dtype)
-            yield _model(replace(loaded, kv_spec=other), phases, is_cached)
+            # Keys that are rounded by the block remember where each block began: phases over the same blocks clash.
+            for together in ((phase,) for phase in phases) if other.recent_bytes_per_block else (phases,):
+                yield _model(replace(loaded, kv_spec=other), together, is_cached)
 
 
 def _model(loaded: LoadedEngine, phases: tuple[Phase, ...], is_cached: bool) -> _Model:
@@ -167,7 +206,7 @@ def _model(loaded: LoadedEngine, phases: tuple[Phase, ...], is_cached: bool) -> 
 
 def _measured(model: _Model, clock: Clock) -> Iterator[StepSample]:
     for phase in model.phases:
-        sample = _sample(model.loaded, model.program, phase, clock, model.is_cached)
+        sample = _sample(model.loaded, model.program, phase, model.is_cached)
         if model.with_engine:
             engine = engine_overhead(model.loaded, model.program, phase, clock)
             sample = replace(sample, python_s=engine.python_s, sampling_s=engine.sampling_s)
@@ -191,21 +230,21 @@ def _load(backend: CpuBackend, shape: dict[str, object]) -> LoadedEngine:
         return load_engine(config)
 
 
-def _sample(loaded: LoadedEngine, program: ProfileProgram, phase: Phase, clock: Clock, is_cached: bool) -> StepSample:
+def _sample(loaded: LoadedEngine, program: ProfileProgram, phase: Phase, is_cached: bool) -> StepSample:
     backend = loaded.backend
     assert isinstance(backend, CpuBackend)  # made by _load
     inputs = step_inputs(phase, loaded.kv_spec.block_size, loaded.spec.vocab_size)
     repeats = FEW_REPEATS if phase.num_new > 1 and not is_cached else REPEATS
     program.executable.run(inputs)
     reads = [] if is_cached else [_read_rate(backend)]
-    timed, plain = [], []
+    peaks = [clock_rate(backend)]
+    timed = []
     for _ in range(repeats):
+        touch_other_memory()
         timed.append(program.executable.run_timed(inputs))
-        started = clock()
-        program.executable.run(inputs)
-        plain.append(clock() - started)
     reads.append(_read_rate(backend))
-    seconds = _undisturbed(np.array(timed))[:-1]
+    peaks.append(clock_rate(backend))
+    seconds = _typical(np.array(timed))[:-1]
     parts = {name: Work() for name in ("products", "small", "head", "attention", "rows")}
     for op, took in zip(program.ops, seconds, strict=True):
         cost = op_cost(op, phase.shape, loaded.kv_spec)
@@ -219,8 +258,9 @@ def _sample(loaded: LoadedEngine, program: ProfileProgram, phase: Phase, clock: 
         depth=phase.depth,
         vocab_size=loaded.spec.vocab_size,
         width=loaded.spec.hidden_size,
+        group=loaded.spec.num_heads // loaded.spec.num_kv_heads,
         read_bytes_per_s=statistics.mean(reads),
-        step_s=statistics.median(sorted(plain)[: max(1, len(plain) // 2)]),
+        peak_per_s=statistics.mean(peaks),
         products=parts["products"],
         small=parts["small"],
         head=parts["head"],
@@ -239,11 +279,22 @@ def _part(role: str) -> str:
     return "products" if role in ("qkv", "gate_up", "down") else "rows"
 
 
-def _undisturbed(timed_RN: Float64Array) -> Float64Array:
-    """The mean of the faster half of the runs: a neighbour on the machine only ever makes them slower."""
-    order = np.argsort(timed_RN.sum(axis=1), kind="stable")
-    mean: Float64Array = timed_RN[order[: max(1, len(order) // 2)]].mean(axis=0)
-    return mean
+def _typical(timed_RN: Float64Array) -> Float64Array:
+    """The median of the runs, operation by operation: what a step takes as a rule, neighbours included."""
+    median: Float64Array = np.median(timed_RN, axis=0)
+    return median
+
+
+def clock_rate(backend: CpuBackend, probes: int = 2) -> float:
+    """Float32 operations a second in registers, by all threads: the cores' clock. The best of some milliseconds, for
+    neighbours only ever make it less."""
+    return max(backend.device.measure_peak("f32", PEAK_ITERATIONS) for _ in range(probes))
+
+
+def touch_other_memory() -> None:
+    """What the engine's own work does to this core's caches between two steps: without it small models are measured
+    up to a third too fast."""
+    _OTHER_MEMORY.sum()
 
 
 def _read_rate(backend: CpuBackend) -> float:

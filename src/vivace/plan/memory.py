@@ -31,6 +31,10 @@ class MemoryNeed:
     max_sequences: int
     fits: bool
 
+    def num_kv_blocks(self, block_size: int) -> int:
+        """Blocks of the pool."""
+        return self.kv_pool_bytes // (self.kv_bytes_per_token * block_size)
+
     @property
     def fixed_bytes(self) -> int:
         """Of everything but keys and values."""

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from vivace.plan.comparison import Candidate, best_of
-from vivace.plan.deployment import Binding, TrafficShape
+from vivace.plan.deployment import Binding
 from vivace.plan.planned_model import PlannedModel
+from vivace.plan.workload import Load
 
 HELPS: dict[Binding, str] = {
     "bandwidth": "reading memory binds: fewer bits for weights or cache, a larger batch, or more bandwidth help",
@@ -17,62 +18,109 @@ HELPS: dict[Binding, str] = {
     "memory": "memory binds: fewer bits for weights or cache, shorter contexts or more memory help",
     "queueing": "requests wait for each other: another replica helps, or fewer users",
 }
+ONE_DEVICE = "Vivace runs a model on one device (no tensor parallelism): replicas add throughput, never memory"
 
 
-def recommendation(model: PlannedModel, candidates: Sequence[Candidate], traffic: TrafficShape) -> list[str]:
+def recommendation(model: PlannedModel, candidates: Sequence[Candidate], load: Load) -> list[str]:
     """Sentences, the answer first."""
-    bests = [
-        best
-        for _, of_machine in groupby(candidates, key=lambda one: one.machine.name)
-        if (best := best_of(list(of_machine)))
-    ]
-    if not bests:
+    bests = _bests(candidates)
+    best = chosen(candidates, load)
+    if best is None:
         return [_nothing_fits(model, candidates)]
-    sentences = [_answer(bests, traffic)]
+    sentences = [_answer(best, load), *_replicas(bests)]
     sentences += [_does_not_fit(name, ones) for name, ones in _unfitting(candidates)]
-    sentences += sorted({f"{one.machine.name}: {_why(one)}" for one in bests})
+    sentences += [f"{one.machine.name}: {_why(one, load)}" for one in bests]
     return sentences
 
 
-def _answer(bests: Sequence[Candidate], traffic: TrafficShape) -> str:
+def chosen(candidates: Sequence[Candidate], load: Load) -> Candidate | None:
+    """The answer among the best of each machine: the cheapest a token where prices are known, else the fastest for
+    users without objectives, else the fewest and smallest machines; where none keeps up the fastest, and None where
+    nothing fits. Machines on which Vivace does not run today come last."""
+    bests = _bests(candidates)
     served = [one for one in bests if one.num_machines is not None]
+    served = [one for one in served if not one.machine.caveat] or served
     if not served:
-        fastest = max(bests, key=lambda one: one.prediction.tokens_per_s)
-        return (
-            f"no machine here keeps {traffic.slo}; the fastest is {_named(fastest)}, "
-            f"with a first token after {_ms(fastest.prediction.ttft_ms)} and "
-            f"{_ms(fastest.prediction.tpot_ms)} a token"
-        )
+        return max(bests, key=lambda one: one.tokens_per_s, default=None)
     priced = [one for one in served if one.cost_per_million is not None]
     if priced:
-        best = min(priced, key=lambda one: one.cost_per_million or math.inf)
-        return f"cheapest a token: {_named(best)}, {best.cost_per_million:.2f} for a million tokens"
-    if traffic.slo is None and traffic.rate_per_s is None:
-        best = max(served, key=lambda one: one.prediction.tokens_per_s)
-        return f"fastest: {_named(best)}, {best.prediction.tokens_per_s:,.0f} tokens/s"
-    best = min(served, key=lambda one: (one.num_machines or 0, one.machine.tdp_w or math.inf))
-    goal = f" within {traffic.slo}" if traffic.slo else ""
-    return f"fewest and smallest machines for this traffic{goal}: {_named(best)}"
+        return min(priced, key=lambda one: one.cost_per_million or math.inf)
+    if _wants_speed(load):
+        return max(served, key=lambda one: one.tokens_per_s)
+    return min(served, key=lambda one: (one.num_machines or 0, one.machine.tdp_w or math.inf))
+
+
+def _bests(candidates: Sequence[Candidate]) -> list[Candidate]:
+    by_machine = groupby(candidates, key=lambda one: one.machine.name)
+    found = (best_of(list(of_machine)) for _, of_machine in by_machine)
+    return [best for best in found if best is not None]
+
+
+def _wants_speed(load: Load) -> bool:
+    return load.slo is None and load.rate_per_s is None
+
+
+def _answer(best: Candidate, load: Load) -> str:
+    if best.num_machines is None:
+        return f"no machine here keeps {_goal(load)}; the fastest is {_named(best)}: {_felt(best)}"
+    if best.cost_per_million is not None:
+        full = "" if best.cost_when_full is None else f", {best.cost_when_full:.2f} with machines kept full"
+        return f"cheapest a token: {_named(best)}, {best.cost_per_million:.2f} for a million tokens{full}"
+    if _wants_speed(load):
+        return f"fastest: {_named(best)}, {best.tokens_per_s:,.0f} tokens/s: {_felt(best)}"
+    goal = f" within {_goal(load)}" if load.slo else ""
+    return f"fewest and smallest machines for this traffic{goal}: {_named(best)}: {_felt(best)}"
+
+
+def _goal(load: Load) -> str:
+    return f"{load.slo} for {100 * load.slo_share:g}% of requests" if load.slo else "up with this traffic"
+
+
+def _felt(one: Candidate) -> str:
+    found = one.outcome
+    if found is None or found.ttft_ms is None:
+        return "no answers"
+    gap = "" if found.itl_ms is None else f", between tokens {_ms(found.itl_ms.p50)} and {_ms(found.itl_ms.p95)}"
+    return f"first token after {_ms(found.ttft_ms.p50)} (p50) and {_ms(found.ttft_ms.p95)} (p95){gap}"
 
 
 def _named(one: Candidate) -> str:
-    count = f"{one.num_machines} x " if (one.num_machines or 1) > 1 else ""
+    count = f"{one.num_machines:,} x " if (one.num_machines or 1) > 1 else ""
     return f"{count}{one.machine.title} with {one.deployment.quantization} weights"
 
 
-def _why(one: Candidate) -> str:
-    prediction = one.prediction
-    users = "" if prediction.users_at_slo is None else f", {prediction.users_at_slo} users within the objectives"
+def _replicas(bests: Sequence[Candidate]) -> Iterator[str]:
+    """Said once, where a machine is asked for more than once."""
+    if any((one.num_machines or 1) > 1 for one in bests):
+        yield "several machines are replicas behind a balancer, each with the whole model and its share of the load"
+
+
+def _why(one: Candidate, load: Load) -> str:
+    found = one.outcome
+    assert found is not None  # best_of gives no other
+    capacity = ""
+    if one.capacity is not None and load.slo is not None:
+        capacity = f"; one takes up to {capacity_words(one, load)} within the objectives"
+    caveat = f"{one.machine.caveat}; " if one.machine.caveat else ""
     return (
-        f"{one.deployment.quantization} weights, {prediction.tokens_per_s:,.0f} tokens/s at {prediction.running:.0f} "
-        f"running{users}; {HELPS[prediction.binds]}"
+        f"{caveat}{one.deployment.quantization} weights, {one.tokens_per_s:,.0f} tokens/s, {found.running:.0f} "
+        f"running at once{capacity}; {HELPS[one.binds]}"
     )
+
+
+def capacity_words(one: Candidate, load: Load) -> str:
+    """The most that one machine takes, in the load's own unit."""
+    if one.capacity is None:
+        return ""
+    if load.rate_per_s is not None:
+        return f"{one.capacity.rate_per_s:.3g} requests/s"
+    return f"{one.capacity.users:,.0f} users ({one.capacity.rate_per_s:.3g} requests/s)"
 
 
 def _unfitting(candidates: Sequence[Candidate]) -> Iterator[tuple[str, list[Candidate]]]:
     for name, of_machine in groupby(candidates, key=lambda one: one.machine.name):
         listed = list(of_machine)
-        if not any(one.prediction.fits for one in listed):
+        if all(one.outcome is None for one in listed):
             yield name, listed
 
 
@@ -83,7 +131,7 @@ def _does_not_fit(name: str, candidates: Sequence[Candidate]) -> str:
         return f"{name}: a request of this length does not fit beside the weights or the model's own context"
     return (
         f"{name}: even {smallest.deployment.quantization} weights need {need / 1e9:.1f} of {usable / 1e9:.1f} GB, "
-        f"the memory of {math.ceil(need / usable)} such devices; Vivace runs a model on one (no tensor parallelism)"
+        f"the memory of {math.ceil(need / usable)} such devices; {ONE_DEVICE}"
     )
 
 
@@ -91,9 +139,9 @@ def _nothing_fits(model: PlannedModel, candidates: Sequence[Candidate]) -> str:
     smallest = min(candidates, key=lambda one: one.prediction.memory.fixed_bytes)
     return (
         f"{model.name} fits none of these machines: it needs {smallest.prediction.memory.fixed_bytes / 1e9:.1f} GB "
-        f"with {smallest.deployment.quantization} weights, beside keys and values; Vivace runs a model on one device"
+        f"with {smallest.deployment.quantization} weights, beside keys and values; {ONE_DEVICE}"
     )
 
 
-def _ms(value: float | None) -> str:
-    return "no time" if value is None else f"{value:,.0f} ms"
+def _ms(value: float) -> str:
+    return f"{value:,.0f} ms" if value >= 10 else f"{value:.1f} ms"

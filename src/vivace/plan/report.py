@@ -2,65 +2,139 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from html import escape
 
 from vivace.charts.axis import Axis
 from vivace.charts.bars import Bar, bars
 from vivace.charts.page import Section, page
 from vivace.charts.table import facts, table
+from vivace.charts.tiles import Tile, tiles
 from vivace.plan.comparison import Candidate
-from vivace.plan.deployment import TrafficShape
+from vivace.plan.machine import Machine
 from vivace.plan.planned_model import PlannedModel
+from vivace.plan.recommendation import chosen
+from vivace.plan.row import cells, columns, load_words, number
+from vivace.plan.workload import Load, Workload
 
-COLUMNS = (
-    *("machine", "weights", "GB", "longest context", "sequences", "TTFT ms", "ITL ms", "tokens/s", "users"),
-    *("machines", "per 1M tokens", "binds"),
+LATENCY_LEAD = (
+    "Each machine's traffic went through the engine's own scheduler in simulated time: its token budget, chunks of "
+    "prompts, KV blocks, prefix cache and preemptions are the real ones; a step takes what the step-time model says."
 )
-
-
-def cells(one: Candidate) -> tuple[str, ...]:
-    """A row under `COLUMNS`. Empty where nothing is served."""
-    prediction, need = one.prediction, one.prediction.memory
-    return (
-        one.machine.name,
-        one.deployment.quantization,
-        f"{need.weights_bytes / 1e9:.2f}",
-        f"{need.max_context:,}" if prediction.fits else "does not fit",
-        f"{need.max_sequences:,}",
-        _number(prediction.ttft_ms),
-        _number(prediction.itl_ms),
-        _number(prediction.tokens_per_s if prediction.fits else None),
-        "" if prediction.users_at_slo is None else f"{prediction.users_at_slo:,}",
-        "" if one.num_machines is None else str(one.num_machines),
-        "" if one.cost_per_million is None else f"{one.cost_per_million:.3f}",
-        prediction.binds,
-    )
-
-
-def traffic_words(traffic: TrafficShape) -> str:
-    """The traffic in one line."""
-    asked = (
-        f"{traffic.concurrency} users at once"
-        if traffic.rate_per_s is None
-        else f"{traffic.rate_per_s:g} requests a second"
-    )
-    slo = f", objectives {traffic.slo}" if traffic.slo else ""
-    cached = f" ({traffic.cached_prefix_len:g} cached)" if traffic.cached_prefix_len else ""
-    return f"prompts of {traffic.prompt_len:g} tokens{cached}, answers of {traffic.output_len:g}, {asked}{slo}"
+MEMORY_LEAD = "GB of each part; the rest of nine tenths of a machine's memory holds keys and values."
+MACHINE_LEAD = "Figures of the makers, with their sources."
+TRUST_LEAD = "How near a step comes to a machine's ceilings, and where predictions were held against measurements."
 
 
 def html(
-    model: PlannedModel, candidates: Sequence[Candidate], traffic: TrafficShape, sentences: Sequence[str]
+    model: PlannedModel,
+    candidates: Sequence[Candidate],
+    workload: Workload,
+    load: Load,
+    sentences: Sequence[str],
 ) -> str:
     """The whole page."""
-    fitting = [one for one in candidates if one.prediction.fits]
-    machines = {one.machine.name: one.machine for one in candidates}.values()
-    chart = bars(
-        "Output tokens a second",
-        [Bar(f"{one.machine.name}, {one.deployment.quantization}", one.prediction.tokens_per_s) for one in fitting],
-        axis=Axis("output", "tokens/s"),
+    machines = list({one.machine.name: one.machine for one in candidates}.values())
+    served = [one for one in candidates if one.outcome is not None]
+    first = chosen(candidates, load)
+    sections = [] if first is None else [Section("", tiles(list(_tiles(first))))]
+    sections.append(Section("Recommendation", _sentences(sentences)))
+    if served:
+        sections.append(Section("Speed", _charts(served, load), LATENCY_LEAD))
+    sections += [
+        Section("All predictions", _predictions(candidates, load)),
+        Section("Memory", _memory(candidates), MEMORY_LEAD),
+        Section("Machines", _machines(machines), MACHINE_LEAD),
+        Section("How far to trust it", _trust(machines), TRUST_LEAD),
+    ]
+    subtitle = f"{model.num_parameters / 1e9:.2f} B parameters · {load_words(workload, load)}"
+    return page(f"Plan for {model.name}", sections, subtitle=subtitle)
+
+
+def _tiles(first: Candidate) -> Iterator[Tile]:
+    found = first.outcome
+    assert found is not None  # something that fits was chosen
+    count = f"{first.num_machines} × " if (first.num_machines or 1) > 1 else ""
+    yield Tile("Machine", f"{count}{first.machine.name}", "", f"{first.deployment.quantization} weights")
+    if found.ttft_ms is not None:
+        note = f"half within {number(found.ttft_ms.p50)} ms"
+        yield Tile("First token, p95", number(found.ttft_ms.p95), "ms", note)
+    if found.itl_ms is not None:
+        note = f"half within {number(found.itl_ms.p50)} ms"
+        yield Tile("Between tokens, p95", number(found.itl_ms.p95), "ms", note)
+    yield Tile("Output tokens", number(first.tokens_per_s), "tok/s", f"binds: {first.binds}")
+
+
+def _sentences(sentences: Sequence[str]) -> str:
+    first, *others = sentences
+    listed = "".join(f"<li>{escape(one)}</li>\n" for one in others)
+    return f"<p><strong>{escape(first)}</strong></p>\n<ul>\n{listed}</ul>\n"
+
+
+def _charts(served: Sequence[Candidate], load: Load) -> str:
+    throughput = [Bar(_name(one), one.tokens_per_s, color=_color(one)) for one in served]
+    first, between = Axis("time to first token, p50; whisker to p95", "ms"), Axis("between tokens, p50", "ms")
+    charts = bars("Output tokens a second", throughput, axis=Axis("output", "tokens/s"))
+    charts += bars("Time to first token", list(_latencies(served, "ttft_ms")), axis=first)
+    charts += bars("Time between tokens", list(_latencies(served, "itl_ms")), axis=between)
+    if load.slo is not None and load.rate_per_s is None:
+        users = [Bar(_name(one), one.capacity.users, color=_color(one)) for one in served if one.capacity]
+        charts += bars("Users that one machine serves within the objectives", users, axis=Axis("users", ""))
+    return charts
+
+
+def _latencies(served: Sequence[Candidate], name: str) -> Iterator[Bar]:
+    for one in served:
+        values = getattr(one.outcome, name)
+        if values is not None:
+            note = f"p95 {number(values.p95)}"
+            yield Bar(_name(one), values.p50, values.p50, values.p95, note=note, color=_color(one))
+
+
+def _name(one: Candidate) -> str:
+    count = f"{one.num_machines} × " if (one.num_machines or 1) > 1 else ""
+    return f"{count}{one.machine.name}, {one.deployment.quantization}"
+
+
+def _color(one: Candidate) -> int:
+    """Processors apart from GPUs."""
+    return 0 if one.machine.kind == "gpu" else 1
+
+
+def _predictions(candidates: Sequence[Candidate], load: Load) -> str:
+    """Rows of the terminal's table, without what the next section says and columns that say nothing."""
+    names, rows = columns(load), [cells(one, load) for one in candidates]
+    shown = [0, 1, *(index for index in range(4, len(names)) if any(row[index] for row in rows))]
+    listed = [[row[index] for index in shown] for row in rows]
+    return table([names[index] for index in shown], listed, notes=_legend(load))
+
+
+def _legend(load: Load) -> str:
+    words = "TTFT: time to first token. ITL: gap between two tokens of a stream. "
+    if load.slo is not None:
+        words += "Most users or requests: of one machine within the objectives. "
+    return words + "Per 1M: price of a million output tokens, where a price an hour was given."
+
+
+def _memory(candidates: Sequence[Candidate]) -> str:
+    headers = (
+        *("machine", "weights", "weights GB", "activations", "runtime", "keys, values"),
+        *("kB a token", "requests at once", "longest context"),
     )
-    sources = [
+    rows = []
+    for one in candidates:
+        need = one.prediction.memory
+        parts = (need.weights_bytes + need.draft_bytes, need.activation_bytes, need.runtime_bytes, need.kv_pool_bytes)
+        gigabytes = [f"{part / 1e9:.2f}" for part in parts]
+        context = f"{need.max_context:,}" if need.fits else None
+        token = f"{need.kv_bytes_per_token / 1e3:.1f}"
+        fit = f"{need.max_sequences:,}" if need.fits else None
+        rows.append((one.machine.name, one.deployment.quantization, *gigabytes, token, fit, context))
+    return table(headers, rows)
+
+
+def _machines(machines: Sequence[Machine]) -> str:
+    rows = [
         (
             one.name,
             one.title,
@@ -73,25 +147,10 @@ def html(
         for one in machines
     ]
     headers = ("name", "machine", "GB", "GB/s", "dense peaks, 10^12 operations/s", "W", "source")
-    assumptions = [(one.name, one.efficiency.basis) for one in machines]
-    words = "".join(f"<p>{_escaped(sentence)}</p>\n" for sentence in sentences)
-    return page(
-        f"Plan for {model.name}",
-        [
-            Section("Recommendation", words),
-            Section("Predictions", (chart if fitting else "") + table(COLUMNS, [cells(one) for one in candidates])),
-            Section("Machines", table(headers, sources), "Figures of the makers, with their sources."),
-            Section("What is assumed", facts(assumptions), "How near a step comes to the ceilings."),
-        ],
-        subtitle=f"{model.num_parameters / 1e9:.2f} B parameters; {traffic_words(traffic)}",
-    )
+    return table(headers, rows)
 
 
-def _number(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def _trust(machines: Sequence[Machine]) -> str:
+    rows = [(one.name, one.efficiency.basis) for one in machines]
+    rows += [(f"{one.name}, checked", one.efficiency.checked) for one in machines if one.efficiency.checked]
+    return facts(rows)

@@ -119,14 +119,7 @@ class Service:
         step = self._model.step(decoding, self._context_len, self._rows, chunk, start)
         if self._draft is None:
             return step
-        guess = self._draft.step(decoding, self._context_len, 1)
-        num_guesses = self._rows - 1
-        return StepTime(
-            step.total_s + num_guesses * guess.total_s,
-            step.bandwidth_s + num_guesses * guess.bandwidth_s,
-            step.arithmetic_s + num_guesses * guess.arithmetic_s,
-            step.overhead_s + num_guesses * guess.overhead_s,
-        )
+        return step.followed_by(self._draft.step(decoding, self._context_len, 1), self._rows - 1)
 
     def _static(self, users: float, most_running: int) -> SteadyState:
         """A batch starts together and ends together; who comes meanwhile waits for the next one."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -15,14 +15,26 @@ from vivace import __version__
 from vivace.backends.cpu.backend import CpuBackend
 from vivace.backends.cpu.detect import Machine as DetectedMachine
 from vivace.backends.cpu.detect import detect, measure
+from vivace.core.config import EngineConfig
 from vivace.core.errors import ConfigError
 from vivace.formats.atomic_file import atomic_writer
 from vivace.formats.cache_directory import cache_directory
 from vivace.plan.calibration import fit
 from vivace.plan.machine import Efficiency, Machine
-from vivace.plan.measurement import READ_BYTES, READ_REPETITIONS, StepSample, measure_steps
+from vivace.plan.measurement import (
+    READ_BYTES,
+    READ_REPETITIONS,
+    StepSample,
+    clock_rate,
+    measure_steps,
+    measure_threads,
+)
+from vivace.plan.this_gpu import gpu_machine
 
 READ_PROBES = 3
+READ_SECONDS = 0.7
+CLOCK_PROBES = 40  # some 50 ms
+CLOCK_NOISE = 0.03  # smaller differences of the clock are the yardstick's own
 # Of our kernels on machines where they were measured (BENCHMARKS.md): the middle, for one that was not calibrated.
 UNCALIBRATED = Efficiency(
     basis="assumed shares of the ceilings that were measured just now; `--calibrate` measures them",
@@ -47,19 +59,28 @@ class Calibration:
     identity: str
     measured_at: float
     read_bytes_per_s: float
+    peak_per_s: float
     efficiency: Efficiency
     num_steps: int
 
 
 def this_machine(backend: CpuBackend | None = None, *, use_calibration: bool = True) -> Machine:
-    """Ceilings are measured, which takes a second."""
+    """Ceilings are measured, which takes a second and a half. Without a backend it is the machine's GPU, where there
+    is one."""
+    gpu = gpu_machine(EngineConfig()) if backend is None else None
+    if gpu is not None:
+        return gpu
     backend = backend or CpuBackend()
     calibration = load_calibration(backend) if use_calibration else None
-    return _machine(backend, UNCALIBRATED if calibration is None else calibration.efficiency)
+    if calibration is None:
+        return _machine(backend, UNCALIBRATED)
+    ratio = clock_rate(backend, CLOCK_PROBES) / calibration.peak_per_s
+    moved = abs(ratio - 1) > CLOCK_NOISE
+    return _machine(backend, calibration.efficiency.at_clock(ratio) if moved else calibration.efficiency)
 
 
 def calibrated_machine(backend: CpuBackend, calibration: Calibration) -> Machine:
-    """With the ceilings of the calibration's minutes."""
+    """With the read rate of the calibration's minutes."""
     return _machine(backend, calibration.efficiency, calibration.read_bytes_per_s)
 
 
@@ -68,27 +89,52 @@ def calibrate(
     *,
     clock: Callable[[], float] = time.perf_counter,
     progress: Callable[[int, int], None] | None = None,
-) -> Machine:
-    """Measure steps of small models, some tens of seconds, keep what follows from them and give the machine."""
+) -> Calibration:
+    """Measure steps of small models, about a minute, and keep what follows from them."""
     backend = backend or CpuBackend()
     samples = measure_steps(backend, clock, progress=progress)
-    calibration = calibration_of(backend, samples, time.time())
+    calibration = calibration_of(backend, samples, time.time(), measure_threads(backend, clock))
     save_calibration(backend, calibration)
-    return _machine(backend, calibration.efficiency)
+    return calibration
 
 
-def calibration_of(backend: CpuBackend, samples: list[StepSample], measured_at: float) -> Calibration:
-    """Fitted to `samples`."""
+def calibration_of(
+    backend: CpuBackend,
+    samples: list[StepSample],
+    measured_at: float,
+    threads: Mapping[int, tuple[float, float]] | None = None,
+) -> Calibration:
+    """Fitted to `samples`; `threads` as `measure_threads` gives them."""
     day = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(measured_at))
-    basis = f"measured here on {day}: {len(samples)} shapes of step"
-    read = statistics.median(one.read_bytes_per_s for one in samples)
-    return Calibration(identity(backend), measured_at, read, fit(samples, basis), len(samples))
+    reads = sorted(one.read_bytes_per_s for one in samples if not one.is_cached)
+    low, high = (reads[int(share * (len(reads) - 1))] / 1e9 for share in (0.1, 0.9))
+    steps = f"measured here on {day}: {len(samples)} shapes of step"
+    basis = f"{steps}, while memory was read at {low:.0f} to {high:.0f} GB/s"
+    read, peak = statistics.median(reads), _clock(samples)
+    fitted = replace(fit(samples, basis, _last_level_bytes(detect())), threads=dict(threads or {}))
+    return Calibration(identity(backend), measured_at, read, peak, fitted, len(samples))
+
+
+def _clock(samples: Sequence[StepSample]) -> float:
+    """The undisturbed rate: that of the fastest tenth."""
+    peaks = sorted(one.peak_per_s for one in samples)
+    return peaks[int(0.9 * (len(peaks) - 1))]
 
 
 def read_rate(backend: CpuBackend) -> float:
     """Bytes a second of a plain read of memory by all threads, now: the median of a few."""
     device = backend.device
     return statistics.median(device.measure_read_bandwidth(READ_BYTES, READ_REPETITIONS) for _ in range(READ_PROBES))
+
+
+def read_rate_over(backend: CpuBackend, seconds: float = READ_SECONDS) -> float:
+    """The same over a while: the memory of a machine that others use is read at two rates and more, which change
+    within less than a second. Bytes over time, so that slow moments weigh what they cost."""
+    rates: list[float] = []
+    began = time.perf_counter()
+    while not rates or time.perf_counter() - began < seconds:
+        rates.append(backend.device.measure_read_bandwidth(READ_BYTES, READ_REPETITIONS))
+    return statistics.harmonic_mean(rates)
 
 
 def identity(backend: CpuBackend) -> str:
@@ -132,6 +178,7 @@ def _is_sound(efficiency: Efficiency) -> bool:
     curves = [curve for rates in by_width for curve in rates.curves] + list(efficiency.attention_rates.values())
     rates = [rate for curve in curves for rate in curve.operations_per_s]
     shares = [*efficiency.bandwidth.values(), efficiency.kv_bandwidth, efficiency.row_share, efficiency.overlap]
+    shares += [share for pair in efficiency.threads.values() for share in pair]
     whole = all(curve.rows and len(curve.rows) == len(curve.operations_per_s) for curve in curves)
     return whole and "" in efficiency.bandwidth and all(value > 0 for value in (*rates, *shares))
 
@@ -153,7 +200,7 @@ def _machine(
         title=f"{detected.processor or 'this machine'}, {backend.num_threads} threads",
         kind="cpu",
         memory_bytes=detected.available_memory_bytes or detected.memory_bytes,
-        read_bytes_per_s=read_bytes_per_s or read_rate(backend),
+        read_bytes_per_s=read_bytes_per_s or read_rate_over(backend),
         operations_per_s={name: peak for name, peak in peaks.items() if peak},
         source="measured here, now",
         efficiency=efficiency,

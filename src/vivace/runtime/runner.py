@@ -8,10 +8,19 @@ from typing import Any, Protocol
 import numpy as np
 
 from vivace.core.events import TokenLogprobs
-from vivace.core.sequence import Sequence
+from vivace.core.sequence import Sequence, SequenceState
 from vivace.core.step import ScheduledSequence, StepPlan
-from vivace.ops.backend import Backend, Executable, Float32Array, Int32Array, KVCache, TopLogprobs
+from vivace.ops.backend import (
+    AsynchronousBackend,
+    Backend,
+    Executable,
+    Float32Array,
+    Int32Array,
+    KVCache,
+    TopLogprobs,
+)
 from vivace.runtime.batch import BatchBuilder
+from vivace.runtime.launched import LaunchedStep
 from vivace.runtime.pooling import HiddenRows, PoolingRunner, split_pooling
 from vivace.runtime.sampler import SamplerInputs
 
@@ -57,6 +66,18 @@ class StepResult:
     states: Any = None
     rows: list[int] = field(default_factory=list)
     paths: list[list[int]] = field(default_factory=list)
+
+    def of_unfinished(self) -> StepResult:
+        """Without what belongs to sequences that are finished. Of a step without guesses."""
+        kept = [row for row, one in enumerate(self.sequences) if _goes_on(one)]
+        if len(kept) < len(self.sequences):
+            self.sequences = [self.sequences[row] for row in kept]
+            self.tokens = [self.tokens[row] for row in kept]
+            self.logprobs = None if self.logprobs is None else [self.logprobs[row] for row in kept]
+        self.prompt_logprobs = [one for one in self.prompt_logprobs if _goes_on(one.sequence)]
+        self.hidden = [one for one in self.hidden if _goes_on(one.sequence)]
+        self.logits = [one for one in self.logits if _goes_on(one.sequence)]
+        return self
 
 
 class Judge(Protocol):
@@ -119,10 +140,11 @@ class Runner:
         self._names_states = names_states
         self._judge = judge
         self._backend = backend
+        self._asynchronous = backend if isinstance(backend, AsynchronousBackend) else None
         self._executable = executable
         self._kv_cache = kv_cache
         self._batch = batch
-        self._sampler_inputs = SamplerInputs()
+        self._sampler_inputs = SamplerInputs(backend.uniforms)
         self._pooling = PoolingRunner(backend, hidden, batch)
 
     def run(self, plan: StepPlan) -> StepResult:
@@ -134,19 +156,68 @@ class Runner:
         result.hidden = self._pooling.run(pooling) if pooling else []
         return result
 
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether steps can be launched without waiting for their tokens."""
+        return self._asynchronous is not None
+
+    def launch(self, plan: StepPlan, before: LaunchedStep | None = None) -> LaunchedStep:
+        """Start one step without guesses. Its sequences' unknown last tokens are those that `before` drew, the step
+        that was launched last."""
+        if plan.block_copies:
+            self._kv_cache.copy_blocks(plan.block_copies)
+        generating, pooling = split_pooling(plan)
+        launched = (
+            self._launch(generating, before) if generating else LaunchedStep([], None, StepResult([], [], None, []))
+        )
+        launched.known.hidden = self._pooling.run(pooling) if pooling else []
+        return launched
+
+    def land(self, launched: LaunchedStep) -> StepResult:
+        """Wait for the step's tokens. Sequences that ended since it was launched are left out."""
+        result = launched.known
+        if launched.drawn is not None:
+            token_S, top = launched.drawn.read()
+            result.sequences, result.tokens = launched.sequences, token_S.tolist()
+            result.logprobs = None if top is None else _entries(top, result.sequences, result.tokens)
+        return result.of_unfinished()
+
     def _generate(self, plan: StepPlan) -> StepResult:
         rows = _SampledRows(plan)
         logits = self._executable.run(self._batch.build(plan, rows.rows))
+        result = self._beside(logits, rows)
         split = len(rows.sequences)
-        tokens, logprobs = self._sample(plan, logits[:split], rows) if split else ([], None)
-        raw_from = split + len(rows.targets)
-        scores = self._score(logits[split:raw_from], rows.scored, rows.targets) if rows.targets else []
-        raw = _raw_rows(self._backend.on_host(logits[raw_from:]), rows.raw) if rows.raw else []
-        result = StepResult(rows.sequences, tokens, logprobs, scores, logits=raw)
+        if split:
+            result.sequences = rows.sequences
+            result.tokens, result.logprobs = self._sample(plan, logits[:split], rows)
         if self._names_states:
             result.states = self._executable.states()
             result.rows = list(range(split))
         return result
+
+    def _launch(self, plan: StepPlan, before: LaunchedStep | None) -> LaunchedStep:
+        assert self._asynchronous is not None
+        rows = _SampledRows(plan)
+        inputs = self._batch.build(plan, rows.rows)
+        if before is not None:
+            before.feed(plan, inputs)
+        logits = self._executable.run(inputs)
+        drawn = None
+        if rows.sequences:
+            sampling = self._sampler_inputs.build(rows.sequences, logits.shape[-1])
+            if before is not None:
+                before.feed_history(rows.sequences, sampling)
+            num_logprobs = self._sampler_inputs.max_logprobs
+            drawn = self._asynchronous.draw(logits[: len(rows.sequences)], sampling, num_logprobs)
+        return LaunchedStep(rows.sequences, drawn, self._beside(logits, rows))
+
+    def _beside(self, logits: Any, rows: _SampledRows) -> StepResult:
+        """What a step brings beside its tokens: scores of prompts and raw rows."""
+        split = len(rows.sequences)
+        raw_from = split + len(rows.targets)
+        scores = self._score(logits[split:raw_from], rows.scored, rows.targets) if rows.targets else []
+        raw = _raw_rows(self._backend.on_host(logits[raw_from:]), rows.raw) if rows.raw else []
+        return StepResult([], [], None, scores, logits=raw)
 
     def _sample(
         self, plan: StepPlan, logits: Any, rows: _SampledRows
@@ -159,11 +230,7 @@ class Runner:
         wanted = self._sampler_inputs.max_logprobs
         if wanted is None:
             return tokens, None
-        top = self._backend.top_logprobs(logits, token_S, wanted)
-        return tokens, [
-            None if (k := sequence.params.logprobs) is None else _entry(top, row, tokens[row], k)
-            for row, sequence in enumerate(rows.sequences)
-        ]
+        return tokens, _entries(self._backend.top_logprobs(logits, token_S, wanted), rows.sequences, tokens)
 
     def _score(self, logits: Any, scored: list[ScheduledSequence], targets: list[int]) -> list[PromptLogprobs]:
         wanted = max(item.sequence.params.prompt_logprobs or 0 for item in scored)
@@ -176,6 +243,10 @@ class Runner:
             results.append(PromptLogprobs(item.sequence, item.start + 1, entries))
             row += count
         return results
+
+
+def _goes_on(sequence: Sequence) -> bool:
+    return sequence.state is not SequenceState.FINISHED
 
 
 def _tokens_ahead(plan: StepPlan) -> list[list[int]] | None:
@@ -208,6 +279,13 @@ def _raw_rows(logits: Float32Array, wanted: list[tuple[Sequence, int, int]]) -> 
 def _num_scored(item: ScheduledSequence) -> int:
     """Rows of this chunk that predict a prompt token: the prompt's last row predicts an output token."""
     return min(item.start + item.num_new, item.sequence.num_prompt - 1) - item.start
+
+
+def _entries(top: TopLogprobs, sequences: list[Sequence], tokens: list[int]) -> list[TokenLogprobs | None]:
+    return [
+        None if (k := sequence.params.logprobs) is None else _entry(top, row, tokens[row], k)
+        for row, sequence in enumerate(sequences)
+    ]
 
 
 def _entry(top: TopLogprobs, row: int, token: int, k: int) -> TokenLogprobs:

@@ -6,17 +6,27 @@ the same uniform number, whatever else runs, after a preemption and after a rest
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
 
-from vivace.core.sequence import Sequence
-from vivace.ops.backend import NO_MASK, NO_MASK_INDEX, Float32Array, Int32Array, SampleInputs, UInt32Array
-from vivace.ops.random import uniform, uniforms
+from vivace.core.sequence import UNKNOWN, Sequence
+from vivace.ops.backend import (
+    NO_MASK,
+    NO_MASK_INDEX,
+    Float32Array,
+    Int32Array,
+    SampleInputs,
+    UInt32Array,
+    UInt64Array,
+)
+from vivace.ops.random import row_uniforms
 
-FEW_ROWS = 24  # whose numbers are quicker in plain Python
+Draw = Callable[[UInt64Array, Int32Array, Int32Array], Float32Array]
+
 MOST_COLUMNS = 16  # sets of rows that are remembered: guesses make rows come and go from step to step
 
 _NO_INT = np.zeros(0, np.int32)
@@ -34,7 +44,7 @@ class _Columns:
     repetition_S: Float32Array
     presence_S: Float32Array
     frequency_S: Float32Array
-    seed_S: np.ndarray
+    seed_S: UInt64Array
     index_S: Int32Array
     draws: bool  # at least one row is not greedy
     has_penalties: bool
@@ -46,10 +56,12 @@ class _Columns:
 class SamplerInputs:
     """Builds `SampleInputs` for the sequences that sample in a step.
 
-    `constrains`: constraints are kept. A draft model need not, for guesses are tried against them afterwards.
+    `draw` gives random numbers by seed, index and position. `constrains`: constraints are kept. A draft model need
+    not, for guesses are tried against them afterwards.
     """
 
-    def __init__(self, *, constrains: bool = True) -> None:
+    def __init__(self, draw: Draw = row_uniforms, *, constrains: bool = True) -> None:
+        self._draw = draw
         self._constrains = constrains
         self._members: list[Sequence] = []
         self._columns = _columns([])
@@ -82,7 +94,7 @@ class SamplerInputs:
             repetition_S=columns.repetition_S,
             presence_S=columns.presence_S,
             frequency_S=columns.frequency_S,
-            uniform_S=_uniforms(columns, sequences, ahead),
+            uniform_S=self._uniforms(columns, sequences, ahead),
             history_starts_S1=history[0],
             history_tokens=history[1],
             history_counts=history[2].astype(np.int32),
@@ -92,6 +104,14 @@ class SamplerInputs:
             mask_index_S=masks[0],
             mask_RW=masks[1],
         )
+
+    def _uniforms(self, columns: _Columns, sequences: list[Sequence], ahead: list[list[int]] | None) -> Float32Array:
+        if not columns.draws:
+            return np.zeros(len(sequences), np.float32)
+        positions = [len(sequence.tokens) for sequence in sequences]
+        if ahead is not None:
+            positions = [position + len(guesses) for position, guesses in zip(positions, ahead, strict=True)]
+        return self._draw(columns.seed_S, columns.index_S, np.array(positions, np.int32))
 
     def _of(self, members: tuple[Sequence, ...]) -> _Columns:
         columns = self._known.get(members)
@@ -122,21 +142,6 @@ def _columns(sequences: Items[Sequence]) -> _Columns:
     )
 
 
-def _uniforms(columns: _Columns, sequences: list[Sequence], ahead: list[list[int]] | None) -> Float32Array:
-    if not columns.draws:
-        return np.zeros(len(sequences), np.float32)
-    positions = [len(sequence.tokens) for sequence in sequences]
-    if ahead is not None:
-        positions = [position + len(guesses) for position, guesses in zip(positions, ahead, strict=True)]
-    if len(sequences) > FEW_ROWS:
-        return uniforms(columns.seed_S, columns.index_S, np.array(positions, np.int32))
-    numbers = [
-        uniform(one.seed & (2**64 - 1), one.index, position)
-        for one, position in zip(sequences, positions, strict=True)
-    ]
-    return np.array(numbers, np.float32)
-
-
 def _history(sequences: list[Sequence], ahead: list[list[int]] | None) -> tuple[Int32Array, Int32Array, np.ndarray]:
     """Distinct tokens of each penalised row with their counts in the output (0: in the prompt only)."""
     tokens, counts = [], []
@@ -146,6 +151,8 @@ def _history(sequences: list[Sequence], ahead: list[list[int]] | None) -> tuple[
             counts.append(_NO_INT)
             continue
         seen = np.array([*sequence.tokens, *ahead[row]] if ahead else sequence.tokens, np.int32)
+        if seen[-1] == UNKNOWN:
+            seen = seen[:-1]
         ids, inverse = np.unique(seen, return_inverse=True)
         is_output = np.arange(len(seen)) >= sequence.num_prompt
         tokens.append(ids)

@@ -11,7 +11,7 @@ from typing import Any
 
 from vivace.core.errors import OverloadedError
 from vivace.serve.generation import Generation, Piece, Prepared
-from vivace.serve.wire.usage import PromptTokensDetails, Timings, Usage
+from vivace.serve.wire.usage import CompletionTokensDetails, PromptTokensDetails, Timings, Usage
 
 
 class Batch:
@@ -126,7 +126,8 @@ class Batch:
         prompt = sum(len(generation.prompt) for generation in self.generations)
         output = sum(generation.num_output_tokens for generation in self.generations)
         cached = sum(generation.num_cached_tokens for generation in self.generations)
-        return Usage(prompt, output, prompt + output, PromptTokensDetails(cached))
+        reasoning = sum(generation.num_reasoning_tokens for generation in self.generations)
+        return Usage(prompt, output, prompt + output, PromptTokensDetails(cached), CompletionTokensDetails(reasoning))
 
     @property
     def timings(self) -> Timings:

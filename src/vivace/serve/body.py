@@ -10,7 +10,7 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any, NoReturn, TypeVar
 
@@ -34,14 +34,17 @@ _PATH = re.compile(r" - at (?:`key` in )?`\$\.?([^`]*)`$")
 _FIELD = re.compile(r"^Object (contains unknown|missing required) field `([^`]*)`")
 
 
-async def read_body(request: Request, kind: type[T]) -> T:
+async def read_body(request: Request, kind: type[T], at_door: Callable[[Request, bytes], None] | None = None) -> T:
     """The body as a `kind` (a msgspec Struct; give it `forbid_unknown_fields=True`).
 
-    Raises `HttpError` 415 (not JSON, or compressed) and 413 (too long), `RequestError` with the field's name.
+    `at_door` sees the bytes before they are parsed, and may refuse them. Raises `HttpError` 415 (not JSON, or
+    compressed) and 413 (too long), `RequestError` with the field's name.
     """
     _check_content_type(request.headers)
     with request.app.state.bodies.reader() as reader:
         body = await _read_bytes(request, request.app.state.config.max_body_bytes, reader)
+        if at_door is not None:
+            at_door(request, body)
         if len(body) > THREAD_BYTES:
             return await asyncio.to_thread(parse_body, body, kind)
         return parse_body(body, kind)

@@ -30,6 +30,7 @@ _SECONDS = (
     "send_timeout_s",
     "max_queue_s",
     "request_timeout_s",
+    "load_timeout_s",
     "drain_timeout",
 )
 
@@ -66,7 +67,8 @@ class ServeConfig:
     max_queued_tokens: int | None = None
     max_queue_s: float = 10.0
     request_timeout_s: float | None = None
-    # the end
+    # the life
+    load_timeout_s: float = 600.0
     drain_timeout: float = 30.0
     log_format: LogFormat = "text"
     access_log: bool = True

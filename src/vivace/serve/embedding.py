@@ -137,15 +137,15 @@ class EmbeddingBatch:
     @contextmanager
     def _counted(self, ticket: Ticket, story: PromptStory) -> Iterator[RequestMetrics]:
         metrics = self._metrics.begin(ticket.entered)
-        reason = "stop"
+        reason, failure = "stop", None
         try:
             yield metrics
         except BaseException as error:
-            reason = "abort" if isinstance(error, ABORTS) else "error"
+            reason, failure = "abort" if isinstance(error, ABORTS) else "error", error
             raise
         finally:
             metrics.finished(reason)
-            story.end(reason)
+            story.end(reason, failure)
 
     async def _embed(self, number: int, ticket: Ticket, metrics: RequestMetrics, story: PromptStory) -> list[float]:
         entry, order = self._inputs[number], self._order

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vivace.core.account import RequestAccount
 from vivace.serve.explanation_words import in_words, of_all
 from vivace.serve.stories import PromptStory, RequestStory
@@ -19,7 +21,13 @@ from vivace.serve.wire.explanation import (
     SpeculationFacts,
 )
 
-ORDER: tuple[RequestStatus, ...] = ("running", "waiting", "ended", "finished")  # of several prompts, the first counts
+ORDER: tuple[RequestStatus, ...] = (
+    "running",
+    "waiting",
+    "refused",
+    "ended",
+    "finished",
+)  # of several prompts, the first counts
 
 
 def explain(story: RequestStory, block_size: int, now: float) -> RequestExplanation:
@@ -32,6 +40,8 @@ def explain(story: RequestStory, block_size: int, now: float) -> RequestExplanat
 
 def _prompt(index: int, story: PromptStory, block_size: int, now: float) -> PromptExplanation:
     account = story.account or _unknown(story)
+    if story.num_restarts and story.admitted is not None:  # by the first engine that brought something of it
+        account = replace(account, admitted=story.admitted, first_token=story.first_token)
     explanation = PromptExplanation(
         index=index,
         status=story.status,
@@ -43,6 +53,7 @@ def _prompt(index: int, story: PromptStory, block_size: int, now: float) -> Prom
         prefill=_prefill(story, account),
         decode=_decode(story, account, now),
         speculation=SpeculationFacts(account.num_guessed, account.num_accepted, account.choices),
+        refusal=story.refusal,
         num_restarts=story.num_restarts,
     )
     end = story.ended if story.ended is not None else now

@@ -41,11 +41,16 @@ MISSES = {
 
 def in_words(facts: PromptExplanation, total_ms: float) -> list[str]:
     """Sentences in the order of what happened; the first is the whole."""
-    sentences = [_whole(facts, total_ms), _door(facts.queue), _engine_queue(facts.engine_queue)]
+    if facts.refusal is not None:
+        ahead = f", {_many(facts.queue.num_ahead, 'request')} waited" if facts.queue.num_ahead else ""
+        return [f"It was refused after {_time(total_ms)}{ahead}: {facts.refusal}."]
+    sentences = [
+        _whole(facts, total_ms),
+        _restarts(facts.num_restarts),
+        _door(facts.queue),
+        _engine_queue(facts.engine_queue),
+    ]
     sentences += [_prefix(facts.prefix), _prefill(facts.prefill), *_decode(facts.decode), _guesses(facts.speculation)]
-    if facts.num_restarts:
-        died = f"The engine died {_times(facts.num_restarts)} meanwhile"
-        sentences.append(f"{died}; the request was replayed in the next one and went on with the same tokens.")
     return [sentence for sentence in sentences if sentence]
 
 
@@ -69,6 +74,15 @@ def _whole(facts: PromptExplanation, total_ms: float) -> str:
     ends = {"abort": "its client left or its time was over", "error": "it failed"}
     end = ends.get(facts.finish_reason or "", f"finished with {facts.finish_reason!r}")
     return f"It took {_time(total_ms)} and brought {tokens}; {end}."
+
+
+def _restarts(number: int) -> str:
+    if not number:
+        return ""
+    return (
+        f"The engine died {_times(number)} meanwhile; the request was replayed in the next one and went on with the "
+        "same tokens. What is said below of the prefix cache, chunks, steps and guesses is of the last engine alone."
+    )
 
 
 def _door(facts: QueueFacts) -> str:

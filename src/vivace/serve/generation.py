@@ -17,6 +17,7 @@ from vivace.engine.model_limits import ModelLimits
 from vivace.engine.tokenizer import Tokenizer
 from vivace.serve.admission import Ticket
 from vivace.serve.metrics import RequestMetrics
+from vivace.serve.reasoning_count import ReasoningCount
 from vivace.serve.stories import PromptStory
 from vivace.worker.job import Job
 from vivace.worker.stream import TokenStream
@@ -43,6 +44,7 @@ class Prepared:
 
     token_ids: list[int]
     params: SamplingParams
+    count_reasoning: Callable[[], ReasoningCount] | None = None  # where the model thinks before it answers
 
 
 @dataclass(slots=True)
@@ -87,6 +89,7 @@ class Generation:
         self._params = order.params  # until it is prepared
         self._tokenizer = tokenizer
         self._continuations: list[Continuation] = []  # until it is prepared
+        self._reasoning: list[ReasoningCount] = []  # one for each continuation, where the model thinks
         self._num_open = order.params.n  # continuations that have not ended
         self._stream: TokenStream | None = None
         self._first: list[Piece] = []
@@ -100,7 +103,7 @@ class Generation:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         for timer in (self._deadline_timer, self._release_timer):
             if timer is not None:
@@ -111,7 +114,7 @@ class Generation:
         self._release(has_ended)
         reason = self._ending(kind) if not has_ended else str(self._continuations[0].finish_reason)
         self._metrics.finished(reason)
-        self._tell(reason)
+        self._tell(reason, error)
 
     @property
     def is_finished(self) -> bool:
@@ -130,6 +133,11 @@ class Generation:
     @property
     def num_cached_tokens(self) -> int:
         return self._stream.num_cached_tokens if self._stream else 0
+
+    @property
+    def num_reasoning_tokens(self) -> int:
+        """Of the tokens that came, of all continuations."""
+        return sum(count.num_tokens for count in self._reasoning)
 
     @property
     def timings(self) -> RequestTimings:
@@ -160,6 +168,8 @@ class Generation:
         prepared = await self._until(self._order.deadline, prepare())
         self._params, self.prompt = prepared.params, prepared.token_ids
         self._continuations = [Continuation(self._tokenizer, self._params) for _ in range(self._params.n)]
+        if prepared.count_reasoning is not None:
+            self._reasoning = [prepared.count_reasoning() for _ in range(self._params.n)]
         info = self._engine.info
         limits = ModelLimits(info.vocab_size, frozenset(info.eos_ids))
         limits.check(self.prompt, self._params, None, info.max_model_len)
@@ -198,12 +208,12 @@ class Generation:
                 yield pieces
         self._release(finished=True)  # others of its batch may wait for the room
 
-    def _tell(self, reason: str) -> None:
+    def _tell(self, reason: str, error: BaseException | None) -> None:
         """The end of the story."""
         if self._stream is not None:
             self.story.note(self._stream)
         self.story.num_output_tokens = self.num_output_tokens
-        self.story.end(reason)
+        self.story.end(reason, error)
 
     def _require_ticket(self) -> Ticket:
         if self._ticket is None:
@@ -272,7 +282,10 @@ class Generation:
             return
         if event.finish is not None:
             self._check_finish(event)
-        piece.text += continuation.push(event)
+        text = continuation.push(event)
+        piece.text += text
+        if self._reasoning:
+            self._count_reasoning(event, text)
         if event.token is not None:
             self.num_output_tokens += 1
             piece.token_ids.append(event.token)
@@ -283,6 +296,13 @@ class Generation:
             piece.finish_reason, piece.stop_reason = continuation.finish_reason, continuation.stop_reason
             if continuation.found_stop_string and self._stream is not None:
                 self._stream.stop(event.index, str(continuation.stop_reason))
+
+    def _count_reasoning(self, event: TokenEvent, text: str) -> None:
+        count = self._reasoning[event.index]
+        if event.token is not None:
+            count.push(text)
+        if self._continuations[event.index].finish_reason is not None:
+            count.finish()
 
     def _check_finish(self, event: TokenEvent) -> None:
         if event.finish == "abort":

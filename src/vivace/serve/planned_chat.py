@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from vivace.core.errors import EngineError
 from vivace.core.sampling import SamplingParams
 from vivace.serve.generation import Prepared
 from vivace.serve.prompt_encoder import Chat
+from vivace.serve.reasoning_count import ReasoningCount
 from vivace.serve.service import Service
 from vivace.serve.tools.plan import ChatPlan
 
@@ -37,4 +39,5 @@ class PlannedChat:
             structured_outputs=plan.structured_outputs,
             skip_special_tokens=self._params.skip_special_tokens and plan.skip_special_tokens,
         )
-        return Prepared(plan.prompt_ids, params)
+        count = partial(ReasoningCount, opened=plan.opened) if plan.reasons else None
+        return Prepared(plan.prompt_ids, params, count)

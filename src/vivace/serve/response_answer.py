@@ -10,6 +10,7 @@ from vivace.core.events import TokenLogprobs
 from vivace.serve.batch import Batch
 from vivace.serve.generation import Piece
 from vivace.serve.response_events import ResponseEvents
+from vivace.serve.sampling_order import or_default
 from vivace.serve.service import Service
 from vivace.serve.tools.plan import ChatPlan
 from vivace.serve.wire import responses as wire
@@ -63,7 +64,7 @@ class ResponseAnswer:
             usage.prompt_tokens,
             wire.InputTokensDetails(usage.prompt_tokens_details.cached_tokens),
             usage.completion_tokens,
-            wire.OutputTokensDetails(),
+            wire.OutputTokensDetails(usage.completion_tokens_details.reasoning_tokens),
             usage.total_tokens,
         )
 
@@ -82,8 +83,8 @@ def _new_response(service: Service, body: wire.ResponsesRequest, name: str) -> w
         model=service.model_name,
         status="in_progress",
         output=[],
-        temperature=1.0 if body.temperature is None else body.temperature,
-        top_p=1.0 if body.top_p is None else body.top_p,
+        temperature=or_default(body.temperature, service.sampling_defaults.temperature),
+        top_p=or_default(body.top_p, service.sampling_defaults.top_p),
         instructions=body.instructions,
         max_output_tokens=body.max_output_tokens,
         metadata=body.metadata or {},

@@ -8,6 +8,7 @@ from typing import Any
 
 from vivace.core.errors import RequestError
 from vivace.core.structured_outputs import StructuredOutputs
+from vivace.serve.wire.sampling import ConstrainedFields
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,18 @@ class Constraint:
 
     outputs: StructuredOutputs
     param: str
+
+
+def constraint_of(body: ConstrainedFields) -> Constraint | None:
+    """`read_constraint` of a body's fields."""
+    return read_constraint(
+        response_format=body.response_format,
+        structured_outputs=body.structured_outputs,
+        guided_json=body.guided_json,
+        guided_regex=body.guided_regex,
+        guided_choice=body.guided_choice,
+        guided_grammar=body.guided_grammar,
+    )
 
 
 def read_constraint(

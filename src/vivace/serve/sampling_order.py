@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from vivace.core.errors import RequestError
 from vivace.core.sampling import SamplingParams
+from vivace.core.sampling_defaults import SamplingDefaults
 from vivace.core.structured_outputs import StructuredOutputs
 from vivace.serve.caller import Caller
 from vivace.serve.generation import Order
@@ -17,6 +18,7 @@ T = TypeVar("T")
 
 def sampling_params(
     body: SamplingFields,
+    defaults: SamplingDefaults,
     *,
     max_tokens: int | None,
     logprobs: int | None,
@@ -28,16 +30,16 @@ def sampling_params(
     if body.stream_options is not None and not body.stream:
         raise RequestError("stream_options needs stream: true", param="stream_options")
     return SamplingParams(
-        n=_or(body.n, 1),
+        n=or_default(body.n, 1),
         max_tokens=max_tokens,
-        min_tokens=_or(body.min_tokens, 0),
-        temperature=_or(body.temperature, 1.0),
-        top_k=_or(body.top_k, 0),
-        top_p=_or(body.top_p, 1.0),
-        min_p=_or(body.min_p, 0.0),
-        repetition_penalty=_or(body.repetition_penalty, 1.0),
-        presence_penalty=_or(body.presence_penalty, 0.0),
-        frequency_penalty=_or(body.frequency_penalty, 0.0),
+        min_tokens=or_default(body.min_tokens, 0),
+        temperature=or_default(body.temperature, defaults.temperature),
+        top_k=or_default(body.top_k, defaults.top_k),
+        top_p=or_default(body.top_p, defaults.top_p),
+        min_p=or_default(body.min_p, defaults.min_p),
+        repetition_penalty=or_default(body.repetition_penalty, defaults.repetition_penalty),
+        presence_penalty=or_default(body.presence_penalty, 0.0),
+        frequency_penalty=or_default(body.frequency_penalty, 0.0),
         logit_bias={int(token): bias for token, bias in (body.logit_bias or {}).items()},
         stop=() if body.stop is None else (body.stop,) if isinstance(body.stop, str) else tuple(body.stop),
         stop_token_ids=tuple(body.stop_token_ids or ()),
@@ -46,7 +48,7 @@ def sampling_params(
         seed=body.seed,
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,
-        skip_special_tokens=_or(body.skip_special_tokens, True),
+        skip_special_tokens=or_default(body.skip_special_tokens, True),
         structured_outputs=structured_outputs,
     )
 
@@ -62,7 +64,7 @@ def make_order(caller: Caller, body: SharedFields, params: SamplingParams, defau
     limits_s = [limit_s for limit_s in (body.timeout, default_timeout_s) if limit_s is not None]
     return Order(
         params,
-        _or(body.priority, 0),
+        or_default(body.priority, 0),
         _cache_salt(caller.salt, body.cache_salt),
         caller.arrival + min(limits_s) if limits_s else None,
     )
@@ -75,5 +77,6 @@ def _cache_salt(key_salt: bytes, salt: str | None) -> bytes:
     return hashlib.sha256(len(key_salt).to_bytes(2) + key_salt + salt.encode()).digest()
 
 
-def _or(value: T | None, default: T) -> T:
+def or_default(value: T | None, default: T) -> T:
+    """What the request says, else the default."""
     return default if value is None else value

@@ -29,7 +29,7 @@ from vivace.serve.tracing import make_tracer
 from vivace.worker.compiler import CompilerClient
 from vivace.worker.info import EngineInfo
 from vivace.worker.job import Job
-from vivace.worker.supervisor import EngineClient
+from vivace.worker.supervisor import EngineClient, RestartPolicy
 
 NUM_THREADS = 4  # for what would hold up the event loop: large bodies, loading a tokenizer
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -59,7 +59,7 @@ class _Server:
         self._is_open = not keys
         self._app = build_app(config, self._lifecycle, ring)
         self._http = HttpServer(self._app, config, self._app.state.metrics.http)
-        self._engine = EngineClient(engine_config)
+        self._engine = EngineClient(engine_config, policy=RestartPolicy(load_timeout_s=config.load_timeout_s))
         self._names = config.served_model_name or (model_name(engine_config),)
         self._tracer = make_tracer(config.otlp_endpoint, self._names[0])
         self._service: Service | None = None

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 
 from vivace.core.errors import OverloadedError
+from vivace.core.sampling_defaults import SamplingDefaults
 from vivace.engine.tokenizer import Tokenizer
 from vivace.serve.admission import Admission
 from vivace.serve.batch import Batch
@@ -57,6 +58,11 @@ class Service:
     def model_name(self) -> str:
         return self.model_names[0]
 
+    @property
+    def sampling_defaults(self) -> SamplingDefaults:
+        """For parameters that a request leaves out."""
+        return self.engine.info.sampling_defaults
+
     def check_model(self, name: str | None) -> None:
         """A request may leave the model out. Raises `HttpError` 404 for another one."""
         if name is not None and name not in self.model_names:
@@ -77,6 +83,7 @@ class Service:
         try:
             generations[0].let_in()
         except OverloadedError as refusal:
+            self.book.refuse(story, refusal, self.admission.num_queued)
             on_end(refusal)
             raise
         with suppress(OverloadedError):
@@ -94,6 +101,8 @@ class Service:
             yield
         except BaseException as raised:
             error = raised
+            if isinstance(raised, OverloadedError) and not story.prompts:
+                self.book.refuse(story, raised, self.admission.num_queued)
             raise
         finally:
             self._trace(story, call)(error)

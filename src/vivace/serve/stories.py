@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from vivace.core.account import RequestAccount
+from vivace.core.errors import OverloadedError
 from vivace.serve.admission import Ticket
 from vivace.worker.stream import TokenStream
 
 MAX_REQUESTS = 1024
+MAX_REFUSED = 256  # kept apart, so that a flood of refusals drives nobody else out
 MAX_PROMPTS = 16  # of one request that are told of
-Status = Literal["waiting", "running", "finished", "ended"]  # ended: its client left, its time was over, or an error
+# refused: 429; ended: its client left, its time was over, or an error
+Status = Literal["waiting", "running", "finished", "refused", "ended"]
 
 
 @dataclass(slots=True)
@@ -26,6 +29,7 @@ class PromptStory:
     called: float | None = None  # its turn came
     ended: float | None = None
     finish_reason: str | None = None
+    refusal: str | None = None  # what the client was told
     num_ahead: int = 0  # requests that waited when it joined them
     predicted_wait_s: float = 0.0
     delays: dict[str, float] = field(default_factory=dict)  # seconds, by what was short
@@ -53,11 +57,16 @@ class PromptStory:
         self.num_cached_tokens, self.num_restarts = stream.num_cached_tokens, stream.num_restarts
         self.admitted, self.first_token = stream.timings.admitted, stream.timings.first_token
 
-    def end(self, reason: str) -> None:
+    def end(self, reason: str, error: BaseException | None = None) -> None:
+        """`error` is what ended it, where something did."""
         self.ended, self.finish_reason = time.monotonic(), reason
+        if isinstance(error, OverloadedError):
+            self.refusal = str(error)
 
     @property
     def status(self) -> Status:
+        if self.refusal is not None:
+            return "refused"
         if self.ended is not None:
             return "ended" if self.finish_reason in ("abort", "error") else "finished"
         return "waiting" if self.called is None else "running"
@@ -78,11 +87,13 @@ class RequestStory:
 
 
 class RequestBook:
-    """The stories of the last requests that were let in, by id."""
+    """The stories of the last requests by id: of those that were let in, and of those that were refused."""
 
-    def __init__(self, max_requests: int = MAX_REQUESTS) -> None:
+    def __init__(self, max_requests: int = MAX_REQUESTS, max_refused: int = MAX_REFUSED) -> None:
         self.max_requests = max_requests
+        self.max_refused = max_refused
         self._stories: OrderedDict[str, RequestStory] = OrderedDict()
+        self._refused: OrderedDict[str, RequestStory] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._stories)
@@ -92,7 +103,19 @@ class RequestBook:
         if len(self._stories) > self.max_requests:
             self._stories.popitem(last=False)
 
+    def refuse(self, story: RequestStory, refusal: OverloadedError, num_ahead: int) -> None:
+        """Nothing of the request was let in; `num_ahead` waited."""
+        self._stories.pop(story.request_id, None)
+        prompt = story.prompts[0] if story.prompts else PromptStory(story.request_id)
+        prompt.num_ahead = num_ahead
+        prompt.end("error", refusal)
+        story.prompts = [prompt]
+        self._refused[story.request_id] = story
+        if len(self._refused) > self.max_refused:
+            self._refused.popitem(last=False)
+
     def find(self, request_id: str, key: str) -> RequestStory | None:
         """The story of this key's request, also by its answer's id (`chatcmpl-…`, `cmpl-…`, `resp_…`)."""
-        story = self._stories.get("req-" + request_id.replace("_", "-").rpartition("-")[2])
+        name = "req-" + request_id.replace("_", "-").rpartition("-")[2]
+        story = self._stories.get(name) or self._refused.get(name)
         return story if story is not None and story.key == key and story.prompts else None

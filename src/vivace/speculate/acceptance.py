@@ -7,6 +7,8 @@ apart that stand unequally often, such as long and short repetitions.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import accumulate
+from operator import mul
 
 from vivace.core.sequence import Sequence
 
@@ -30,16 +32,14 @@ class _Rates:
     def add(self, num_guessed: int, num_accepted: int, most_weight: float) -> None:
         rates, weights = self.rates, self.weights
         for position in range(min(num_accepted + 1, num_guessed)):
-            weights[position] = weight = min(weights[position] + 1.0, most_weight)
+            weight = weights[position]
+            if weight < most_weight:
+                weights[position] = weight = min(weight + 1.0, most_weight)
             rates[position] += ((position < num_accepted) - rates[position]) / weight
         self._multiply()
 
     def _multiply(self) -> None:
-        chance, chances = 1.0, []
-        for rate in self.rates:
-            chance *= rate
-            chances.append(chance)
-        self.chances = chances
+        self.chances = list(accumulate(self.rates, mul))
 
 
 @dataclass(slots=True)

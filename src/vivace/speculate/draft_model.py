@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from vivace.core.sequence import Sequence
+from vivace.core.sequence import UNKNOWN, Sequence
 from vivace.core.step import ScheduledSequence, StepPlan
-from vivace.ops.backend import Backend, Executable, KVCache, StepInputs
+from vivace.ops.backend import AsynchronousBackend, Backend, Drawn, Executable, KVCache, StepInputs
 from vivace.runtime.batch import BatchBuilder
 from vivace.runtime.runner import StepResult
 from vivace.runtime.sampler import SamplerInputs
@@ -52,13 +52,14 @@ class DraftModel:
         max_tokens: int,
     ) -> None:
         self._backend = backend
+        self._asynchronous = backend if isinstance(backend, AsynchronousBackend) else None
         self._executable = executable
         self._kv_cache = kv_cache
         self._batch = batch
         self._block_size = block_size
         self._max_model_len = max_model_len
         self._max_tokens = max_tokens
-        self._sampler_inputs = SamplerInputs(constrains=False)
+        self._sampler_inputs = SamplerInputs(backend.uniforms, constrains=False)
         self._progress: dict[Sequence, _Progress] = {}
         self._content: dict[int, bytes] = {}  # block -> hash of its tokens, where the draft has computed it whole
         self._table_resets: list[Sequence] = []
@@ -85,6 +86,9 @@ class DraftModel:
         plan = self._catch_up(list(wanted))
         asking = [item.sequence for item in plan.scheduled if item.samples]
         logits = self._compute(plan)
+        if self._asynchronous is not None and not any(one.params.has_penalties for one in wanted):
+            self._draw(self._asynchronous, logits, asking, wanted, guesses)
+            asking = []
         while asking:
             tokens = self._sample(logits, asking, guesses)
             for sequence, token in zip(asking, tokens, strict=True):
@@ -149,6 +153,37 @@ class DraftModel:
             block_tables_BX=self._batch.block_tables([one.row for one in sequences]),
             sampled_rows_S=places[:-1],
         )
+
+    def _draw(
+        self,
+        backend: AsynchronousBackend,
+        logits: Any,
+        asking: list[Sequence],
+        wanted: dict[Sequence, int],
+        guesses: dict[Sequence, list[int]],
+    ) -> None:
+        """All guesses without a wait between them: each pass takes the last one's tokens on the device. Penalties
+        would need them on the host."""
+        passes: list[tuple[Drawn, list[Sequence]]] = []
+        while asking:
+            ahead = [guesses[one] for one in asking]
+            drawn = backend.draw(logits, self._sampler_inputs.build(asking, logits.shape[-1], ahead), None)
+            passes.append((drawn, asking))
+            for sequence in asking:
+                guesses[sequence].append(UNKNOWN)
+            rows = {sequence: row for row, sequence in enumerate(asking)}
+            asking = [one for one in asking if len(guesses[one]) < wanted[one]]
+            if asking:
+                inputs = self._next_pass(asking, guesses)
+                inputs.token_ids_T[:] = 0
+                inputs.drawn, inputs.drawn_rows_T = drawn, np.array([rows[one] for one in asking], np.int32)
+                logits = self._executable.run(inputs)
+        for place, (drawn, asked) in enumerate(passes):
+            for sequence, token in zip(asked, drawn.read()[0].tolist(), strict=True):
+                guesses[sequence][place] = token
+        for made in guesses.values():
+            if UNKNOWN in made:  # no finite logit there: what follows means nothing
+                del made[made.index(UNKNOWN) :]
 
     def _sample(self, logits: Any, asking: list[Sequence], guesses: dict[Sequence, list[int]]) -> list[int]:
         inputs = self._sampler_inputs.build(asking, logits.shape[-1], [guesses[sequence] for sequence in asking])

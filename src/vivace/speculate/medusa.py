@@ -15,7 +15,7 @@ import numpy as np
 from vivace.core.sequence import Sequence
 from vivace.core.step import ScheduledSequence, StepPlan
 from vivace.models.medusa import TreePath
-from vivace.ops.backend import Backend, Executable, Int32Array, KVCache, StepInputs
+from vivace.ops.backend import AsynchronousBackend, Backend, Executable, Int32Array, KVCache, StepInputs
 from vivace.runtime.runner import StepResult
 from vivace.speculate.candidate_tree import CandidateTree, candidate_tree
 from vivace.speculate.tree_acceptance import TreeAcceptance
@@ -41,6 +41,7 @@ class MedusaProposer:
         block_size: int,
     ) -> None:
         self._backend = backend
+        self._keeps_states = isinstance(backend, AsynchronousBackend)  # states stay on the device
         self._heads = heads
         self._kv_cache = kv_cache
         self._trees = [candidate_tree(paths[:size]) for size in range(1, len(paths) + 1)]
@@ -98,7 +99,10 @@ class MedusaProposer:
         """Of the states in `rows` with the tokens behind them, for the tree of each."""
         num_heads, num_ranks = max(tree.num_heads for tree in trees), max(tree.num_ranks for tree in trees)
         inputs = self._step(len(rows), num_heads)
-        inputs.states_TD = np.ascontiguousarray(self._backend.on_host(self._last.states[rows]))
+        if self._keeps_states:
+            inputs.states_TD, inputs.state_rows_T = self._last.states, np.array(rows, np.int32)
+        else:
+            inputs.states_TD = np.ascontiguousarray(self._backend.on_host(self._last.states[rows]))
         inputs.token_ids_T = np.array(tokens, np.int32)
         logits = self._heads[num_heads - 1].run(inputs)
         best = self._backend.top_logprobs(logits, inputs.sampled_rows_S, num_ranks).top_ids_SK.tolist()

@@ -45,10 +45,12 @@ class TokenIndex:
         tokens = sequence.tokens
         end = self._older[-1] if self._older else -1
         best, best_match = -1, 0
+        past = tokens[-LONGEST_MATCH:]
         for _ in range(MAX_CANDIDATES):
             if end < 0:
                 break
-            match = self._match(tokens, end)
+            is_long = end >= LONGEST_MATCH and tokens[end - LONGEST_MATCH : end] == past
+            match = LONGEST_MATCH if is_long else self._match(tokens, end)
             if match > best_match:
                 best, best_match = end, match
             if match >= LONGEST_MATCH:
@@ -67,6 +69,8 @@ class TokenIndex:
     def _following(tokens: array[int], end: int, most: int) -> list[int]:
         """Tokens after `end`; where the text ends first, it goes on as it repeats itself from there."""
         period = len(tokens) - end
+        if period >= most:
+            return tokens[end : end + most].tolist()
         return [tokens[end + number % period] for number in range(most)]
 
 

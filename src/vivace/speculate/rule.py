@@ -32,6 +32,7 @@ REFRESH_STEPS = 64  # plain steps now and then keep their measured time true, mo
 NUM_REFRESHING = 2  # of them: the first one after guesses packs its batch anew and takes 5 to 10% longer
 LEAST_REFRESH_STEPS = 8
 SHORTEST_REST, LONGEST_REST = 8, 512  # steps
+SELDOM = 4  # costs that do not follow the context
 OUTLIER = 2.0  # times the time expected: what is beyond is a preempted thread, no cost of guessing
 
 Kind = Literal["guess", "plain", "trial", "none", "rest"]
@@ -77,8 +78,8 @@ class LengthRule:
         self.sequential = sequential
         self.plain = StepCost()  # a step without guesses, by sequences
         self.verifying = StepCost(is_coarse=True)  # a step with guesses, by rows
-        self.guessing = StepCost()  # a pass, by the sequences in it
-        self.asking = StepCost()  # by sequences
+        self.guessing = StepCost(stride=SELDOM)  # a pass, by the sequences in it
+        self.asking = StepCost(stride=SELDOM)  # by sequences
         self.acceptance: Acceptance | TreeAcceptance = Acceptance(most)
         self._asking_account = Account(ASKING_SHARE, MOST_CREDIT, FIRST_CREDIT)
         self._trial_account = Account(TRIAL_SHARE, MOST_CREDIT, FIRST_CREDIT)

@@ -65,5 +65,6 @@ class Accounting:
     @staticmethod
     async def _within(future: asyncio.Future[RequestAccount | None]) -> RequestAccount | None:
         with suppress(TimeoutError):
-            return await asyncio.wait_for(asyncio.shield(future), PATIENCE_S)
+            async with asyncio.timeout(PATIENCE_S):
+                return await asyncio.shield(future)
         return None

@@ -17,10 +17,12 @@ from vivace.core.config import EngineConfig
 from vivace.core.errors import EngineError, VivaceError
 from vivace.worker.channel import FrameDecoder, encode_frame
 from vivace.worker.info import EngineInfo
+from vivace.worker.load_watch import LoadWatch, written_bytes
 from vivace.worker.messages import Command, Configure, Failed, Loading, Ready, Report
 from vivace.worker.refusal import error_from_data
 
 REAP_INTERVAL_S = 0.005
+REAP_PATIENCE_S = 60.0  # freeing 100 GB of huge pages takes seconds
 logger = logging.getLogger(__name__)
 
 
@@ -42,6 +44,7 @@ class EngineChild(asyncio.Protocol):
         self.lost: asyncio.Future[None] = loop.create_future()
         self.last_heard = time.monotonic()
         self.on_progress: Callable[[int, int], None] | None = None
+        self.progress = "no parameter was packed"
         self.trace: str | None = None  # of the error that ended the engine, for the log
         self._config = config
         self._on_report = on_report
@@ -72,9 +75,19 @@ class EngineChild(asyncio.Protocol):
             ours.close()
             raise
 
-    async def loaded_or_lost(self) -> None:
+    async def loaded_or_lost(self, patience_s: float) -> None:
+        """A load that stands still for so long is ended."""
         waiters: list[asyncio.Future[Any]] = [self.ready, self.lost]
-        await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+        watch = LoadWatch(patience_s, lambda: None if self.pid is None else written_bytes(self.pid))
+        while not any(waiter.done() for waiter in waiters):
+            await asyncio.wait(waiters, timeout=patience_s / 8, return_when=asyncio.FIRST_COMPLETED)
+            if watch.is_still(self.last_heard) and not any(waiter.done() for waiter in waiters):
+                self.fail(
+                    EngineError(
+                        f"loading stood still for {patience_s:g} s: {self.progress}, nothing written; look at the "
+                        "disk, the network and the GPU that it needs, or give it longer with --load-timeout-s"
+                    )
+                )
 
     @property
     def pid(self) -> int | None:
@@ -97,12 +110,18 @@ class EngineChild(asyncio.Protocol):
         self.kill()
 
     async def end(self) -> VivaceError:
-        """Make sure that the process is gone; returns why it ended."""
+        """Make sure that the process is gone; returns why it ended.
+
+        One that the kernel holds (a disk or a device that does not answer) is left after `REAP_PATIENCE_S`.
+        """
         self.kill()
         process = self._process
         if process is None:
             return EngineError("the engine's process was never started")
+        killed = time.monotonic()
         while process.poll() is None:
+            if time.monotonic() - killed > REAP_PATIENCE_S:
+                return self._failure or EngineError(f"the engine's process {process.pid} cannot be ended")
             await asyncio.sleep(REAP_INTERVAL_S)
         if self._transport is not None:
             await self.lost
@@ -130,6 +149,7 @@ class EngineChild(asyncio.Protocol):
     def _take(self, report: Report) -> None:
         match report:
             case Loading(done, total):
+                self.progress = f"{done} of {total} parameters were packed"
                 if self.on_progress is not None:
                     self.on_progress(done, total)
             case Ready(info):

@@ -8,6 +8,7 @@ from itertools import zip_longest
 import msgspec
 
 from vivace.core.config import Choice
+from vivace.core.sampling_defaults import SamplingDefaults
 
 
 class EngineInfo(msgspec.Struct, frozen=True, array_like=True):
@@ -25,6 +26,7 @@ class EngineInfo(msgspec.Struct, frozen=True, array_like=True):
     weight_bytes: int
     eos_ids: tuple[int, ...]
     choices: tuple[Choice, ...]
+    sampling_defaults: SamplingDefaults = SamplingDefaults()  # of requests that do not say
 
 
 class EngineGauges(msgspec.Struct, frozen=True, array_like=True):

@@ -57,6 +57,7 @@ def engine_info(loaded: LoadedEngine) -> EngineInfo:
         weight_bytes=loaded.weight_bytes,
         eos_ids=tuple(sorted(loaded.engine.limits.eos_ids)),
         choices=loaded.choices,
+        sampling_defaults=loaded.generation.defaults,
     )
 
 

@@ -52,11 +52,13 @@ class RestartPolicy:
 
     A step takes seconds at most on a machine that suits its model: 120 s without a report is no slow step. A large
     model gets what a full step takes at `SLOWEST_MACHINE`, a tenth of what two cores with AVX2 reach.
+    A load that neither reports nor writes for `load_timeout_s` is ended.
     Given up after `max_crashes` in a row that brought no token, found no guilty request, and came each within
     `crash_window_s` of the engine being ready.
     """
 
     hang_timeout_s: float = 120.0
+    load_timeout_s: float = 600.0
     max_crashes: int = 5
     crash_window_s: float = 30.0
 
@@ -288,7 +290,7 @@ class EngineClient:
         child.on_progress = self._on_progress
         try:
             await child.spawn(self._command)
-            await child.loaded_or_lost()
+            await child.loaded_or_lost(self._policy.load_timeout_s)
         except BaseException:
             await child.end()
             raise

@@ -21,19 +21,37 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
+from vivace.backends.cuda.code_layout import LAYOUTS
 from vivace.backends.cuda.kernels import (
     attention,
+    attention_kernel,
     attention_merge,
+    coded_product,
     gated_activation,
-    group_product,
     int8_product,
     kv_write,
+    nibble_product,
     rms_norm,
     rope,
+    sampling,
+    split,
+    token_codes,
+    top_tokens,
 )
-from vivace.backends.cuda.kernels.attention import AttentionShape
-from vivace.backends.cuda.kernels.paged_plane import PagedPlane, float_plane, int4_plane, int8_plane
+from vivace.backends.cuda.kernels.attention_shape import AttentionShape
+from vivace.backends.cuda.kernels.attention_tiles import whole_tile
+from vivace.backends.cuda.kernels.paged_plane import (
+    PagedPlane,
+    RecentBlocks,
+    channel_plane,
+    float_plane,
+    fp8_plane,
+    int4_plane,
+    int8_plane,
+)
+from vivace.backends.cuda.kernels.ragged_rows import PART
 
+SIXTEENS = ("num_inputs", "num_outputs", "num_padded")
 OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
 
 
@@ -61,7 +79,7 @@ class Variant:
         for index, name in enumerate(self.kernel.arg_names):
             if name in self.tuples:
                 paths += [(index, part) for part in range(3)]
-            elif name in self.pointers or name.endswith("stride") or name in ("num_inputs", "num_outputs"):
+            elif name in self.pointers or name.endswith("stride") or name in SIXTEENS:
                 paths.append((index,))
         return {path: [["tt.divisibility", 16]] for path in paths}
 
@@ -79,32 +97,66 @@ def planes(shape: AttentionShape) -> dict[str, PagedPlane]:
     return {
         "bf16": float_plane(bytes_of.bfloat16()),
         "int8": int8_plane(bytes_of, torch.zeros((*size, 2))),
+        "fp8": fp8_plane(bytes_of, torch.zeros((*size, 1)), is_native=False),
+        "fp8 native": fp8_plane(bytes_of, torch.zeros((*size, 1)), is_native=True),
         "int4": int4_plane(
             torch.zeros((*size, shape.head_dim // 32, 16), dtype=torch.uint8), torch.zeros((*size, 4, 2))
         ),
     }
 
 
+def channel_keys(shape: AttentionShape) -> PagedPlane:
+    codes = torch.zeros((1, shape.num_kv_heads, shape.head_dim, 8), dtype=torch.uint8)
+    recent = RecentBlocks(torch.zeros((1, 16, shape.num_kv_heads, shape.head_dim)), torch.zeros(1, dtype=torch.int64))
+    return channel_plane(codes, torch.zeros((1, shape.num_kv_heads, shape.head_dim, 2)), recent)
+
+
 def attention_variants() -> Iterator[Variant]:
-    shape = AttentionShape(32, 8, 128, 0.09)
-    for name, plane in planes(shape).items():
-        for chunk, rows in ((attention.CHUNK, 1), (0, 32)):
-            constants = attention.constants(shape, plane, rows, chunk, torch.bfloat16)
-            options = {key: constants.pop(key) for key in OPTIONS if key in constants}
-            code = "*bf16" if name == "bf16" else "*u8"
-            pointers = dict.fromkeys(("q", "out", "key_ranges", "value_ranges"), "*bf16")
-            pointers |= dict.fromkeys(("partial", "statistics"), "*fp32") | dict.fromkeys(("keys", "values"), code)
-            integers = ("query_starts", "context_lens", "tables", "sequences", "first_rows")
-            pointers |= dict.fromkeys(integers, "*i32")
-            strides = ("key_strides", "key_range_strides", "value_strides", "value_range_strides")
-            kind = "decode" if chunk else "prefill"
-            floats = ("scale", "cap")
-            name_of = f"attention {kind} {name}"
-            yield Variant(name_of, attention.attend_tile, pointers, constants, floats, strides, options)
-    pointers = dict.fromkeys(("query_starts", "context_lens", "sequences", "first_rows"), "*i32")
+    """Heads of 128 dimensions in every cache type; 64, 256 and 512 in 16 bits. Decoding, guesses, prompts."""
+    for dim in (64, 128, 256, 512):
+        shape = AttentionShape(32, 8, dim, 0.09)
+        for name, plane in planes(shape).items():
+            if dim == 128 or name == "bf16":
+                rows = {"decode": 1, "guesses": max(4, whole_tile(dim) // 8), "prefill": max(4, whole_tile(dim) // 4)}
+                for kind, count in rows.items():
+                    yield attend_variant(f"attention {kind} {name} {dim}", shape, plane, count, kind != "prefill")
+    plane = planes(AttentionShape(32, 8, 128, 0.09))["bf16"]
+    shape = AttentionShape(32, 8, 128, 0.09, window=1024, softcap=50.0)
+    yield attend_variant("attention prefill bf16 window and cap", shape, plane, 32, False)
+    yield attend_variant("attention tree bf16", AttentionShape(32, 8, 128, 0.09), plane, 1, True, has_paths=True)
+    plane, shape = planes(shape)["int4"], AttentionShape(32, 8, 128, 0.09)
+    for kind, rows in (("decode", 1), ("prefill", 32)):
+        name = f"attention {kind} int4 keys by channel"
+        yield attend_variant(name, shape, plane, rows, kind == "decode", by_channel=True)
+    pointers = dict.fromkeys(("query_starts", "context_lens", "sequences", "first_rows", "part_starts"), "*i32")
     pointers |= {"partial": "*fp32", "statistics": "*fp32", "out": "*bf16"}
-    constants = {"HEADS": 4, "KV_HEADS": 8, "ROWS": 1, "HEAD_DIM": 128, "DIM": 128, "CHUNK": 256, "HAS_WINDOW": False}
-    yield Variant("attention merge", attention_merge.merge_chunks, pointers, constants, options={"num_warps": 1})
+    constants = {"HEADS": 4, "KV_HEADS": 8, "ROWS": 1, "HEAD_DIM": 128, "DIM": 128, "PART": PART}
+    constants |= {"HAS_WINDOW": False, "TOGETHER": attention_merge.TOGETHER}
+    yield Variant("attention merge", attention_merge.merge_parts, pointers, constants, options={"num_warps": 4})
+
+
+def attend_variant(
+    name: str,
+    shape: AttentionShape,
+    plane: PagedPlane,
+    rows: int,
+    is_split: bool,
+    *,
+    has_paths: bool = False,
+    by_channel: bool = False,
+) -> Variant:
+    part = PART if is_split else 0
+    keys = channel_keys(shape) if by_channel else plane
+    constants = attention.constants(shape, keys, plane, rows, part, torch.bfloat16, has_paths=has_paths)
+    options = {key: constants.pop(key) for key in OPTIONS if key in constants}
+    code = "*bf16" if plane.kind == "float" else "*u8"
+    pointers = dict.fromkeys(("q", "out", "key_ranges", "value_ranges"), "*bf16")
+    pointers |= {"recent": "*fp16", "recent_rows": "*i64"}
+    pointers |= dict.fromkeys(("partial", "statistics"), "*fp32") | dict.fromkeys(("keys", "values"), code)
+    integers = ("query_starts", "context_lens", "tables", "sequences", "first_rows", "part_starts", "part_tiles")
+    pointers |= dict.fromkeys((*integers, "path_firsts", "path_slots"), "*i32")
+    strides = ("key_strides", "key_range_strides", "recent_strides", "value_strides", "value_range_strides")
+    return Variant(name, attention_kernel.attend_tile, pointers, constants, ("scale", "cap"), strides, options)
 
 
 def row_variants() -> Iterator[Variant]:
@@ -116,35 +168,72 @@ def row_variants() -> Iterator[Variant]:
     yield Variant("gated_activation", gated_activation.gate, pointers, constants)
     constants = {"HEAD_DIM": 128, "DIM": 128, "PAIRS": 64}
     yield Variant("rope", rope.rotate, pointers, constants, options={"num_warps": 1})
-    strides = ("code_strides", "range_strides")
-    for kind in ("int8", "int4"):
+    pointers |= dict.fromkeys(("q", "k", "v", "key_ranges", "value_ranges"), "*bf16")
+    strides = ("key_strides", "key_range_strides", "value_strides", "value_range_strides")
+    for kind in ("float", "int8", "int4", "fp8"):
+        pointers |= dict.fromkeys(("key_codes", "value_codes"), "*bf16" if kind == "float" else "*u8")
         constants = {"HEAD_DIM": 128, "DIM": 128, "BLOCK_SIZE": 16, "KIND": kind, "PAIRS": 64}
+        constants |= {"QUERY_HEADS": 32, "KV_HEADS": 8}
         options = {"num_warps": 1, "enable_fp_fusion": False}
-        yield Variant(f"kv_write {kind}", kv_write.write_slots, pointers, constants, (), strides, options)
+        yield Variant(f"rope_write {kind}", kv_write.write_slots, dict(pointers), constants, (), strides, options)
 
 
 def product_variants() -> Iterator[Variant]:
-    options: dict[str, object] = {"num_warps": 4, "num_stages": 3}
-    pointers = {"x": "*bf16", "codes": "*u8", "scales": "*fp16", "zeros": "*u8", "out": "*fp32"}
-    for rows, outputs in ((16, 32), (64, 64)):
-        constants: dict[str, object] = {"GROUP": 32, "IS_INT4": True, "HAS_ZEROS": True}
-        constants |= {"ROWS": rows, "OUTPUTS": outputs, "INPUTS": 128}
-        kernel = group_product.multiply_groups
-        yield Variant(f"int4 product {rows} rows", kernel, pointers, constants, ("zero",), options=options)
-    pointers = {"x": "*i8", "codes": "*i8", "x_scales": "*fp32", "scales": "*fp32", "out": "*fp32"}
-    for rows, outputs in ((16, 32), (128, 128)):
-        constants = {"ROWS": rows, "OUTPUTS": outputs, "INPUTS": 128}
-        yield Variant(f"int8 product {rows} rows", int8_product.multiply_int8, pointers, constants, options=options)
-    pointers = {"x": "*bf16", "codes": "*i8", "scales": "*fp32"}
-    constants = {"WIDTH": 4096, "COLUMNS": 4096}
+    """Tiles of 1, 16, 64 and many rows, as `tiling_of` chooses them."""
+    for encoding in ("int4_g32", "int4_g128", "q4_0", "q8_0", "q4_k", "q5_k", "q6_k"):
+        for num_rows in (1, 16, 64, 4096):
+            yield coded_variant(encoding, num_rows)
+    yield coded_variant("q4_k", 64, torch.float32)
+    yield from int8_variants()
+    pointers = {"parts": "*fp32", "bias": "*fp32", "out": "*bf16"}
+    constants: dict[str, object] = {"HAS_BIAS": True, "PARTS": 8, "COLUMNS": 512}
+    yield Variant("sum of parts", split.add_parts, pointers, constants)
+
+
+def coded_variant(encoding: str, num_rows: int, values: torch.dtype = torch.bfloat16) -> Variant:
+    layout = LAYOUTS[encoding]
+    tiling = coded_product.tiling_of(num_rows, layout.step, layout.plane, is_wide=values == torch.float32)
+    is_packed = coded_product.is_packed(encoding, num_rows, values)
+    kernel = nibble_product.multiply_nibbles if is_packed else coded_product.multiply_codes
+    pointers = {"x": "*bf16" if values == torch.bfloat16 else "*fp32", "words": "*i16", "headers": "*i32"}
+    pointers |= {"high": "*u8" if layout.high_bits == 1 else "*i16", "out": "*bf16", "bias": "*fp32"}
+    constants = coded_product.constants_of(layout, tiling, has_bias=False, is_whole=True)
+    options: dict[str, object] = {"num_warps": tiling.warps, "num_stages": tiling.stages}
+    name = f"{encoding} product {num_rows} rows {values}".replace(" torch.bfloat16", "").replace("torch.", "")
+    return Variant(name, kernel, pointers, constants, options=options)
+
+
+def int8_variants() -> Iterator[Variant]:
+    pointers = dict.fromkeys(("x_codes", "codes"), "*i8") | dict.fromkeys(("x_scales", "scales", "bias"), "*fp32")
+    pointers |= {"x": "*bf16", "outliers": "*u8", "out": "*bf16"}
+    for keeps_outliers in (False, True):
+        for num_rows in (1, 64, 4096):
+            tiling = int8_product.tiling_of(num_rows, keeps_outliers=keeps_outliers)
+            constants: dict[str, object] = {"KEEPS_OUTLIERS": keeps_outliers, "HAS_BIAS": False, "STEP": 128}
+            constants |= {"OUTPUTS": tiling.outputs, "ROWS": tiling.rows}
+            options: dict[str, object] = {"num_warps": tiling.warps, "num_stages": tiling.stages}
+            name = f"{'int8 and outliers' if keeps_outliers else 'int8'} product {num_rows} rows"
+            yield Variant(name, int8_product.multiply_int8, pointers, constants, options=options)
+    pointers = {"x": "*bf16", "codes": "*i8", "scales": "*fp32", "outliers": "*u8"}
+    constants = {"WIDTH": 4096, "COLUMNS": 4096, "STEP": 128, "KEEPS_OUTLIERS": True}
     options = {"num_warps": 8, "enable_fp_fusion": False}
-    yield Variant("token codes", int8_product.code_tokens, pointers, constants, options=options)
+    yield Variant("token codes", token_codes.code_tokens, pointers, constants, options=options)
+
+
+def sampling_variants() -> Iterator[Variant]:
+    options: dict[str, object] = {"num_warps": sampling.NUM_WARPS}
+    constants: dict[str, object] = {"TILE": sampling.TILE}
+    pointers = dict.fromkeys(("logits", "temperatures", "top_ps", "min_ps", "uniforms"), "*fp32")
+    pointers |= {"tokens": "*i32", "top_ks": "*i32", "table": "*i32"}
+    yield Variant("sampling", sampling.draw_row, pointers, constants, options=options)
+    yield Variant("top tokens", top_tokens.rank_row, pointers, constants, options=options)
 
 
 def variants() -> Iterator[Variant]:
     yield from attention_variants()
     yield from row_variants()
     yield from product_variants()
+    yield from sampling_variants()
 
 
 def compiled(variant: Variant, capability: int) -> dict[str, object]:
@@ -181,6 +270,8 @@ def main() -> None:
     for variant in variants():
         if any(part in variant.name for part in options.only):
             for capability in map(int, options.targets.split(",")):
+                if "native" in variant.name and capability < 89:
+                    continue
                 sys.stdout.write(json.dumps(compiled(variant, capability)) + "\n")
                 sys.stdout.flush()
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from triton_interpreter import DEVICE, torch
 
-from vivace.backends.cuda.kernels.attention import AttentionShape, whole_tile
-from vivace.backends.cuda.kernels.paged_plane import PagedPlane, float_plane, int4_plane, int8_plane
+from vivace.backends.cuda.kernels.attention_shape import AttentionShape
+from vivace.backends.cuda.kernels.attention_tiles import whole_tile
+from vivace.backends.cuda.kernels.paged_plane import PagedPlane, float_plane, fp8_plane, int4_plane, int8_plane
 from vivace.backends.cuda.kernels.ragged_rows import RaggedRows, ragged_rows
 from vivace.ops import reference
 from vivace.ops.backend import StepInputs
@@ -36,12 +37,18 @@ class PagedCase:
     def q(self) -> torch.Tensor:
         return torch.from_numpy(self.q_TD).to(DEVICE, self.dtype)
 
+    @property
+    def paths(self) -> reference.TreePaths | None:
+        if self.inputs.parents_T is None:
+            return None
+        return reference.TreePaths(self.inputs.parents_T, self.inputs.slots_T, self.keys.block_size)
+
     def expected(self) -> np.ndarray:
         inputs, shape = self.inputs, self.shape
         return reference.paged_attention(
             self.q_TD, self.decoded_keys, self.decoded_values,
             inputs.query_starts_B1, inputs.context_lens_B, inputs.block_tables_BX,
-            scale=shape.scale, window=shape.window, softcap=shape.softcap,
+            scale=shape.scale, window=shape.window, softcap=shape.softcap, paths=self.paths,
         )  # fmt: skip
 
 
@@ -98,6 +105,13 @@ def random_plane(
         values = torch.from_numpy(rng.standard_normal(size, dtype=np.float32)).to(dtype)
         return float_plane(values.to(DEVICE)), values.float().permute(0, 2, 1, 3).contiguous().numpy()
     blocks, places, heads, dim = size
+    if kind.startswith("fp8"):
+        bits = torch.from_numpy(rng.integers(0, 256, size, dtype=np.uint8))
+        bits = torch.where(bits & 127 == 127, 0, bits)  # not a number
+        scale = torch.from_numpy(rng.uniform(0.003, 0.01, (*size[:3], 1)).astype(np.float32)).bfloat16()
+        decoded = bits.view(torch.float8_e4m3fn).float() * scale.float()
+        plane = fp8_plane(bits.to(DEVICE), scale.to(DEVICE), is_native=kind == "fp8_native")
+        return plane, decoded.permute(0, 2, 1, 3).contiguous().numpy()
     groups = 1 if kind == "int8" else dim // 32
     levels = torch.from_numpy(rng.integers(0, 256 if kind == "int8" else 16, size, dtype=np.uint8))
     scale = torch.from_numpy(rng.uniform(0.5, 1.5, (blocks, places, heads, groups)).astype(np.float32))

@@ -125,6 +125,13 @@ def test_auto_takes_a_gpu_that_fits_and_passes_one_that_does_not(
         make_backend(EngineConfig(device="cuda"))
 
 
+def test_caches_of_float8_are_for_gpus() -> None:
+    config = EngineConfig(kv_cache_dtype="fp8", device="cpu")  # type: ignore[arg-type]
+    assert config.kv_cache_dtype == "fp8_e4m3"
+    with pytest.raises(ConfigError, match="int8_per_token_head is as small"):
+        make_backend(config)
+
+
 def test_the_kv_pool_takes_what_the_share_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     """80 GiB, 60 free: a share of 0.9 leaves 8 for a step's values, so 52 are for the pool."""
     backend = CudaBackend("cpu")

@@ -43,6 +43,7 @@ def test_buckets() -> None:
     assert bucket_of(step, 4) == (4, 8)
     step.context_lens_B = int32(1, 6, 1 << 20)
     assert bucket_of(step, 4) is None  # more to gather than one group takes
+    assert bucket_of(step, 4, most_positions=None) == (4, 1 << 18)
     many = BUCKETS[-1] + 1
     step.context_lens_B = step.token_ids_T = np.ones(many, np.int32)
     assert bucket_of(step, 4) is None
@@ -89,7 +90,7 @@ def test_a_filled_step_computes_the_same_and_writes_aside() -> None:
 
 def test_no_graph_off_a_gpu() -> None:
     cache = CudaKVCache(SPEC, 8, CPU)
-    graphs = StepGraphs(cache, Upload(CPU), lambda *_: StepPlan([]), lambda _: (torch.zeros(1), None))
+    graphs = StepGraphs(cache, Upload(CPU), lambda *_: StepPlan([]), lambda *_: (torch.zeros(1), None))
     assert not graphs.is_active
     assert graphs.run(decode_step()) is None
 

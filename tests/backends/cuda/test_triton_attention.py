@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from paged_case import PagedCase, paged_case
-from triton_interpreter import torch
+from triton_interpreter import DEVICE, torch
 
-from vivace.backends.cuda.kernels.attention import AttentionShape, paged_attention
+from vivace.backends.cuda.kernels import attention
+from vivace.backends.cuda.kernels.attention import paged_attention
+from vivace.backends.cuda.kernels.attention_shape import AttentionShape
+from vivace.backends.cuda.kernels.ragged_rows import graph_parts, tile_plan
 
 # Weights and decoded numbers enter products in the query's type: 8 bits of a bfloat16, 11 of a float16.
 TOLERANCE = {"f32": 2e-5, "f16": 4e-3, "bf16": 3e-2}
@@ -20,11 +23,16 @@ def run(case: PagedCase) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("kind", ["float", "int8", "int4"])
+@pytest.mark.parametrize("kind", ["float", "int8", "int4", "fp8"])
 def test_ragged_batch(kind: str, dtype: str) -> None:
     rng = np.random.default_rng(7)
     case = paged_case(rng, MIXED, AttentionShape(4, 2, 64, 0.125), kind=kind, dtype=dtype)
     np.testing.assert_allclose(run(case), case.expected(), rtol=0, atol=TOLERANCE[dtype])
+
+
+def test_float8_that_the_device_converts() -> None:
+    case = paged_case(np.random.default_rng(7), [(1, 20)], AttentionShape(4, 2, 64, 0.125), kind="fp8_native")
+    np.testing.assert_allclose(run(case), case.expected(), rtol=0, atol=2e-5)
 
 
 SHAPES = {
@@ -85,3 +93,40 @@ def test_what_lies_behind_a_context_is_not_read() -> None:
     for plane in (case.keys, case.values):
         plane.codes[~written.to(plane.codes.device)] = torch.nan
     np.testing.assert_allclose(run(case), expected, rtol=0, atol=2e-5)
+
+
+def test_workspace_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums of no more than three parts at once: several launches make the same bits."""
+    case = paged_case(
+        np.random.default_rng(19), [(1, 300), (1, 520), (3, 257), (1, 20)], AttentionShape(2, 1, 32, 0.2)
+    )
+    at_once = run(case)
+    np.testing.assert_allclose(at_once, case.expected(), rtol=0, atol=2e-5)
+    monkeypatch.setattr(attention, "WORKSPACE_BYTES", 3 * 2 * (32 + 2) * 4)
+    assert list(case.rows.split[0].launches(3)) == [(0, 1), (1, 2), (2, 3)]
+    assert np.array_equal(run(case), at_once)
+
+
+def test_parts_are_filled_up_for_a_graph() -> None:
+    """Shapes of what is sent follow the number of rows and parts, not the contexts."""
+    shape, shapes = AttentionShape(2, 1, 32, 0.2), []
+    for spans in ([(1, 520), (1, 30)], [(1, 260), (1, 270)]):
+        case = paged_case(np.random.default_rng(23), spans, shape)
+        assert graph_parts(case.inputs) == 8
+        plan = tile_plan(case.inputs, 2, 128, num_parts=8)
+        sent = plan.arrays | {"tables": case.inputs.block_tables_BX}
+        shapes.append({name: array.shape for name, array in plan.arrays.items()})
+        rows = plan.on_device({name: torch.from_numpy(array).to(DEVICE) for name, array in sent.items()})
+        result = paged_attention(case.q, case.keys, case.values, rows, shape).cpu().numpy()
+        assert np.array_equal(result, run(case))
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("kind", ["float", "int8"])
+def test_trees_of_guesses(kind: str) -> None:
+    """Rows 0 and 1 lie where they belong, row 4 follows row 1; rows 2 and 3 follow row 0, across a block's end."""
+    spans = [(2, 32), (1, 32), (1, 33), (1, 33), (1, 40)]
+    case = paged_case(np.random.default_rng(29), spans, AttentionShape(4, 2, 32, 0.2), kind=kind)
+    case.inputs.block_tables_BX[1:4, :2] = case.inputs.block_tables_BX[0, :2]
+    case.inputs.parents_T = np.array([-1, -1, 0, 2, 1, -1], np.int32)
+    np.testing.assert_allclose(run(case), case.expected(), rtol=0, atol=2e-5)

@@ -126,7 +126,23 @@ def test_logits_are_those_of_the_reference(encoding: str, kv_dtype: str, prompts
         np.testing.assert_allclose(logits(backend, executable, inputs), wanted, rtol=0, atol=TOLERANCE[encoding])
     by_kernel = {line.partition(":")[0] for line in backend.kernels.explain() if ": triton" in line}
     coded = {"linear"} if encoding == "q4_0" else set()
-    assert by_kernel == {"attention", "kv_write", "rms_norm", "rope", "gated_activation"} | coded
+    assert by_kernel == {"attention", "rope_kv_write", "rms_norm", "add_rms_norm", "gated_activation"} | coded
+
+
+def test_keys_by_channel() -> None:
+    """A prompt that fills a block, chunks of few rows across a block's end and through its middle, then decoding."""
+    backend, reference = interpreted(), ReferenceBackend(np.float64)
+    executable, expected = (compiled(one, "f32", "int4_k_per_channel") for one in (backend, reference))
+    chunks = [
+        step((20, 3), (20, 3), 1),
+        step((5, 1), (25, 4), 2),
+        step((9, 14), (34, 18), 3),
+        step((1, 1), (35, 19), 4),
+    ]
+    for inputs in chunks:
+        wanted = logits(reference, expected, inputs)
+        np.testing.assert_allclose(logits(backend, executable, inputs), wanted, rtol=0, atol=TOLERANCE["f32"])
+    assert f"attention: triton, {len(chunks) * LAYERS} times" in backend.kernels.explain()
 
 
 def test_a_step_filled_up_for_a_graph_computes_the_same() -> None:
@@ -148,7 +164,7 @@ def test_a_step_filled_up_for_a_graph_computes_the_same() -> None:
     np.testing.assert_allclose(output.cpu().numpy(), expected, rtol=0, atol=1e-5)
 
 
-def test_a_tree_of_guesses_is_left_to_torch() -> None:
+def test_a_tree_of_guesses() -> None:
     """The second row follows the first one, from a slot that is not its position's."""
     backend, reference = interpreted(), ReferenceBackend(np.float64)
     executable, expected = compiled(backend, "f32", "bf16"), compiled(reference, "f32", "bf16")
@@ -159,7 +175,18 @@ def test_a_tree_of_guesses_is_left_to_torch() -> None:
     for inputs in (steps(SHORT)[0], tree):
         wanted = logits(reference, expected, inputs)
         np.testing.assert_allclose(logits(backend, executable, inputs), wanted, rtol=0, atol=TOLERANCE["f32"])
-    assert any("tree of guesses" in line and f"{LAYERS} times" in line for line in backend.kernels.explain())
+    assert any(line == f"attention: triton, {2 * LAYERS} times" for line in backend.kernels.explain())
+
+
+def test_a_prompt_by_torch() -> None:
+    """The first prompt of LONG is longer than what is split, and without cached context; the rest is the kernel's."""
+    backend = CudaBackend("cuda") if HAS_DEVICE else CudaBackend("cpu", interpreted=True, attention="sdpa")
+    executable, reference = compiled(backend, "f32", "f32"), ReferenceBackend(np.float64)
+    expected = compiled(reference, "f32", "f32")
+    assert HAS_DEVICE or backend.kernels.remarks == {"attention of prompts": ("sdpa", "as asked")}
+    for inputs in steps(LONG):
+        wanted = logits(reference, expected, inputs)
+        np.testing.assert_allclose(logits(backend, executable, inputs), wanted, rtol=0, atol=TOLERANCE["f32"])
 
 
 def test_a_kernel_that_does_not_run_leaves_all_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:

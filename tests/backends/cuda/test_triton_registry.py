@@ -5,16 +5,17 @@ from __future__ import annotations
 import pytest
 from triton_interpreter import DEVICE, HAS_DEVICE, torch
 
+from vivace.backends.cuda.code_layout import LAYOUTS
 from vivace.backends.cuda.kernels.case import AttentionCase, CacheWriteCase, ProductCase, RowCase
 from vivace.backends.cuda.kernels.registry import KernelRegistry, supports
 
 REFUSED = {
-    "tree": AttentionCase("bf16", "bfloat16", 128, has_branches=True),
-    "registers": AttentionCase("bf16", "bfloat16", 512),
-    "int4_k_per_channel": AttentionCase("int4_k_per_channel", "bfloat16", 128),
+    "registers": AttentionCase("bf16", "bfloat16", 640),
+    "path of guesses": AttentionCase("int4_k_per_channel", "bfloat16", 128, has_branches=True),
+    "int4_k_per_channel": CacheWriteCase("int4_k_per_channel", 128),
     "groups of 32": CacheWriteCase("int4_per_token_head", 80),
-    "q6_k": ProductCase("q6_k", "bfloat16", 1, 256),
-    "64 rows": ProductCase("int4_g32", "bfloat16", 65, 256),
+    "matrix of": ProductCase("a matrix of bfloat16", "bfloat16", 256),
+    "40000 inputs": ProductCase("int8_channel", "bfloat16", 40000),
     "columns": RowCase("rms_norm", "bfloat16", 32768),
     "float64": RowCase("rope", "float64", 128),
 }
@@ -28,20 +29,21 @@ def test_refusals_say_why(words: str) -> None:
 
 
 def test_what_a_model_needs_has_kernels() -> None:
-    for kv_dtype in ("f32", "bf16", "f16", "int8_per_token_head", "int4_per_token_head"):
-        assert supports(AttentionCase(kv_dtype, "bfloat16", 128)) is None
-    for encoding in ("int4_g32", "int4_g64", "int4_g128", "q4_0", "q8_0", "int8_channel"):
-        assert supports(ProductCase(encoding, "bfloat16", 1, 4096)) is None
+    for kv_dtype in ("f32", "bf16", "f16", "int8_per_token_head", "int4_per_token_head", "fp8_e4m3"):
+        for head_dim in (64, 128, 256, 512):
+            assert supports(AttentionCase(kv_dtype, "bfloat16", head_dim, has_branches=True)) is None
+    for encoding in (*LAYOUTS, "int8_channel", "int8_outlier", "fp8_channel"):
+        assert supports(ProductCase(encoding, "bfloat16", 4096)) is None
 
 
 def test_choices_are_counted() -> None:
     registry = KernelRegistry(DEVICE, interpreted=not HAS_DEVICE)
     for _ in range(3):
         assert registry.takes(AttentionCase("bf16", "bfloat16", 128))
-    assert not registry.takes(ProductCase("q6_k", "bfloat16", 1, 256))
+    assert not registry.takes(ProductCase("a matrix of bfloat16", "bfloat16", 256))
     assert registry.explain() == [
         "attention: triton, 3 times",
-        "linear: torch (no kernel multiplies with q6_k), 1 times",
+        "linear: torch (no kernel multiplies with a matrix of bfloat16), 1 times",
     ]
 
 

@@ -8,7 +8,7 @@ from paged_case import TYPES
 from triton_interpreter import DEVICE, torch
 
 from vivace.backends.cuda.kernels.gated_activation import gated_activation
-from vivace.backends.cuda.kernels.kv_write import kv_write
+from vivace.backends.cuda.kernels.kv_write import kv_write, rope_write
 from vivace.backends.cuda.kernels.paged_plane import PagedPlane, float_plane, int4_plane, int8_plane
 from vivace.backends.cuda.kernels.rms_norm import add_rms_norm, rms_norm
 from vivace.backends.cuda.kernels.rope import rope
@@ -105,11 +105,15 @@ def test_written_keys_read_back_as_defined(kind: str, dim: int) -> None:
     assert not keys.codes.flatten(0, 1)[untouched].any()
 
 
-def test_keys_are_turned_on_the_way() -> None:
-    (k, k_TD), (v, _) = random_rows((3, 64), "f32"), random_rows((3, 64), "f32")
+def test_queries_and_keys_are_turned_in_one_launch() -> None:
+    rows, rows_TD = random_rows((3, 4 * 32 + 2 * 32 + 2 * 32), "f32")  # four heads of queries, two of keys and values
+    parts, parts_TD = rows.split((128, 64, 64), dim=1), np.split(rows_TD, (128, 192), axis=1)
     table_T2P = reference.rope_table(np.array([3, 4, 90], np.int32), RNG.random(16, np.float32), 1.0)
     keys, values = (empty_plane("float", 32, torch.float32) for _ in range(2))
     slots = torch.tensor([1, 2, 50], dtype=torch.int32, device=DEVICE)
-    kv_write(k, v, slots, keys, values, torch.from_numpy(table_T2P).to(DEVICE))
-    expected = reference.rope(k_TD, table_T2P, 32).reshape(3, 2, 32)
-    np.testing.assert_allclose(decoded(keys, slots.cpu().numpy()), expected, rtol=0, atol=1e-5)
+    turned = rope_write(*parts, torch.from_numpy(table_T2P).to(DEVICE), slots, keys, values)
+    q_TD, k_TD = (reference.rope(part, table_T2P, 32) for part in parts_TD[:2])
+    np.testing.assert_allclose(turned.cpu().numpy(), q_TD, rtol=0, atol=1e-5)
+    written = slots.cpu().numpy()
+    np.testing.assert_allclose(decoded(keys, written), k_TD.reshape(3, 2, 32), rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(decoded(values, written), parts_TD[2].reshape(3, 2, 32))

@@ -44,7 +44,7 @@ def _make_bfloat16_a_number() -> None:
     where a device rounds to the nearest."""
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
-    dot, cast = InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl
+    dot, cast, subtract = (getattr(InterpreterBuilder, name) for name in ("create_dot", "cast_impl", "create_fsub"))
 
     def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
         return dot(self, _widened(a), _widened(b), *rest)
@@ -54,9 +54,62 @@ def _make_bfloat16_a_number() -> None:
             return TensorHandle(_nearest_bfloat16(np.asarray(source.data)), target.scalar)
         return cast(self, source, target)
 
+    def create_fsub(self: Any, a: Any, b: Any) -> Any:
+        if a.dtype.scalar.name != "bf16":
+            return subtract(self, a, b)
+        return TensorHandle(_nearest_bfloat16(_widened(a).data - _widened(b).data), a.dtype.scalar)
+
     InterpreterBuilder.create_dot = create_dot
     InterpreterBuilder.cast_impl = cast_impl
+    InterpreterBuilder.create_fsub = create_fsub
+
+
+class _Results:
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    def get_result(self, _: int) -> Any:
+        return self._handle
+
+
+def _run_assembly(_: Any, text: str, constraints: str, values: list[Any], types: list[Any], *rest: Any) -> _Results:
+    """The instructions that the kernels use, as the PTX manual defines them, on pairs of 16 bits in one register:
+    `shr.b32 to, from, bits`, `shl.b32`, and `lop3.b32 to, a, b, c, table`, where bit 4 a + 2 b + c of the table is
+    the result."""
+    from triton.runtime.interpreter import TensorHandle
+
+    assert constraints in ("=r,r", "=r,r,r")
+    assert rest == (True, 2)
+    registers = {f"${1 + at}": np.ascontiguousarray(one.data).view(np.uint32) for at, one in enumerate(values)}
+    for instruction in filter(None, (part.strip() for part in text.strip("{} ").split(";"))):
+        name, _, operands = instruction.partition(" ")
+        target, *sources = (operand.strip() for operand in operands.split(","))
+        if name != ".reg":
+            read = [registers[one] if one in registers else np.uint32(int(one)) for one in sources]
+            registers[target] = ASSEMBLY[name](*read)
+    result = registers["$0"].view(np.float16 if types[0].scalar.name == "fp16" else np.uint16)
+    return _Results(TensorHandle(result, types[0].scalar))
+
+
+def _lop3(a: Any, b: Any, c: Any, table: np.uint32) -> np.ndarray:
+    result = np.zeros_like(a)
+    for index in range(8):
+        if int(table) >> index & 1:
+            terms = (value if index >> bit & 1 else ~value for value, bit in ((a, 2), (b, 1), (c, 0)))
+            result |= np.bitwise_and.reduce(np.broadcast_arrays(*terms))
+    return result
+
+
+ASSEMBLY = {"shr.b32": np.right_shift, "shl.b32": np.left_shift, "lop3.b32": _lop3}
+
+
+def _make_assembly_run() -> None:
+    """Triton's interpreter has no inline assembly."""
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    InterpreterBuilder.create_inline_asm = _run_assembly
 
 
 if not HAS_DEVICE:
     _make_bfloat16_a_number()
+    _make_assembly_run()

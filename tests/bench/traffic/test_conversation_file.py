@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from vivace.bench.traffic import record_file
 from vivace.bench.traffic.conversation_file import Conversation, read_conversations
 from vivace.bench.traffic.prompt_text import PromptText
 from vivace.bench.traffic.scenario import make_traffic
@@ -119,6 +122,71 @@ def test_long_conversations_end_where_the_context_does(write: Callable[..., Path
     )
     assert 2 <= len(traffic.requests) < 10
     assert all(one.prompt_len + one.output_len <= 1000 for one in traffic.requests)
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("packed", [False, True])
+def test_one_array_is_read_as_lines_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, indent: int | None, packed: bool
+) -> None:
+    """ShareGPT's usual form; the cuts between reads fall into records, words and characters."""
+    monkeypatch.setattr(record_file, "CHUNK_BYTES", 7)
+    accented = {"conversations": [{"from": "human", "value": "é🌊?"}, {"from": "gpt", "value": "ü" * 50}]}
+    written = json.dumps([SHAREGPT, accented, OPENAI], indent=indent, ensure_ascii=False).encode("utf-8-sig")
+    path = tmp_path / "chats.json"
+    path.write_bytes(gzip.compress(written) if packed else written)
+    lines = tmp_path / "chats.jsonl"
+    lines.write_text("".join(json.dumps(one) + "\n" for one in (SHAREGPT, accented, OPENAI)))
+    assert list(read_conversations(path)) == list(read_conversations(lines))
+    assert len(list(read_conversations(path))) == 3
+    path.write_text(" [\n] ")
+    assert list(read_conversations(path)) == []
+
+
+def test_an_array_is_not_held_in_memory(tmp_path: Path) -> None:
+    """16 MB of chats: the first one is there before the last is read, and few are held."""
+    path = tmp_path / "chats.json"
+    one = json.dumps({"conversations": [{"from": "human", "value": "x" * 8000}, {"from": "gpt", "value": "y"}]})
+    path.write_text("[" + ",".join([one] * 2000) + ", broken]")
+    tracemalloc.start()
+    try:
+        with pytest.raises(ConfigError, match="record 2001 is no JSON object"):
+            for _ in read_conversations(path):
+                pass
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 << 20
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[{"messages": []}', "before record 2: the file ends"),
+        ('[{"messages": []}, {"messages": [', "record 2 is no JSON object"),
+        ('[{"messages": []},', "record 2 is missing: the file ends"),
+        ('[{"messages": []} {"messages": []}]', "before record 2: ',' is missing"),
+        ('[{"messages": []}, 3]', "record 2 is no JSON object but int"),
+        ('[{"messages": []}] x', "something follows the array of 1 records"),
+        ('[{"messages": [3]}]', r"record 1, messages\[0\] is no object"),
+        ("[" * 100_000, "record 1 is no JSON object"),
+    ],
+)
+def test_a_damaged_array_is_named(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "chats.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        list(read_conversations(path))
+
+
+def test_bytes_of_an_array_that_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "chats.json"
+    path.write_bytes(b'[{"messages": []}, {"messages": "\xff"}]')
+    with pytest.raises(ConfigError, match="no UTF-8"):
+        list(read_conversations(path))
+    path.write_bytes(gzip.compress(json.dumps([SHAREGPT] * 50).encode())[:-20])
+    with pytest.raises(ConfigError, match="the gzip data break"):
+        list(read_conversations(path))
 
 
 DAMAGED = {

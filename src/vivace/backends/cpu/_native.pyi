@@ -146,6 +146,7 @@ def sample(
     masks: _Words,
     tokens: _Ints,
 ) -> None: ...
+def uniforms(seed: NDArray[np.uint64], index: _Ints, position: _Ints, uniform: _Floats) -> None: ...
 def top_logprobs(
     device: Device,
     logits: _Floats,

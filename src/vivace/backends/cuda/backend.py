@@ -7,18 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
+from vivace.backends.cuda import logprobs
+from vivace.backends.cuda.attention_choice import check_installed
+from vivace.backends.cuda.ceilings import measure_ceilings
 from vivace.backends.cuda.device import DeviceFacts, facts, open_device, running_on
+from vivace.backends.cuda.drawn import DrawnTokens, Sampler, draw
 from vivace.backends.cuda.executable import CudaExecutable
 from vivace.backends.cuda.kernels.registry import KernelRegistry
 from vivace.backends.cuda.kv_cache import CudaKVCache
-from vivace.backends.cuda.logprobs import top_logprobs
+from vivace.backends.cuda.largest_step import measured_bytes
 from vivace.backends.cuda.matrix import load_matrix
-from vivace.backends.cuda.sampling import sample
+from vivace.backends.cuda.transfer import Upload
+from vivace.core.config import AttentionBackend
 from vivace.core.errors import ConfigError, EngineError
 from vivace.formats.dequantize import dequantize
 from vivace.formats.quantize_rtn import encode
@@ -28,11 +34,14 @@ from vivace.ops.backend import (
     Int32Array,
     KVCache,
     KVSpec,
+    MeasuredCeilings,
     SampleInputs,
     StepLimits,
     TopLogprobs,
+    UInt64Array,
 )
 from vivace.ops.program import Program, Weight
+from vivace.ops.random import row_uniforms
 
 
 class CudaBackend:
@@ -41,18 +50,30 @@ class CudaBackend:
     Products of CUDA libraries choose their order of sums by the number of rows: on a GPU results may depend on the
     batch by a rounding, where the CPU backend's never do. See `precision` for the types. `kernels` knows which
     operations Triton's kernels run; `interpreted`: all that they can, in Triton's interpreter, for tests.
+    `attention`: see `attention_choice`.
     """
 
     name = "cuda"
 
-    def __init__(self, device: str = "cuda", *, interpreted: bool = False) -> None:
+    def __init__(
+        self, device: str = "cuda", *, interpreted: bool = False, attention: AttentionBackend = "auto"
+    ) -> None:
         self.device = open_device(device)
-        self.kernels = KernelRegistry(self.device, interpreted=interpreted)
+        check_installed(attention)
+        self.kernels = KernelRegistry(self.device, interpreted=interpreted, attention=attention)
 
     @property
     def facts(self) -> DeviceFacts | None:
         """What the device is; None for torch's CPU device."""
         return facts(self.device)
+
+    @cached_property
+    def _upload(self) -> Upload:
+        return Upload(self.device)
+
+    @cached_property
+    def _sampler(self) -> Sampler:
+        return Sampler(self.kernels, self._upload)
 
     @property
     def packed_storage(self) -> None:
@@ -66,6 +87,18 @@ class CudaBackend:
         torch.cuda.empty_cache()
         free_bytes, memory_bytes = torch.cuda.mem_get_info(self.device)
         return max(0, free_bytes - int(memory_bytes * (1 - utilization)))
+
+    def step_bytes(self, program: Program, spec: KVSpec, limits: StepLimits, max_context: int) -> int:
+        """Memory that steps take beside weights and cache, measured by the largest ones. `limits.max_sampled`: the
+        most sequences of a step. Raises `EngineError` where not even they fit. 0 on torch's CPU device."""
+        if self.device.type == "cpu":
+            return 0
+        with running_on(self.device):
+            executable = CudaExecutable(program, CudaKVCache(spec, 1, self.device), limits, self.kernels)
+            num_bytes = measured_bytes(executable, self._sampler, limits, max_context)
+            del executable
+            torch.cuda.empty_cache()
+        return num_bytes
 
     def encode(self, tensor: StoredTensor, encoding: str) -> StoredTensor:
         """A float matrix by round-to-nearest, on the host."""
@@ -93,15 +126,39 @@ class CudaBackend:
             raise EngineError(f"the KV cache belongs to another backend: {type(kv_cache).__name__}")
         return CudaExecutable(program, kv_cache, limits, self.kernels)
 
+    def uniforms(self, seed_S: UInt64Array, index_S: Int32Array, position_S: Int32Array) -> Float32Array:
+        """Drawn on the host."""
+        return row_uniforms(seed_S, index_S, position_S)
+
     def sample(self, logits: Any, inputs: SampleInputs) -> Int32Array:
-        """Token ids [S]: the step's one wait for the device."""
+        """Token ids [S], waiting for them."""
+        return self.draw(logits, inputs, None).read()[0] if len(logits) else np.zeros(0, np.int32)
+
+    def draw(self, logits: Any, inputs: SampleInputs, num_logprobs: int | None) -> DrawnTokens:
+        """Token ids of at least one row; to read them is the step's one wait for the device."""
         with running_on(self.device):
-            return sample(logits, inputs)
+            return draw(logits, inputs, num_logprobs, self._sampler)
 
     def top_logprobs(self, logits: Any, tokens_S: Int32Array, k: int) -> TopLogprobs:
         """The chosen tokens' and the k most likely tokens' values of each row's raw log-softmax."""
+        logprobs.check(tokens_S, len(logits), k, logits.shape[1])
+        if not len(logits):
+            return logprobs.read_table(np.zeros((0, 3 + 2 * k), np.int32), k)[1]
         with running_on(self.device):
-            return top_logprobs(logits, tokens_S, k)
+            sent = self._upload.send({"tokens": tokens_S})["tokens"]
+            return logprobs.read_table(self._sampler.table_of(logits, sent, k).cpu().numpy(), k)[1]
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def measure_ceilings(self) -> MeasuredCeilings | None:
+        """Of the GPU; None on torch's CPU device."""
+        if self.device.type == "cpu":
+            return None
+        with running_on(self.device):
+            return measure_ceilings(self.device)
 
     def on_host(self, values: Any) -> Float32Array:
         """A NumPy array with what an executable returned."""

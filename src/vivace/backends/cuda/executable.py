@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import time
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vivace.backends.cuda.device import running_on
+from vivace.backends.cuda.fusion import stages
 from vivace.backends.cuda.graphs import Results, StepGraphs
-from vivace.backends.cuda.interpreter import Interpreter, last_uses
+from vivace.backends.cuda.interpreter import Interpreter
 from vivace.backends.cuda.kernels.provider import launchers_for
 from vivace.backends.cuda.kernels.ragged_rows import TilePlan
 from vivace.backends.cuda.kernels.registry import KernelRegistry
 from vivace.backends.cuda.kv_cache import CudaKVCache
+from vivace.backends.cuda.op_clock import launch_seconds, moment
 from vivace.backends.cuda.precision import precision_of
 from vivace.backends.cuda.spans import branches_of, spans_of
 from vivace.backends.cuda.step import DeviceStep, StepPlan, send_step
@@ -33,14 +35,27 @@ class CudaExecutable:
         self._program = program
         self._cache = cache
         self._limits = limits
-        self._dying = last_uses(program)
+        self._stages = stages(program)
         layouts = (weight.layout for op in program.ops if isinstance(op, Linear) for weight in op.weights)
         self._launchers = launchers_for(program, cache, registry)
         is_exact = cache.device.type == "cpu" and self._launchers is None
         self._precision = precision_of(layouts, is_exact=is_exact)
         self._upload = Upload(cache.device)
-        self._graphs = StepGraphs(cache, self._upload, self._graph_plan, self._execute)
+        self._graphs = StepGraphs(cache, self._upload, self._graph_plan, self._execute, limits.max_sampled)
         self._states: Tensor | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self._cache.device
+
+    @property
+    def block_size(self) -> int:
+        return self._cache.spec.block_size
+
+    @property
+    def has_graphs(self) -> bool:
+        """Whether decode steps run as CUDA graphs."""
+        return self._graphs.is_active
 
     def run(self, inputs: StepInputs) -> Tensor:
         """Logits [S, V] on the device, float32, valid until the next run."""
@@ -64,27 +79,34 @@ class CudaExecutable:
         return self._states
 
     def run_timed(self, inputs: StepInputs) -> Float64Array:
-        """Seconds of each operation, waiting for each; then of the transfer before them."""
+        """Seconds of each operation on the device's clock, without a graph, those that a kernel may compute together
+        in equal parts; then of the transfer before them, on the host's."""
         self._check(inputs)
-        with running_on(self._cache.device):
-            moments = [self._moment()]
+        device = self._cache.device
+        with running_on(device):
+            started = moment(device)
             self._cache.begin_step(inputs)
             interpreter = Interpreter(self._cache, self._send(inputs), self._precision, self._launchers)
-            moments.append(self._moment())
-            for op, dying in zip(self._program.ops, self._dying, strict=True):
-                interpreter.execute(op, dying)
-                moments.append(self._moment())
-        seconds = np.diff(moments)
-        return np.append(seconds[1:], seconds[0])
+            sent_s = moment(device) - started
+            launches = [partial(interpreter.execute_stage, stage) for stage in self._stages]
+            seconds = np.array(launch_seconds(device, launches))
+        counts = np.array([len(stage.ops) for stage in self._stages])
+        return np.append(np.repeat(seconds / counts, counts), sent_s)
 
-    def _execute(self, step: DeviceStep) -> Results:
+    def _execute(self, step: DeviceStep, into: Results | None = None) -> Results:
+        """Output and states, in new memory or `into` what is given."""
         interpreter = Interpreter(self._cache, step, self._precision, self._launchers)
-        for op, dying in zip(self._program.ops, self._dying, strict=True):
-            interpreter.execute(op, dying)
+        for stage in self._stages:
+            interpreter.execute_stage(stage)
         assert self._program.output is not None  # checked when it was compiled
         named = self._program.states
-        states = None if named is None else interpreter.read(named).float()
-        return interpreter.read(self._program.output).float(), states
+        output, states = interpreter.read(self._program.output), None if named is None else interpreter.read(named)
+        if into is None:
+            return output.float(), None if states is None else states.float()
+        into[0].copy_(output)
+        if states is not None and into[1] is not None:
+            into[1].copy_(states)
+        return into
 
     def _send(self, inputs: StepInputs) -> DeviceStep:
         branches = branches_of(inputs)
@@ -106,8 +128,3 @@ class CudaExecutable:
         limits = self._limits
         if len(inputs.token_ids_T) > limits.max_tokens or len(inputs.sampled_rows_S) > limits.max_sampled:
             raise EngineError(f"the step is larger than {limits}")
-
-    def _moment(self) -> float:
-        if self._cache.device.type == "cuda":
-            torch.cuda.synchronize(self._cache.device)
-        return time.perf_counter()

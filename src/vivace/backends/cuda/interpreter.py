@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vivace.backends.cuda import rows
 from vivace.backends.cuda.attention import paged_attention
+from vivace.backends.cuda.fusion import AddNorm, Fused, RopeWrite, Stage
 from vivace.backends.cuda.kv_cache import CudaKVCache
 from vivace.backends.cuda.matrix import Matrix
 from vivace.backends.cuda.precision import Precision
@@ -19,29 +20,10 @@ from vivace.backends.cuda.products import embedding_rows, product
 from vivace.backends.cuda.step import DeviceStep
 from vivace.core.errors import EngineError
 from vivace.ops import program as ir
-from vivace.ops.program import Program, Value, Weight
+from vivace.ops.program import Value, Weight
 
 if TYPE_CHECKING:
     from vivace.backends.cuda.kernels.launchers import Launchers
-
-
-def last_uses(program: Program) -> list[list[int]]:
-    """For each operation the buffers that nothing after it reads. The output's and the states' are never let go."""
-    kept = {value.buffer for value in (program.output, program.states) if value is not None}
-    last: dict[int, int] = {}
-    for index, op in enumerate(program.ops):
-        for value in _values(op):
-            last[value.buffer] = index
-    dying: list[list[int]] = [[] for _ in program.ops]
-    for buffer, index in last.items():
-        if buffer not in kept:
-            dying[index].append(buffer)
-    return dying
-
-
-def _values(op: ir.Op) -> list[Value]:
-    fields = (getattr(op, name) for name in op.__slots__)
-    return [field for field in fields if isinstance(field, Value)]
 
 
 class Interpreter:
@@ -56,6 +38,16 @@ class Interpreter:
         self._launchers = launchers
         self._buffers: dict[int, Tensor] = {}
 
+    def execute_stage(self, stage: Stage) -> None:
+        """By one kernel where there is one; then let go of what nothing reads any more."""
+        if stage.fused is None or not self._is_fused(stage.fused):
+            for op, dying in zip(stage.ops, stage.dying, strict=True):
+                self.execute(op, dying)
+            return
+        for buffers in stage.dying:
+            for buffer in buffers:
+                self._buffers.pop(buffer, None)  # what lies between the operations never was
+
     def execute(self, op: ir.Op, dying: list[int]) -> None:
         """One operation; then let go of the buffers `dying`."""
         if isinstance(op, ir.KVWrite):
@@ -66,6 +58,22 @@ class Interpreter:
             self._buffers[op.out.buffer] = result.to(self._type_of(op))
         for buffer in dying:
             del self._buffers[buffer]
+
+    def _is_fused(self, fused: Fused) -> bool:
+        """Whether a kernel computed these operations."""
+        if self._launchers is None:
+            return False
+        match fused:
+            case AddNorm(add, norm):
+                both = self._launchers.add_norm(norm, self.read(add.x), self.read(add.y))
+                if both is not None:
+                    self._buffers[add.out.buffer], self._buffers[norm.out.buffer] = both
+                return both is not None
+            case RopeWrite(q):
+                turned = self._launchers.rope_write(fused, self._step.slots_T, self.read)
+                if turned is not None:
+                    self._buffers[q.out.buffer] = turned
+                return turned is not None
 
     def read(self, value: Value) -> Tensor:
         return self._buffers[value.buffer][:, value.offset : value.offset + value.width]
@@ -121,15 +129,14 @@ class Interpreter:
 
     def _linear(self, op: ir.Linear) -> Tensor:
         x_TD = self.read(op.x)
+        by_kernel = None if self._launchers is None else self._launchers.linear(op, x_TD)
+        if by_kernel is not None:
+            return by_kernel
         parts = []
         for weight, bias in zip(op.weights, op.biases, strict=True):
-            part_TN = self._product(x_TD, _matrix(weight))
+            part_TN = product(x_TD, _matrix(weight), self._precision)
             parts.append((part_TN if bias is None else part_TN + _vector(bias)).to(self._precision.values))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-
-    def _product(self, x_TD: Tensor, matrix: Matrix) -> Tensor:
-        by_kernel = None if self._launchers is None else self._launchers.product(x_TD, matrix)
-        return product(x_TD, matrix, self._precision) if by_kernel is None else by_kernel
 
     def _write_kv(self, op: ir.KVWrite) -> None:
         slots_T, launchers = self._step.slots_T, self._launchers

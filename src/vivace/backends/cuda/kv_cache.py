@@ -14,6 +14,7 @@ from torch import Tensor
 from vivace.backends.cuda.kv_planes import (
     ChannelPlane,
     FloatPlane,
+    Fp8Plane,
     Int4Plane,
     Int8Plane,
     TokenPlane,
@@ -54,6 +55,20 @@ class CudaKVCache:
         if not isinstance(self._keys, TokenPlane):
             raise EngineError(f"a cache of {self.spec.dtype} keeps its keys by blocks")
         return self._keys, self._values
+
+    @property
+    def channel_planes(self) -> tuple[ChannelPlane, TokenPlane]:
+        """Keys and values, where keys are written by blocks."""
+        if not isinstance(self._keys, ChannelPlane):
+            raise EngineError(f"a cache of {self.spec.dtype} keeps its keys by tokens")
+        return self._keys, self._values
+
+    @property
+    def recent(self) -> RecentKeys:
+        """The keys of blocks in progress."""
+        if self._recent is None:
+            raise EngineError(f"a cache of {self.spec.dtype} keeps no other form of its keys")
+        return self._recent
 
     def track(self, references: Sequence[int]) -> None:
         """Watch the blocks' counts of users, to drop the 16-bit keys of blocks that nobody uses any more."""
@@ -114,9 +129,7 @@ class CudaKVCache:
 
     def recent_keys(self, layer: int, slots_I: Tensor, dtype: torch.dtype) -> Tensor:
         """[I, G, K]: as they were written, of blocks that this step writes; any number for other slots."""
-        if self._recent is None:
-            raise EngineError(f"a cache of {self.spec.dtype} keeps no other form of its keys")
-        return self._recent.read(layer, slots_I, dtype)
+        return self.recent.read(layer, slots_I, dtype)
 
     def rounded_blocks(self, keys: Tensor) -> Tensor:
         """What keys [..., S, G, K] read back as for queries behind their block."""
@@ -132,9 +145,11 @@ class CudaKVCache:
             raise EngineError(f"one of {numbers} is outside the KV cache of {limit}")
 
 
-def _token_plane(spec: KVSpec, num_blocks: int, device: torch.device) -> FloatPlane | Int8Plane | Int4Plane:
+def _token_plane(spec: KVSpec, num_blocks: int, device: torch.device) -> TokenPlane:
     if spec.dtype in FLOATS:
         return FloatPlane(spec, num_blocks, FLOATS[spec.dtype], device)
     if spec.dtype == "int8_per_token_head":
         return Int8Plane(spec, num_blocks, device)
+    if spec.dtype == "fp8_e4m3":
+        return Fp8Plane(spec, num_blocks, device)
     return Int4Plane(spec, num_blocks, device)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vivace.ops.reference_kv import INT4_GROUP
+from vivace.ops.reference_kv import E4M3_LARGEST, INT4_GROUP
 
 SMALLEST_SCALE = 1e-30
 
@@ -42,6 +42,20 @@ def find_levels(x: Tensor, axis: int, num_levels: int) -> Levels:
     codes = torch.nan_to_num(torch.round((x - minimum) * inverse)).clamp(0, num_levels)
     scale = torch.where(finite, scale, torch.nan)
     return Levels(codes.to(torch.uint8), scale.bfloat16(), minimum.bfloat16())
+
+
+def find_e4m3(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Of vectors along the last axis: the bits of float8 e4m3 numbers, uint8, and their scales bfloat16 [..., 1], NaN
+    where an element was not finite."""
+    x = x.float()
+    largest = x.abs().amax(-1, keepdim=True)
+    finite = torch.isfinite(largest)
+    divisor = torch.full((), E4M3_LARGEST, device=x.device)
+    scale = _bfloat16_up(torch.where(finite, largest, 0.0) / divisor)
+    scale = torch.where(scale >= SMALLEST_SCALE, scale, 0.0)
+    inverse = torch.where(scale > 0, torch.reciprocal(scale), 0.0)
+    codes = (torch.where(finite, x, 0.0) * inverse).to(torch.float8_e4m3fn).view(torch.uint8)
+    return codes, torch.where(finite, scale, torch.nan).bfloat16()
 
 
 def int4_groups(x: Tensor) -> Tensor:

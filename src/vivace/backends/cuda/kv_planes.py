@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from vivace.backends.cuda.kv_codes import Levels, find_levels, int4_groups, pack_nibbles, unpack_nibbles
+from vivace.backends.cuda.kv_codes import Levels, find_e4m3, find_levels, int4_groups, pack_nibbles, unpack_nibbles
 from vivace.ops.backend import KVSpec
 
 
@@ -66,6 +66,26 @@ class Int8Plane(TokenPlane):
     def read(self, layer: int, slots_I: Tensor, dtype: torch.dtype) -> Tensor:
         codes, ranges = self.codes[layer].flatten(0, 1)[slots_I], self.ranges[layer].flatten(0, 1)[slots_I]
         return Levels(codes, ranges[..., :1], ranges[..., 1:]).decode(dtype)
+
+
+class Fp8Plane(TokenPlane):
+    """8-bit floats, scaled by the largest element of each token's vector of a head. Their bits: torch copies and
+    scatters no float8."""
+
+    def __init__(self, spec: KVSpec, num_blocks: int, device: torch.device) -> None:
+        shape = (spec.num_layers, num_blocks, spec.block_size, spec.num_kv_heads)
+        self.codes = torch.zeros((*shape, spec.head_dim), dtype=torch.uint8, device=device)
+        self.scales = torch.zeros((*shape, 1), dtype=torch.bfloat16, device=device)
+        self.tensors = (self.codes, self.scales)
+
+    def write(self, layer: int, slots_T: Tensor, x_TGK: Tensor) -> None:
+        codes, scales = find_e4m3(x_TGK)
+        self.codes[layer].flatten(0, 1)[slots_T] = codes
+        self.scales[layer].flatten(0, 1)[slots_T] = scales
+
+    def read(self, layer: int, slots_I: Tensor, dtype: torch.dtype) -> Tensor:
+        codes, scales = self.codes[layer].flatten(0, 1)[slots_I], self.scales[layer].flatten(0, 1)[slots_I]
+        return codes.view(torch.float8_e4m3fn).to(dtype) * scales.to(dtype)
 
 
 class Int4Plane(TokenPlane):

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vivace.backends.cuda.unpack import BLOCKS, nibbles
+from vivace.backends.cuda.code_tiles import pack_codes
 from vivace.core.errors import EngineError, UnsupportedError
 from vivace.formats.tensor import ENCODINGS, StoredTensor, row_bytes
 
@@ -57,56 +57,6 @@ class FloatMatrix:
 
 
 @dataclass(slots=True)
-class GroupMatrix:
-    """value = scale * (code - zero). `codes`: int8 [N, D], or uint8 [N, D / 2] of nibbles (byte j of 16 holds codes j
-    and j + 16 of 32); `scales_NG` float16; `zeros_NG` uint8, or `zero` for all."""
-
-    codes: Tensor
-    scales_NG: Tensor
-    zeros_NG: Tensor | None
-    zero: int
-    num_rows: int
-    num_columns: int
-    order: Tensor | None
-    dtype: torch.dtype = torch.bfloat16
-
-    @property
-    def num_bytes(self) -> int:
-        zeros = 0 if self.zeros_NG is None else self.zeros_NG.nbytes
-        return self.codes.nbytes + self.scales_NG.nbytes + zeros
-
-    def decode(self, rows: Rows) -> Tensor:
-        codes, scales_RG = self.codes[rows], self.scales_NG[rows].float()
-        if codes.dtype == torch.uint8:
-            codes = nibbles(codes.reshape(len(codes), -1, 16))
-        zeros_RG1 = self.zero if self.zeros_NG is None else self.zeros_NG[rows].float()[:, :, None]
-        levels = codes.reshape(*scales_RG.shape, -1).float() - zeros_RG1
-        return (scales_RG[:, :, None] * levels).reshape(len(codes), self.num_columns)
-
-
-@dataclass(slots=True)
-class BlockMatrix:
-    """The bytes of the file [N, bytes of a row], for encodings whose scales are packed among them."""
-
-    data: Tensor
-    encoding: str
-    num_rows: int
-    num_columns: int
-    order: Tensor | None
-    dtype: torch.dtype = torch.bfloat16
-
-    @property
-    def num_bytes(self) -> int:
-        return self.data.nbytes
-
-    def decode(self, rows: Rows) -> Tensor:
-        data = self.data[rows]
-        elements, unpack = BLOCKS[self.encoding]
-        num_blocks = self.num_columns // elements
-        return unpack(data.reshape(len(data) * num_blocks, -1)).reshape(len(data), self.num_columns)
-
-
-@dataclass(slots=True)
 class Int8RowMatrix:
     """int8 codes [N, D] and a float32 scale a row, for products whose activations are int8 too."""
 
@@ -124,6 +74,25 @@ class Int8RowMatrix:
 
     def decode(self, rows: Rows) -> Tensor:
         return self.codes_ND[rows].float() * self.scales_N[rows][:, None]
+
+
+@dataclass(slots=True)
+class Fp8RowMatrix:
+    """Bits of e4m3 numbers, uint8 [N, D], and a float32 scale a row, for products whose activations are e4m3 too."""
+
+    codes_ND: Tensor
+    scales_N: Tensor
+    num_rows: int
+    num_columns: int
+    order: Tensor | None
+    dtype: torch.dtype = torch.bfloat16  # holds them exactly
+
+    @property
+    def num_bytes(self) -> int:
+        return self.codes_ND.nbytes + self.scales_N.nbytes
+
+    def decode(self, rows: Rows) -> Tensor:
+        return self.codes_ND[rows].view(torch.float8_e4m3fn).float() * self.scales_N[rows][:, None]
 
 
 def load_matrix(tensor: StoredTensor, device: torch.device) -> Matrix:
@@ -147,7 +116,9 @@ def _maker(encoding: str) -> Maker:
         return _float_matrix
     if encoding in INT8_ROWS:
         return _int8_row_matrix
-    return _block_matrix if encoding in BLOCKS else _group_matrix
+    if encoding == "fp8_channel":
+        return _fp8_row_matrix
+    return _coded_matrix
 
 
 def _float_matrix(tensor: StoredTensor, device: torch.device, order: Tensor | None) -> Matrix:
@@ -163,21 +134,14 @@ def _int8_row_matrix(tensor: StoredTensor, device: torch.device, order: Tensor |
     return Int8RowMatrix(codes_ND, scales_N, keeps_outliers, tensor.num_rows, tensor.num_columns, order)
 
 
-def _block_matrix(tensor: StoredTensor, device: torch.device, order: Tensor | None) -> Matrix:
-    data = _send(tensor.data, device)
-    return BlockMatrix(data, tensor.encoding, tensor.num_rows, tensor.num_columns, order)
+def _fp8_row_matrix(tensor: StoredTensor, device: torch.device, order: Tensor | None) -> Matrix:
+    scales_N = _send(tensor.data[:, :4], device).view(torch.float32)[:, 0].contiguous()
+    codes_ND = _send(tensor.data[:, 4:], device)
+    return Fp8RowMatrix(codes_ND, scales_N, tensor.num_rows, tensor.num_columns, order)
 
 
-def _group_matrix(tensor: StoredTensor, device: torch.device, order: Tensor | None) -> Matrix:
-    num_rows = tensor.num_rows
-    blocks = tensor.data.reshape(num_rows, -1, ENCODINGS[tensor.encoding][1])
-    scales_NG = _send(blocks[:, :, :2], device).view(torch.float16)[:, :, 0].contiguous()
-    has_zeros = tensor.encoding.startswith("int4_g")
-    zeros_NG = _send(blocks[:, :, 2], device) if has_zeros else None
-    codes = _send(blocks[:, :, 4 if has_zeros else 2 :], device).reshape(num_rows, -1)
-    if tensor.encoding == "q8_0":
-        return GroupMatrix(codes.view(torch.int8), scales_NG, None, 0, num_rows, tensor.num_columns, order)
-    return GroupMatrix(codes, scales_NG, zeros_NG, 8, num_rows, tensor.num_columns, order)
+def _coded_matrix(tensor: StoredTensor, device: torch.device, order: Tensor | None) -> Matrix:
+    return pack_codes(_send(tensor.data, device), tensor.encoding, tensor.num_columns, order)
 
 
 def _send(data: NDArray[np.uint8], device: torch.device) -> Tensor:

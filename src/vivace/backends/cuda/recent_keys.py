@@ -50,12 +50,17 @@ class RecentKeys:
     def holds(self, block: int) -> bool:
         return bool(self._rows[block])
 
-    def slots(self, slots_I: Tensor) -> Tensor:
-        """Where the keys of these slots lie in `keys`, its rows and places flattened."""
+    @property
+    def row_of_block(self) -> Tensor:
+        """int64 [blocks], on the device."""
         if self._changed:
             self._device_rows.copy_(torch.from_numpy(self._rows))
             self._changed = False
-        return self._device_rows[slots_I // self._block_size] * self._block_size + slots_I % self._block_size
+        return self._device_rows
+
+    def slots(self, slots_I: Tensor) -> Tensor:
+        """Where the keys of these slots lie in `keys`, its rows and places flattened."""
+        return self.row_of_block[slots_I // self._block_size] * self._block_size + slots_I % self._block_size
 
     def write(self, layer: int, slots_T: Tensor, k_TGK: Tensor) -> None:
         self.keys[layer].flatten(0, 1)[self.slots(slots_T)] = k_TGK.half()

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vivace.backends.cuda.sampling_rows import SamplingRows
 from vivace.core.errors import EngineError
 from vivace.ops.backend import Int32Array, SampleInputs
 
@@ -40,46 +41,50 @@ class SparseRows:
         if count and not 0 <= self.tokens_E.min() <= self.tokens_E.max() < vocabulary:
             raise EngineError("sampling was refused: a token is outside the vocabulary")
 
-    def of(self, rows: slice, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Row, token and value of each entry of these rows, on the device; rows count from the slice's first."""
-        starts = self.starts_S1[rows.start : rows.stop + 1]
-        span = slice(int(starts[0]), int(starts[-1]))
-        row_E = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-        columns = (row_E, self.tokens_E[span].astype(np.int64), self.values_E[span].astype(np.float64))
-        row, token, value = (torch.from_numpy(column).to(device, non_blocking=True) for column in columns)
-        return row, token, value
 
-
-def masked(logits_SV: Tensor, inputs: SampleInputs, rows: slice) -> Tensor:
-    """Minus infinity on every token that a row's mask does not allow."""
-    index_S = inputs.mask_index_S[rows]
-    if not (index_S >= 0).any():
-        return logits_SV
-    device = logits_SV.device
-    words_RW = inputs.mask_RW[index_S[index_S >= 0]].view(np.int32)  # only what these rows need travels
-    shifts = torch.arange(32, dtype=torch.int32, device=device)
-    bits = torch.from_numpy(words_RW).to(device, non_blocking=True)[:, :, None] >> shifts & 1
-    allowed_RV = bits.flatten(1)[:, : logits_SV.shape[1]] != 0
-    number_S = torch.from_numpy(np.flatnonzero(index_S >= 0)).to(device, non_blocking=True)
-    result_SV = logits_SV.clone()
-    result_SV[number_S] = torch.where(allowed_RV, logits_SV[number_S], -torch.inf)
-    return result_SV
-
-
-def penalized(logits_SV: Tensor, inputs: SampleInputs, rows: slice) -> Tensor:
-    """Repetition penalty, frequency and presence penalties, then the bias."""
-    device = logits_SV.device
-    if len(inputs.history_tokens):
-        row_E, token_E, count_E = SparseRows.history(inputs).of(rows, device)
-        repetition_E, frequency_E, presence_E = (
-            torch.from_numpy(values_S[rows].astype(np.float64)).to(device, non_blocking=True)[row_E]
-            for values_S in (inputs.repetition_S, inputs.frequency_S, inputs.presence_S)
-        )
-        seen_E = logits_SV[row_E, token_E]
-        seen_E = torch.where(seen_E > 0, seen_E / repetition_E, seen_E * repetition_E)
-        seen_E = seen_E - frequency_E * count_E - presence_E * (count_E > 0)
-        logits_SV = logits_SV.index_put((row_E, token_E), seen_E)
-    if len(inputs.bias_tokens):
-        row_E, token_E, value_E = SparseRows.bias(inputs).of(rows, device)
-        logits_SV = logits_SV.index_put((row_E, token_E), value_E, accumulate=True)
+def adjusted(logits_SV: Tensor, rows: SamplingRows) -> Tensor:
+    """Masks, penalties and biases. The logits themselves where nobody has any; else a copy."""
+    if rows.has_masks:
+        logits_SV = _masked(logits_SV, rows)
+    if rows.has_history:
+        logits_SV = _penalized(logits_SV, rows)
+    if rows.has_bias:
+        at = rows["bias_rows"].long(), rows["bias_tokens"].long()
+        logits_SV = logits_SV.index_put(at, rows.floats("bias_values").to(logits_SV.dtype), accumulate=True)
     return logits_SV
+
+
+def _masked(logits_SV: Tensor, rows: SamplingRows) -> Tensor:
+    """Minus infinity on every token that a row's mask does not allow."""
+    shifts = torch.arange(32, dtype=torch.int32, device=logits_SV.device)
+    bits = rows["mask_words"][:, :, None] >> shifts & 1
+    allowed_RV = bits.flatten(1)[:, : logits_SV.shape[1]] != 0
+    masked_R = rows["mask_rows"].long()
+    return logits_SV.index_put((masked_R,), torch.where(allowed_RV, logits_SV[masked_R], -torch.inf))
+
+
+def _penalized(logits_SV: Tensor, rows: SamplingRows) -> Tensor:
+    """Repetition penalty, frequency and presence penalties: in float64, of few numbers."""
+    row_E, token_E, count_E = (rows[name].long() for name in ("history_rows", "history_tokens", "history_counts"))
+    drawn_S = rows.drawn_tokens()
+    if drawn_S is not None:
+        is_drawn_E = drawn_S[row_E] == token_E
+        count_E = count_E + is_drawn_E
+    seen_E = _penalty(logits_SV[row_E, token_E], row_E, count_E, rows)
+    result_SV = logits_SV.index_put((row_E, token_E), seen_E)
+    if drawn_S is None:
+        return result_SV
+    known_S = torch.zeros_like(drawn_S).index_add(0, row_E, is_drawn_E.long())
+    row_S, token_S = torch.arange(len(drawn_S), device=drawn_S.device), drawn_S.clamp(min=0)
+    new_S = _penalty(logits_SV[row_S, token_S], row_S, torch.ones_like(row_S), rows)
+    is_new_S = (drawn_S >= 0) & (known_S == 0)
+    return result_SV.index_put((row_S, token_S), torch.where(is_new_S, new_S, result_SV[row_S, token_S]))
+
+
+def _penalty(seen_E: Tensor, row_E: Tensor, count_E: Tensor, rows: SamplingRows) -> Tensor:
+    repetition_E, frequency_E, presence_E = (
+        rows.floats(name).double()[row_E] for name in ("repetition", "frequency", "presence")
+    )
+    value_E = seen_E.double()
+    value_E = torch.where(value_E > 0, value_E / repetition_E, value_E * repetition_E)
+    return (value_E - frequency_E * count_E - presence_E * (count_E > 0)).to(seen_E.dtype)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vivace.backends.cuda.drawn import drawn_tokens
 from vivace.backends.cuda.kernels.ragged_rows import RaggedRows, TilePlan
 from vivace.backends.cuda.spans import Branches, Span
 from vivace.backends.cuda.transfer import Upload
@@ -53,12 +54,13 @@ class StepPlan:
 
 def step_arrays(inputs: StepInputs, plan: StepPlan) -> dict[str, Int32Array]:
     """Every integer that the device needs, by name."""
-    spans, branches = plan.spans, plan.branches
+    spans, branches, drawn_rows_T = plan.spans, plan.branches, inputs.drawn_rows_T
     arrays = {
         "token_ids": inputs.token_ids_T,
         "positions": inputs.positions_T,
         "slots": inputs.slots_T,
         "sampled": inputs.sampled_rows_S,
+        "drawn_rows": np.full_like(inputs.token_ids_T, -1) if drawn_rows_T is None else drawn_rows_T,
         "tables": inputs.block_tables_BX,
         "rows": np.concatenate([span.first_rows for span in spans]) if spans else np.zeros(0, np.int32),
         "sequences": np.concatenate([span.sequences for span in spans]) if spans else np.zeros(0, np.int32),
@@ -79,10 +81,25 @@ def send_step(inputs: StepInputs, plan: StepPlan, upload: Upload, spec: KVSpec, 
     """The step of these inputs. Table columns that no context reaches stay behind."""
     width = -(-int(inputs.context_lens_B.max()) // spec.block_size) if len(inputs.context_lens_B) else 1
     arrays = step_arrays(inputs, plan) | {"tables": inputs.block_tables_BX[:, :width]}
-    step = device_step(upload.send(arrays), plan, spec)
+    if inputs.state_rows_T is not None:
+        arrays["state_rows"] = inputs.state_rows_T
+    sent = upload.send(arrays)
+    feed(sent, inputs)
+    step = device_step(sent, plan, spec)
     if inputs.states_TD is not None:
-        step.states_TD = torch.from_numpy(inputs.states_TD).to(device)
+        states_TD = torch.as_tensor(inputs.states_TD, device=device)
+        step.states_TD = states_TD[sent["state_rows"]] if inputs.state_rows_T is not None else states_TD
     return step
+
+
+def feed(sent: dict[str, Tensor], inputs: StepInputs) -> None:
+    """Put the tokens that the last step drew, and nobody has read, in their places. Where it drew none, any token:
+    the sequence has ended, and its row is not looked at."""
+    drawn_S = drawn_tokens(inputs.drawn)
+    if drawn_S is not None:
+        rows_T, token_ids_T = sent["drawn_rows"], sent["token_ids"]
+        drawn_T = drawn_S[rows_T.clamp(min=0)].clamp(min=0).int()
+        token_ids_T.copy_(torch.where(rows_T >= 0, drawn_T, token_ids_T))
 
 
 def device_step(sent: dict[str, Tensor], plan: StepPlan, spec: KVSpec) -> DeviceStep:

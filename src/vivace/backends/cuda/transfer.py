@@ -1,8 +1,9 @@
-"""Integers from the host to the device: all of a step in one copy from pinned memory."""
+"""What travels between host and device: all integers of a step in one copy from pinned memory, and results back."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,3 +78,22 @@ class _Stage:
 
     def _allocate(self, num_integers: int) -> Tensor:
         return torch.empty(num_integers, dtype=torch.int32, pin_memory=self._is_pinned)
+
+
+class Arrival:
+    """A tensor on its way to the host: the copy was launched, `read` waits for it. On the device the tensor may be
+    written again at once, for what is launched later runs later."""
+
+    def __init__(self, values: Tensor) -> None:
+        is_pinned = values.device.type == "cuda"
+        self._host = torch.empty(values.shape, dtype=values.dtype, pin_memory=is_pinned)
+        self._host.copy_(values, non_blocking=True)
+        self._copied = torch.cuda.Event() if is_pinned else None
+        if self._copied is not None:
+            self._copied.record()
+
+    def read(self) -> NDArray[Any]:
+        if self._copied is not None:
+            self._copied.synchronize()
+        array: NDArray[Any] = self._host.numpy()
+        return array

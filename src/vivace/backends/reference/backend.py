@@ -25,8 +25,10 @@ from vivace.ops.backend import (
     StepInputs,
     StepLimits,
     TopLogprobs,
+    UInt64Array,
 )
 from vivace.ops.program import Program, Value, Weight
+from vivace.ops.random import row_uniforms
 from vivace.ops.reference_activations import ACTIVATION_ROUNDING
 
 FloatArray = NDArray[Any]
@@ -94,6 +96,12 @@ class ReferenceBackend:
         """Memory is the machine's."""
         return None
 
+    def synchronize(self) -> None:
+        """Nothing runs behind a call."""
+
+    def measure_ceilings(self) -> None:
+        """Written for reading, not for speed."""
+
     def on_host(self, values: Any) -> Float32Array:
         """The same array."""
         array: Float32Array = values
@@ -121,6 +129,9 @@ class ReferenceBackend:
         if program.output is None:
             raise EngineError("the program has no output")
         return ReferenceExecutable(program, cast(ReferenceKVCache, kv_cache), limits)
+
+    def uniforms(self, seed_S: UInt64Array, index_S: Int32Array, position_S: Int32Array) -> Float32Array:
+        return row_uniforms(seed_S, index_S, position_S)
 
     def sample(self, logits: Any, inputs: SampleInputs) -> Int32Array:
         return reference_sampling.sample(logits, inputs)

@@ -83,7 +83,8 @@ class HttpClient:
             server_hostname=self._address.host if self._tls else None,
         )
         try:
-            return (await asyncio.wait_for(opened, CONNECT_S))[1]
+            async with asyncio.timeout(CONNECT_S):
+                return (await opened)[1]
         except TimeoutError:
             raise ConnectionError(f"no connection within {CONNECT_S:.0f} s") from None
 

@@ -18,17 +18,15 @@ from vivace.bench.load.clock import MonotonicClock
 from vivace.bench.load.conductor import Conductor
 from vivace.bench.load.description import Description, describe
 from vivace.bench.load.generator_watch import GeneratorWatch
+from vivace.bench.load.observer import Observer
 from vivace.bench.load.preflight import examine
 from vivace.bench.load.progress import RunProgress
-from vivace.bench.load.resources import EnergyCounter, ProcessFamily, listening_process
-from vivace.bench.load.scrape import memory_parts, server_sample
 from vivace.bench.load.sender import HttpSender
 from vivace.bench.load.target import Target
 from vivace.bench.records import RequestRecord, ServerSample
 from vivace.bench.server_summary import MemoryParts
 from vivace.bench.traffic.request import Traffic
 
-SAMPLE_S = 1.0
 LEAD_S = 0.2  # before the first request is due: its connection is open by then
 LEAD_PER_USER_S = 0.001  # a closed loop's users all begin at once
 
@@ -58,7 +56,7 @@ async def run_traffic(
     progress.num_requests = len(traffic.requests)
     _allow_many_sockets()
     client = HttpClient(target.address, clock.now, api_key=target.api_key, tls=target.tls)
-    observer = _Observer(target, clock, on_sample)
+    observer = Observer(target, clock, on_sample)
     try:
         target = await examine(client, target, traffic.requests)
         conductor = Conductor(
@@ -110,7 +108,7 @@ def _no_garbage_collection() -> Iterator[None]:
         gc.unfreeze()
 
 
-async def _watched(conductor: Conductor, observer: _Observer) -> None:
+async def _watched(conductor: Conductor, observer: Observer) -> None:
     """Play, with a sample of the server before, now and then, and after."""
     await observer.sample()
     watching = asyncio.create_task(observer.watch())
@@ -120,42 +118,6 @@ async def _watched(conductor: Conductor, observer: _Observer) -> None:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
         await observer.sample()
-
-
-class _Observer:
-    """Samples of the server, on a connection of its own. A server without /metrics is watched from outside."""
-
-    def __init__(self, target: Target, clock: MonotonicClock, on_sample: Callable[[ServerSample], None]) -> None:
-        self._clock = clock
-        self._on_sample = on_sample
-        self._client = HttpClient(target.address, clock.now, api_key=target.api_key, tls=target.tls)
-        is_local = target.address.is_local
-        process = target.process or (listening_process(target.address.port) if is_local else None)
-        self._processes = None if process is None else ProcessFamily(process)
-        self._energy = EnergyCounter() if is_local else None
-        self.memory = MemoryParts()
-
-    async def watch(self) -> None:
-        while True:
-            await asyncio.sleep(SAMPLE_S)
-            await self.sample()
-
-    async def sample(self) -> None:
-        text = ""
-        try:
-            response = await asyncio.wait_for(self._client.fetch("GET", "/metrics"), SAMPLE_S)
-            if response.status == 200:
-                text = response.body.decode("utf-8", "replace")
-        except (OSError, TimeoutError):
-            pass  # a busy server is asked again next time; one that is gone is the conductor's to find
-        if text:
-            self.memory = memory_parts(text)
-        memory = None if self._processes is None else self._processes.resident_bytes()
-        energy = self._energy.counters() if self._energy is not None else {}
-        self._on_sample(server_sample(text, self._clock.now(), memory, energy))
-
-    def close(self) -> None:
-        self._client.close()
 
 
 def _allow_many_sockets() -> None:

@@ -10,7 +10,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -110,6 +110,19 @@ class ResultStore:
         query = f"SELECT {rows.SAMPLE_COLUMNS} FROM samples WHERE run = ? ORDER BY time_s, rowid"
         return self._read(rows.server_sample, query, (run,))
 
+    def remove(self, runs: Collection[int]) -> None:
+        """Forget these runs with their requests and samples, all of them or none, and give their space back."""
+        with self._lock, _explained(self.path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                for statement in _REMOVALS:
+                    self._connection.executemany(statement, [(run,) for run in runs])
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+            self._connection.execute("VACUUM")
+
     def remember(self, kind: str, key: str, value: Mapping[str, Any]) -> None:
         """Keep `value` under a name; the last one stands."""
         self._write(
@@ -131,6 +144,11 @@ class ResultStore:
             return [convert(row) for row in self._connection.execute(query, values)]
 
 
+_REMOVALS = (
+    "DELETE FROM requests WHERE run = ?",
+    "DELETE FROM samples WHERE run = ?",
+    "DELETE FROM runs WHERE id = ?",
+)
 _RUNS = f"SELECT {rows.RUN_COLUMNS}, (SELECT count(*) FROM requests WHERE run = runs.id) FROM runs"
 
 

@@ -1,5 +1,5 @@
-"""Real chats from a file: JSON lines in ShareGPT's form (`conversations`: from, value) or OpenAI's (`messages`: role,
-content)."""
+"""Real chats from a file, JSON lines or one array: in ShareGPT's form (`conversations`: from, value) or OpenAI's
+(`messages`: role, content)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from random import Random
 from typing import Any
 
 from vivace.bench.traffic.dialogue import Dialogue, Turn
-from vivace.bench.traffic.numbered_lines import numbered_records
 from vivace.bench.traffic.prompt_text import TextEncoder
+from vivace.bench.traffic.record_file import file_records
 from vivace.bench.traffic.setting import Setting
 from vivace.core.errors import ConfigError
 
@@ -43,8 +43,8 @@ class Conversation:
 
 def read_conversations(path: str | Path) -> Iterator[Conversation]:
     """Conversations that begin with a question (after a system prompt) and have an answer to it, cut where questions
-    and answers no longer take turns. Raises `ConfigError` naming file, line and field."""
-    for where, record in numbered_records(path):
+    and answers no longer take turns. Raises `ConfigError` naming file, place and field."""
+    for where, record in file_records(path):
         field = next((name for name in ("conversations", "messages") if isinstance(record.get(name), list)), None)
         if field is None:
             raise ConfigError(f"{where} has no list 'conversations' or 'messages'; it has {', '.join(record)[:100]}")

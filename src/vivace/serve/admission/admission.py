@@ -89,6 +89,17 @@ class Admission:
         self._queue.announce(ticket)
         return ticket
 
+    def refuse_unread(self, key: str, priority: int = 0) -> None:
+        """Raise the `OverloadedError` that `enter` would raise now whatever the request's size; else do nothing."""
+        if not self._occupancy.waiting.num_requests:
+            return
+        self._rate.observe()
+        wait_s = self.predicted_wait_s(key, priority)
+        if self._occupancy.is_full(key):
+            raise self._refused("requests", wait_s)
+        if wait_s > self.limits.max_queue_s:
+            raise self._refused("wait", wait_s)
+
     def predicted_wait_s(self, key: str | None = None, priority: int = 0) -> float:
         """How long a request that came now would wait for its turn and for the prompts before it.
 

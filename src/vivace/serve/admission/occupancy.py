@@ -45,6 +45,11 @@ class Occupancy:
             return "blocks"
         return None
 
+    def is_full(self, key: str) -> bool:
+        """Whether one more request of the key would break the bound on their number, whatever it asks for."""
+        own = self._waiting_of.get(key, Demand()).num_requests
+        return bool(self.waiting.num_requests) and not _fits(self._max_requests, self.waiting.num_requests, own, 1)
+
     def enter(self, key: str, demand: Demand) -> None:
         for total in (self.waiting, self._waiting_of.setdefault(key, Demand())):
             total.add(demand)

@@ -10,16 +10,18 @@ from starlette.routing import Route
 
 from vivace.core.errors import RequestError
 from vivace.core.sampling import SamplingParams
+from vivace.core.sampling_defaults import SamplingDefaults
 from vivace.serve.batch import Batch
 from vivace.serve.body import read_body
 from vivace.serve.caller import Caller
 from vivace.serve.chat_answer import ChatAnswer
 from vivace.serve.disconnect import run_until_disconnected
+from vivace.serve.early_refusal import refuse_early
 from vivace.serve.generation import Order
 from vivace.serve.json_answer import json_answer
 from vivace.serve.planned_chat import PlannedChat
 from vivace.serve.prompt_encoder import Chat
-from vivace.serve.response_format import read_constraint
+from vivace.serve.response_format import constraint_of
 from vivace.serve.sampling_order import make_order, sampling_params
 from vivace.serve.service import Service
 from vivace.serve.sse import DONE, data_event, open_stream
@@ -28,12 +30,12 @@ from vivace.serve.wire.messages import num_chars, template_messages
 
 
 async def create_chat_completion(request: Request) -> Response:
-    body = await read_body(request, ChatRequest)
+    body = await read_body(request, ChatRequest, refuse_early)
     service: Service = request.app.state.service
     service.check_model(body.model)
     caller = Caller.of(request)
     chat = read_chat(body)
-    order = make_order(caller, body, _params(body), service.request_timeout_s)
+    order = make_order(caller, body, _params(body, service.sampling_defaults), service.request_timeout_s)
     if body.stream:
         return await open_stream(request, _stream(service, caller, body, chat, order))
     return json_answer(await run_until_disconnected(request, _whole(service, caller, body, chat, order)))
@@ -81,14 +83,14 @@ def read_chat(body: ChatRequest) -> Chat:
         tools=body.tools,
         tool_choice=body.tool_choice,
         parallel_tool_calls=body.parallel_tool_calls is not False,
-        constraint=read_constraint(response_format=body.response_format, structured_outputs=body.structured_outputs),
+        constraint=constraint_of(body),
         variables=variables,
         add_generation_prompt=body.add_generation_prompt is not False and not body.continue_final_message,
         continue_final_message=bool(body.continue_final_message),
     )
 
 
-def _params(body: ChatRequest) -> SamplingParams:
+def _params(body: ChatRequest, defaults: SamplingDefaults) -> SamplingParams:
     limits = {limit for limit in (body.max_tokens, body.max_completion_tokens) if limit is not None}
     if len(limits) > 1:
         raise RequestError("max_tokens and max_completion_tokens differ: give one of them", param="max_tokens")
@@ -96,7 +98,8 @@ def _params(body: ChatRequest) -> SamplingParams:
         raise RequestError("top_logprobs needs logprobs: true", param="top_logprobs")
     return sampling_params(
         body,
-        max_tokens=limits.pop() if limits else None,
+        defaults,
+        max_tokens=limits.pop() if limits else defaults.max_tokens,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         prompt_logprobs=body.prompt_logprobs,
     )

@@ -12,13 +12,15 @@ from starlette.routing import Route
 
 from vivace.core.errors import RequestError
 from vivace.core.sampling import SamplingParams
+from vivace.core.sampling_defaults import SamplingDefaults
 from vivace.serve.body import read_body
 from vivace.serve.caller import Caller
 from vivace.serve.completion_answer import CompletionAnswer
 from vivace.serve.disconnect import run_until_disconnected
+from vivace.serve.early_refusal import refuse_early
 from vivace.serve.generation import Order, Prepared
 from vivace.serve.json_answer import json_answer
-from vivace.serve.response_format import read_constraint
+from vivace.serve.response_format import constraint_of
 from vivace.serve.sampling_order import make_order, sampling_params
 from vivace.serve.service import Service
 from vivace.serve.sse import DONE, data_event, open_stream
@@ -32,12 +34,12 @@ Prompt = str | list[int]
 
 
 async def create_completion(request: Request) -> Response:
-    body = await read_body(request, CompletionRequest)
+    body = await read_body(request, CompletionRequest, refuse_early)
     service: Service = request.app.state.service
     service.check_model(body.model)
     caller = Caller.of(request)
     prompts = read_prompts(body.prompt, service.engine.info.vocab_size)
-    params = _params(body)
+    params = _params(body, service.sampling_defaults)
     if len(prompts) * params.n > MAX_CHOICES:
         raise RequestError(
             f"{len(prompts)} prompts with n = {params.n} make more than {MAX_CHOICES} choices", param="n"
@@ -81,23 +83,24 @@ async def _prepare(service: Service, body: CompletionRequest, prompt: Prompt, pa
         try:
             await service.compiler.check(params.structured_outputs)
         except RequestError as error:
-            param = "structured_outputs" if body.structured_outputs is not None else "response_format"
-            raise RequestError(str(error), param=param) from None
+            constraint = constraint_of(body)
+            raise RequestError(str(error), param=None if constraint is None else constraint.param) from None
     if isinstance(prompt, str):
         ids = await service.encoder.encode(prompt, add_special=body.add_special_tokens is not False)
         return Prepared(ids, params)
     return Prepared(prompt, params)
 
 
-def _params(body: CompletionRequest) -> SamplingParams:
+def _params(body: CompletionRequest, defaults: SamplingDefaults) -> SamplingParams:
     if body.suffix:
         raise RequestError("suffix is not supported: no text is inserted before it", param="suffix")
     if body.best_of is not None and body.best_of != (body.n or 1):
         raise RequestError("best_of is served where it equals n: nothing is ranked", param="best_of")
     scored = body.logprobs if body.echo else None
-    constraint = read_constraint(response_format=body.response_format, structured_outputs=body.structured_outputs)
+    constraint = constraint_of(body)
     return sampling_params(
         body,
+        defaults,
         max_tokens=DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens,
         logprobs=body.logprobs,
         prompt_logprobs=max((k for k in (body.prompt_logprobs, scored) if k is not None), default=None),

@@ -17,6 +17,7 @@ from vivace.engine.pooling import unit_vector
 from vivace.serve.body import read_body
 from vivace.serve.caller import Caller
 from vivace.serve.disconnect import run_until_disconnected
+from vivace.serve.early_refusal import refuse_early
 from vivace.serve.embedding import PARAMS, EmbeddingBatch, EmbeddingOrder, Input
 from vivace.serve.service import Service
 from vivace.serve.tracing import TracedCall
@@ -31,7 +32,7 @@ from vivace.serve.wire.embeddings import (
 
 async def create_embeddings(request: Request) -> Response:
     """One vector for every input, in their order."""
-    body = await read_body(request, EmbeddingRequest)
+    body = await read_body(request, EmbeddingRequest, refuse_early)
     service: Service = request.app.state.service
     service.check_model(body.model)
     _check_dimensions(body.dimensions, service.engine.info.hidden_size)

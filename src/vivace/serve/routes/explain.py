@@ -25,7 +25,8 @@ async def explain_request(request: Request) -> Response:
         raise HttpError(
             404,
             f"no request {request_id[:64]!r} of this key is remembered: use its answer's id or its X-Request-Id; "
-            f"the last {service.book.max_requests} that were let in are kept",
+            f"the last {service.book.max_requests} that were let in are kept, and {service.book.max_refused} refused "
+            "ones",
             code="request_not_found",
         )
     await asyncio.gather(*(_refresh(service, one) for one in story.prompts if one.status == "running"))

@@ -24,7 +24,8 @@ async def retrieve_model(request: Request) -> Response:
 
 
 def _model(service: Service, name: str) -> Model:
-    return Model(name, service.created, service.engine.info.max_model_len, service.model_name)
+    info = service.engine.info
+    return Model(name, service.created, info.max_model_len, service.model_name, info.sampling_defaults)
 
 
 ROUTES = (

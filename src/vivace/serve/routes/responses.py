@@ -10,10 +10,12 @@ from starlette.routing import Route
 
 from vivace.core.errors import RequestError
 from vivace.core.sampling import SamplingParams
+from vivace.core.sampling_defaults import SamplingDefaults
 from vivace.serve.batch import Batch
 from vivace.serve.body import read_body
 from vivace.serve.caller import Caller
 from vivace.serve.disconnect import run_until_disconnected
+from vivace.serve.early_refusal import refuse_early
 from vivace.serve.errors import HttpError
 from vivace.serve.generation import Order
 from vivace.serve.json_answer import json_answer
@@ -21,18 +23,18 @@ from vivace.serve.planned_chat import PlannedChat
 from vivace.serve.prompt_encoder import Chat
 from vivace.serve.response_answer import WITH_LOGPROBS, ResponseAnswer
 from vivace.serve.response_input import read_conversation
-from vivace.serve.sampling_order import check_shared, make_order
+from vivace.serve.sampling_order import check_shared, make_order, or_default
 from vivace.serve.service import Service
 from vivace.serve.sse import named_event, open_stream
 from vivace.serve.wire.responses import Event, ResponseObject, ResponsesRequest
 
 
 async def create_response(request: Request) -> Response:
-    body = await read_body(request, ResponsesRequest)
+    body = await read_body(request, ResponsesRequest, refuse_early)
     service: Service = request.app.state.service
     service.check_model(body.model)
     caller = Caller.of(request)
-    params = _params(body)
+    params = _params(body, service.sampling_defaults)
     chat = read_conversation(body)
     order = make_order(caller, body, params, service.request_timeout_s)
     if body.stream:
@@ -82,7 +84,7 @@ def _written(events: Iterable[Event]) -> bytes:
     return b"".join(named_event(event.type, event) for event in events)
 
 
-def _params(body: ResponsesRequest) -> SamplingParams:
+def _params(body: ResponsesRequest, defaults: SamplingDefaults) -> SamplingParams:
     check_shared(body)
     if body.previous_response_id is not None:
         raise RequestError(
@@ -93,12 +95,12 @@ def _params(body: ResponsesRequest) -> SamplingParams:
     if body.top_logprobs and not with_logprobs:
         raise RequestError(f"top_logprobs needs {WITH_LOGPROBS!r} in include", param="top_logprobs")
     return SamplingParams(
-        max_tokens=body.max_output_tokens,
-        temperature=1.0 if body.temperature is None else body.temperature,
-        top_p=1.0 if body.top_p is None else body.top_p,
-        top_k=body.top_k or 0,
-        min_p=body.min_p or 0.0,
-        repetition_penalty=1.0 if body.repetition_penalty is None else body.repetition_penalty,
+        max_tokens=or_default(body.max_output_tokens, defaults.max_tokens),
+        temperature=or_default(body.temperature, defaults.temperature),
+        top_p=or_default(body.top_p, defaults.top_p),
+        top_k=or_default(body.top_k, defaults.top_k),
+        min_p=or_default(body.min_p, defaults.min_p),
+        repetition_penalty=or_default(body.repetition_penalty, defaults.repetition_penalty),
         seed=body.seed,
         logprobs=(body.top_logprobs or 0) if with_logprobs else None,
     )

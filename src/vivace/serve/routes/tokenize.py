@@ -54,10 +54,7 @@ async def detokenize(request: Request) -> Response:
     body = await read_body(request, DetokenizeRequest)
     service: Service = request.app.state.service
     service.check_model(body.model)
-    vocab_size = service.engine.info.vocab_size
-    if body.tokens and max(body.tokens) >= vocab_size:
-        raise RequestError(f"token ids must be in [0, {vocab_size})", param="tokens")
-    return json_answer(Detokenized(await service.encoder.decode(body.tokens)))
+    return json_answer(Detokenized(await service.encoder.decode(body.tokens, service.engine.info.vocab_size)))
 
 
 ROUTES = (

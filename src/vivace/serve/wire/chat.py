@@ -8,27 +8,25 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from vivace.serve.wire.completions import PromptLogprobs
 from vivace.serve.wire.messages import Messages
-from vivace.serve.wire.sampling import Logprobs, SamplingFields
+from vivace.serve.wire.sampling import ConstrainedFields, Logprobs
 from vivace.serve.wire.usage import Timings, Usage
 
 NewTokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 TemplateScalar = str | int | float | bool | None
 
 
-class ChatRequest(SamplingFields, kw_only=True):
+class ChatRequest(ConstrainedFields, kw_only=True):
     messages: Messages
     max_tokens: NewTokens | None = None
     max_completion_tokens: NewTokens | None = None
     logprobs: bool | None = None
     top_logprobs: Logprobs | None = None
-    response_format: dict[str, Any] | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     modalities: list[Literal["text"]] | None = None
     reasoning_effort: str | None = None
     # beyond OpenAI's
-    structured_outputs: dict[str, Any] | None = None
     chat_template_kwargs: dict[str, TemplateScalar] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None

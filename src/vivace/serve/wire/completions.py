@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from vivace.serve.wire.inputs import Text, Tokens, several
-from vivace.serve.wire.sampling import Count, Logprobs, SamplingFields, TokenId
+from vivace.serve.wire.sampling import ConstrainedFields, Count, Logprobs, TokenId
 from vivace.serve.wire.usage import Timings, Usage
 
 MAX_PROMPTS = 128
 
 
-class CompletionRequest(SamplingFields, kw_only=True):
+class CompletionRequest(ConstrainedFields, kw_only=True):
     prompt: Text | Annotated[list[Text | TokenId | Tokens], several(MAX_PROMPTS)]
     max_tokens: Count | None = None
     echo: bool | None = None
@@ -21,8 +21,6 @@ class CompletionRequest(SamplingFields, kw_only=True):
     best_of: int | None = None
     suffix: Annotated[str, Meta(extra_json_schema={"maxLength": 0})] | None = None
     add_special_tokens: bool | None = None
-    response_format: dict[str, Any] | None = None
-    structured_outputs: dict[str, Any] | None = None
 
 
 class LegacyLogprobs(Struct):

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from vivace.core.history import MissReason
 
-RequestStatus = Literal["waiting", "running", "finished", "ended"]
+RequestStatus = Literal["waiting", "running", "finished", "refused", "ended"]
 
 
 class QueueFacts(Struct):
@@ -96,7 +96,8 @@ class PromptExplanation(Struct):
     prefill: PrefillFacts
     decode: DecodeFacts
     speculation: SpeculationFacts
-    num_restarts: int  # of the engine; it was replayed in the next one, and what is said of the engine is of the last
+    refusal: str | None  # what its client was told, where it was refused
+    num_restarts: int  # of the engine; it was replayed in the next one: chunks, steps and counts are of the last
 
 
 class RequestExplanation(Struct):

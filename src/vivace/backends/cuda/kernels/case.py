@@ -36,11 +36,10 @@ class RowCase:
 
 @dataclass(frozen=True, slots=True)
 class ProductCase:
-    """`encoding`: of the stored matrix; `num_rows` of activations."""
+    """`encoding`: of the stored matrix."""
 
     encoding: str
     values: str
-    num_rows: int
     num_inputs: int
 
     op = "linear"

@@ -4,27 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from vivace.backends.cuda.kernels.attention import AttentionShape, paged_attention, whole_tile
-from vivace.backends.cuda.kernels.cache_view import layer_plane
+from vivace.backends.cuda.attention_choice import PromptChoice, choose_prompts
+from vivace.backends.cuda.fusion import RopeWrite
+from vivace.backends.cuda.kernels.attention import paged_attention
+from vivace.backends.cuda.kernels.attention_shape import AttentionShape, shape_of
+from vivace.backends.cuda.kernels.attention_tiles import whole_tile
+from vivace.backends.cuda.kernels.cache_view import channel_keys, layer_plane
 from vivace.backends.cuda.kernels.case import AttentionCase, CacheWriteCase, RowCase
 from vivace.backends.cuda.kernels.gated_activation import gated_activation
-from vivace.backends.cuda.kernels.kv_write import kv_write
-from vivace.backends.cuda.kernels.matrix_product import matrix_product, product_case
+from vivace.backends.cuda.kernels.kv_write import kv_write, rope_write
+from vivace.backends.cuda.kernels.matrix_product import product_case, write_product
 from vivace.backends.cuda.kernels.paged_plane import PagedPlane
-from vivace.backends.cuda.kernels.ragged_rows import RaggedRows, TilePlan, tile_plan
+from vivace.backends.cuda.kernels.ragged_rows import (
+    SPLIT_ROWS,
+    RaggedRows,
+    TilePlan,
+    graph_parts,
+    tile_plan,
+)
 from vivace.backends.cuda.kernels.registry import KernelRegistry
-from vivace.backends.cuda.kernels.rms_norm import rms_norm
+from vivace.backends.cuda.kernels.rms_norm import add_rms_norm, rms_norm
 from vivace.backends.cuda.kernels.rope import rope
 from vivace.backends.cuda.kv_cache import CudaKVCache
+from vivace.backends.cuda.kv_planes import FloatPlane
 from vivace.backends.cuda.matrix import Matrix
+from vivace.backends.cuda.prompt_attention import CachedLayer
 from vivace.core.errors import EngineError
 from vivace.ops import program as ir
 from vivace.ops.backend import StepInputs
 from vivace.ops.program import Program, Value, Weight
 
+MOST_GRAPH_PARTS = 1 << 14  # of 256 positions: 256 MiB of their sums at 32 heads of 128 dimensions
 Read = Callable[[Value], Tensor]
 
 
@@ -38,14 +53,25 @@ class Launchers:
         self._planes: dict[int, tuple[PagedPlane, PagedPlane]] = {}
         heads = {op.num_heads // op.num_kv_heads for op in program.ops if isinstance(op, ir.Attention)}
         self._heads_per_group = heads.pop() if len(heads) == 1 else None  # tiles are cut for one number of them
+        shapes = {shape_of(op) for op in program.ops if isinstance(op, ir.Attention)}
+        self._window = min((shape.window for shape in shapes if shape.window is not None), default=None)
+        self._prompts = self._choose_prompts(sorted(shapes, key=str))
 
     def tile_plan(
         self, inputs: StepInputs, values: torch.dtype, has_branches: bool, max_context: int | None = None
     ) -> TilePlan | None:
-        """How the attention kernel cuts this step's rows; None where torch attends. `max_context`: a CUDA graph's."""
+        """How the attention kernel cuts this step's rows; None where torch attends, or where a step is too large for
+        a CUDA graph, whose contexts `max_context` bounds."""
         if self._heads_per_group is None or self._registry.reason(self._case(values, has_branches)) is not None:
             return None
-        return tile_plan(inputs, self._heads_per_group, whole_tile(self._spec.head_dim), max_context)
+        whole = whole_tile(self._spec.head_dim)
+        if max_context is not None:
+            num_parts = graph_parts(inputs)
+            if num_parts > MOST_GRAPH_PARTS:
+                return None
+            return tile_plan(inputs, self._heads_per_group, whole, num_parts)
+        elsewhere_B = None if has_branches else self._elsewhere(inputs, values)
+        return tile_plan(inputs, self._heads_per_group, whole, elsewhere_B=elsewhere_B)
 
     def result(self, op: ir.Op, read: Read) -> Tensor | None:
         """Of an operation on rows."""
@@ -65,12 +91,23 @@ class Launchers:
         """[T, H*K] in q's type."""
         if not self._registry.takes(self._case(q_TD.dtype, has_branches)) or rows is None:
             return None
-        shape = AttentionShape(op.num_heads, op.num_kv_heads, op.head_dim, op.scale, op.window, op.softcap)
-        return paged_attention(q_TD, *self._layer(op.layer), rows, shape)
+        keys, values = self._layer(op.layer)
+        out_TD = paged_attention(q_TD, keys, values, rows, shape_of(op))
+        if rows.prompts is not None and self._prompts.provider is not None:
+            self._prompts.provider.attend(q_TD, keys.codes, values.codes, rows.prompts, shape_of(op), out_TD)
+        return out_TD
 
-    def product(self, x_TD: Tensor, matrix: Matrix) -> Tensor | None:
-        """[T, N] float32."""
-        return matrix_product(x_TD, matrix) if self._registry.takes(product_case(x_TD, matrix)) else None
+    def linear(self, op: ir.Linear, x_TD: Tensor) -> Tensor | None:
+        """[T, sum of N] in x's type, where kernels take every one of the matrices."""
+        matrices: list[Matrix] = [weight.data for weight in op.weights]  # type: ignore[misc]
+        is_taken = [self._registry.takes(product_case(x_TD, matrix)) for matrix in matrices]  # each is counted
+        if not all(is_taken):
+            return None
+        counts = [matrix.num_rows for matrix in matrices]
+        out_TN = torch.empty((len(x_TD), sum(counts)), dtype=x_TD.dtype, device=x_TD.device)
+        for matrix, bias, part_TN in zip(matrices, op.biases, out_TN.split(counts, dim=1), strict=True):
+            write_product(x_TD, matrix, part_TN, None if bias is None else _vector(bias))
+        return out_TN
 
     def write(self, layer: int, slots_T: Tensor, k_TD: Tensor, v_TD: Tensor) -> bool:
         """Whether this step's keys and values were written."""
@@ -79,6 +116,49 @@ class Launchers:
             kv_write(k_TD, v_TD, slots_T, *self._layer(layer))
         return is_taken
 
+    def add_norm(self, norm: ir.RmsNorm, x_TD: Tensor, y_TD: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The sum, and its norm."""
+        if not self._takes_rows("add_rms_norm", x_TD, x_TD.shape[1]):
+            return None
+        return add_rms_norm(x_TD, y_TD, _vector(norm.weight), norm.eps)
+
+    def rope_write(self, ops: RopeWrite, slots_T: Tensor, read: Read) -> Tensor | None:
+        """The turned queries, this step's keys and values written; None where nothing was done."""
+        if self._registry.reason(CacheWriteCase(self._spec.dtype, self._spec.head_dim)) is not None:
+            return None
+        q_TD = read(ops.q.x)
+        if not self._takes_rows("rope_kv_write", q_TD, ops.q.head_dim):
+            return None
+        k_TD, v_TD, table_T2P = read(ops.k.x), read(ops.write.v), read(ops.q.table)
+        return rope_write(q_TD, k_TD, v_TD, table_T2P, slots_T, *self._layer(ops.write.layer))
+
+    def _choose_prompts(self, shapes: list[AttentionShape]) -> PromptChoice:
+        """By the registry, which keeps the choice for other programs over such a cache."""
+        plane = None if self._cache.has_recent_keys else self._cache.token_planes[0]
+        if isinstance(plane, FloatPlane):
+            layers = tuple(CachedLayer(shape, self._spec.block_size, plane.values.dtype) for shape in shapes)
+            choice = self._registry.prompts.get(layers) or choose_prompts(
+                self._registry.attention, layers, self._cache.device
+            )
+            self._registry.prompts[layers] = choice
+        else:
+            choice = PromptChoice(None, f"no library reads a cache of {self._spec.dtype} with scales by token")
+        name = "torch" if self._registry.attention == "torch" else choice.name
+        self._registry.remarks["attention of prompts"] = name, choice.reason
+        return choice
+
+    def _elsewhere(self, inputs: StepInputs, values: torch.dtype) -> NDArray[np.bool_] | None:
+        """Which sequences the library takes; None where it takes none."""
+        provider = self._prompts.provider
+        if provider is None or self._layer(0)[0].codes.dtype != values:
+            return None
+        counts_B, contexts_B = np.diff(inputs.query_starts_B1), inputs.context_lens_B
+        is_taken_B = counts_B > max(SPLIT_ROWS, provider.least_rows - 1)
+        if not provider.reads_context:
+            most = contexts_B.max(initial=0) if self._window is None else self._window
+            is_taken_B &= (counts_B == contexts_B) & (counts_B <= most)
+        return is_taken_B if is_taken_B.any() else None
+
     def _case(self, values: torch.dtype, has_branches: bool) -> AttentionCase:
         return AttentionCase(self._spec.dtype, _name(values), self._spec.head_dim, has_branches)
 
@@ -86,7 +166,10 @@ class Launchers:
         return self._registry.takes(RowCase(name, _name(x_TD.dtype), width))
 
     def _layer(self, layer: int) -> tuple[PagedPlane, PagedPlane]:
-        """Keys and values: views, made once."""
+        """Keys and values: views, made once where nothing moves."""
+        if self._cache.has_recent_keys:
+            coded, values = self._cache.channel_planes
+            return channel_keys(coded, self._cache.recent, layer), layer_plane(values, layer)
         if layer not in self._planes:
             keys, values = self._cache.token_planes
             self._planes[layer] = layer_plane(keys, layer), layer_plane(values, layer)

@@ -2,43 +2,43 @@
 
 from __future__ import annotations
 
+from vivace.backends.cuda.code_layout import LAYOUTS
 from vivace.backends.cuda.kernels.case import AttentionCase, CacheWriteCase, ProductCase, RowCase
 
 VALUES = ("float32", "float16", "bfloat16")
-MAX_HEAD_DIM = 256
+MAX_HEAD_DIM = 512
 MAX_GROUP_WIDTH = 16384  # columns that one program of a norm holds in registers
-MAX_PRODUCT_ROWS = 64  # above, decoding to 16 bits once and a dense product is as fast: both are bound by arithmetic
 MAX_TOKEN_WIDTH = 32768  # one program finds a token's scale with all of its row in registers
-GROUP_ENCODINGS = ("int4_g32", "int4_g64", "int4_g128", "q4_0", "q8_0")
+TOKEN_ENCODINGS = ("int8_channel", "int8_outlier", "fp8_channel")
 
 
 def attention(case: AttentionCase) -> str | None:
-    if case.has_branches:
-        return "rows of a tree of guesses see positions that are not in their sequence's block table"
     if case.head_dim > MAX_HEAD_DIM:
         return f"heads of {case.head_dim} dimensions; the kernel's registers hold {MAX_HEAD_DIM}"
-    return _values(case.values) or _coded(case.kv_dtype, case.head_dim)
+    if case.kv_dtype == "int4_k_per_channel" and case.has_branches:
+        return "blocks that a path of guesses fills are no blocks of a cache of int4_k_per_channel yet"
+    return _values(case.values) or _grouped(case.kv_dtype, case.head_dim)
 
 
 def cache_write(case: CacheWriteCase) -> str | None:
-    return _coded(case.kv_dtype, case.head_dim)
+    if case.kv_dtype == "int4_k_per_channel":
+        return "a cache of int4_k_per_channel keeps its latest keys in another place"
+    return _grouped(case.kv_dtype, case.head_dim)
 
 
 def rows(case: RowCase) -> str | None:
-    if case.op == "rms_norm" and case.width > MAX_GROUP_WIDTH:
+    if case.op.endswith("rms_norm") and case.width > MAX_GROUP_WIDTH:
         return f"{case.width} columns in a group; a program holds {MAX_GROUP_WIDTH}"
     return _values(case.values)
 
 
 def product(case: ProductCase) -> str | None:
-    if case.encoding == "int8_channel":
+    if case.encoding in TOKEN_ENCODINGS:
         if case.num_inputs > MAX_TOKEN_WIDTH:
             return f"{case.num_inputs} inputs; a program finds the scale of {MAX_TOKEN_WIDTH}"
         return _values(case.values)
-    if case.encoding not in GROUP_ENCODINGS:
+    if case.encoding not in LAYOUTS:
         return f"no kernel multiplies with {case.encoding}"
-    if case.num_rows > MAX_PRODUCT_ROWS:
-        return f"more than {MAX_PRODUCT_ROWS} rows: the weight is decoded once for a dense product"
     return _values(case.values)
 
 
@@ -46,9 +46,7 @@ def _values(dtype: str) -> str | None:
     return None if dtype in VALUES else f"values of {dtype}"
 
 
-def _coded(kv_dtype: str, head_dim: int) -> str | None:
-    if kv_dtype == "int4_k_per_channel":
-        return "a cache of int4_k_per_channel keeps its latest keys in another place"
-    if kv_dtype == "int4_per_token_head" and head_dim % 32:
+def _grouped(kv_dtype: str, head_dim: int) -> str | None:
+    if kv_dtype in ("int4_per_token_head", "int4_k_per_channel") and head_dim % 32:
         return f"heads of {head_dim} dimensions are not whole groups of 32"
     return None

@@ -12,13 +12,16 @@ tests, which say so by `interpreted`.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Hashable
 from functools import cached_property
 from importlib.util import find_spec
 
 import torch
 
+from vivace.backends.cuda.attention_choice import PromptChoice
 from vivace.backends.cuda.kernels import limits
 from vivace.backends.cuda.kernels.case import AttentionCase, CacheWriteCase, Case, ProductCase
+from vivace.core.config import AttentionBackend
 
 SMALLEST_CAPABILITY = (8, 0)  # bfloat16 tensor cores
 
@@ -26,9 +29,14 @@ SMALLEST_CAPABILITY = (8, 0)  # bfloat16 tensor cores
 class KernelRegistry:
     """Answers for one device and counts its answers."""
 
-    def __init__(self, device: torch.device, *, interpreted: bool = False) -> None:
+    def __init__(
+        self, device: torch.device, *, interpreted: bool = False, attention: AttentionBackend = "auto"
+    ) -> None:
         self._device = device
         self._interpreted = interpreted
+        self.attention = attention  # what was asked for
+        self.prompts: dict[Hashable, PromptChoice] = {}  # by layers and cache
+        self.remarks: dict[str, tuple[str, str]] = {}  # by what was chosen: the choice, and why
         self.is_tried = False
         self._reasons: dict[Case, str | None] = {}
         self._counts: Counter[Case] = Counter()
@@ -52,8 +60,11 @@ class KernelRegistry:
     def reason(self, case: Case) -> str | None:
         """Why torch's operations run instead; None where the kernel does."""
         if case not in self._reasons:
-            self._reasons[case] = self.complaint or supports(case)
+            self._reasons[case] = self.complaint or self._unwanted(case) or supports(case)
         return self._reasons[case]
+
+    def _unwanted(self, case: Case) -> str | None:
+        return "as asked" if isinstance(case, AttentionCase) and self.attention == "torch" else None
 
     def explain(self) -> list[str]:
         """A line for each operation asked about: the implementation, how often, and the reason."""

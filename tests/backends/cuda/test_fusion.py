@@ -1,0 +1,72 @@
+"""Which neighbours of a program are computed together."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("torch", reason="the backend is torch's")
+
+from vivace.backends.cuda.fusion import AddNorm, RopeWrite, stages
+from vivace.backends.cuda.last_uses import last_uses
+from vivace.ops.program import Program, Value, Weight
+
+WIDTH = 16
+
+
+def weight(*shape: int) -> Weight:
+    return Weight("weight", shape, "f32", 0, None)
+
+
+def layer(program: Program, x: Value, table: Value) -> Value:
+    qkv = program.linear(program.rms_norm(x, weight(WIDTH), 1e-5), [weight(3 * WIDTH, WIDTH)])
+    q, k, v = (qkv.columns(start, start + WIDTH) for start in (0, WIDTH, 2 * WIDTH))
+    q, k = program.rope(q, table, 8), program.rope(k, table, 8)
+    program.kv_write(k, v, 0)
+    heads = program.attention(q, 0, num_heads=2, num_kv_heads=2, head_dim=8, scale=1.0)
+    x = program.add(x, program.linear(heads, [weight(WIDTH, WIDTH)]))
+    normed = program.rms_norm(x, weight(WIDTH), 1e-5)
+    return program.add(x, program.linear(normed, [weight(WIDTH, WIDTH)]))
+
+
+def test_a_layer() -> None:
+    program = Program()
+    table = program.rope_table(weight(4))
+    x = program.embedding(weight(9, WIDTH))
+    for _ in range(2):
+        x = layer(program, x, table)
+    program.output = program.rms_norm(program.gather_rows(x), weight(WIDTH), 1e-5)
+    found = stages(program)
+    fused = [type(stage.fused) for stage in found if stage.fused is not None]
+    assert fused == [RopeWrite, AddNorm, AddNorm, RopeWrite, AddNorm]  # rows are gathered before the last norm
+    assert [op for stage in found for op in stage.ops] == program.ops
+    assert [buffers for stage in found for buffers in stage.dying] == last_uses(program)
+
+
+def test_keys_that_are_read_again_are_kept() -> None:
+    program = Program()
+    table = program.rope_table(weight(4))
+    x = program.embedding(weight(9, WIDTH))
+    q, k = program.rope(x, table, 8), program.rope(x, table, 8)
+    program.kv_write(k, x, 0)
+    program.output = program.add(k, q)
+    assert all(stage.fused is None for stage in stages(program))
+
+
+def test_what_is_turned_otherwise_stays_apart() -> None:
+    program = Program()
+    tables = program.rope_table(weight(4)), program.rope_table(weight(4))
+    x = program.embedding(weight(9, WIDTH))
+    q, k = (program.rope(x, table, 8) for table in tables)
+    program.kv_write(k, x, 0)
+    program.output = q
+    assert all(stage.fused is None for stage in stages(program))
+
+
+def test_a_norm_by_heads_or_of_another_value_stays_apart() -> None:
+    program = Program()
+    x = program.embedding(weight(9, WIDTH))
+    total = program.add(x, x)
+    program.rms_norm(total, weight(8), 1e-5, groups=2)
+    program.add(total, x)
+    program.output = program.rms_norm(total, weight(WIDTH), 1e-5)
+    assert all(stage.fused is None for stage in stages(program))
