@@ -12,7 +12,7 @@ from vivace.cli.serve import configurations
 from vivace.evaluate.evaluation import sample_text
 from vivace.optimize.search import Search
 
-QUICK = ("--time-budget", "4s", "--num-threads", "1", "--max-model-len", "512")
+QUICK = ("--time-budget", "10s", "--num-threads", "1", "--max-model-len", "512")
 
 
 @pytest.fixture(autouse=True)

@@ -128,7 +128,7 @@ def test_auto_takes_a_gpu_that_fits_and_passes_one_that_does_not(
 def test_caches_of_float8_are_for_gpus() -> None:
     config = EngineConfig(kv_cache_dtype="fp8", device="cpu")  # type: ignore[arg-type]
     assert config.kv_cache_dtype == "fp8_e4m3"
-    with pytest.raises(ConfigError, match="int8_per_token_head is as small"):
+    with pytest.raises(ConfigError, match="use int8_per_token_head, which is as small"):
         make_backend(config)
 
 

@@ -33,7 +33,7 @@ def attend_tile(
     head, tile = tl.program_id(0), tl.program_id(1)
     part = first_part + tile
     is_only = True
-    begin, part_stop = 0, 0
+    begin, part_stop = 0, 0x7FFFFFFF
     if PART > 0:
         tile = tl.load(part_tiles + part)
         if tile < 0:
@@ -45,13 +45,34 @@ def attend_tile(
     sequence, first_row = tl.load(sequences + tile), tl.load(first_rows + tile)
     stop_row = tl.load(query_starts + sequence + 1)
     to_position = tl.load(context_lens + sequence) - stop_row  # of a row
-    stop = to_position + tl.minimum(first_row + ROWS, stop_row)
-    if PART > 0:
-        stop = tl.minimum(stop, part_stop)
+    stop = tl.minimum(to_position + tl.minimum(first_row + ROWS, stop_row), part_stop)
     if HAS_WINDOW:
         begin = tl.maximum(begin, (to_position + first_row - window + 1) // N * N)
     if begin >= stop:
         return
+    path_first, path = stop, path_slots
+    if HAS_PATHS:
+        path_first = tl.load(path_firsts + first_row)
+        path = path_slots + first_row.to(tl.int64) * path_stride
+    _attend_rows(
+        q, keys, key_ranges, recent, recent_rows, values, value_ranges, out, partial, statistics, q_stride,
+        out_stride, tables + sequence.to(tl.int64) * table_stride, path_first, path, key_strides, key_range_strides,
+        recent_strides, value_strides, value_range_strides, scale, cap, window, head, first_row, stop_row,
+        to_position, begin, stop, is_only, part - first_part,
+        HEADS, HEAD_DIM, DIM, BLOCK_SIZE, ROWS, M, N, KIND, BY_CHANNEL, HAS_WINDOW, HAS_CAP, HAS_PATHS,
+    )  # fmt: skip
+
+
+@triton.jit
+def _attend_rows(
+    q, keys, key_ranges, recent, recent_rows, values, value_ranges, out, partial, statistics, q_stride, out_stride,
+    table, path_first, path, key_strides, key_range_strides, recent_strides, value_strides, value_range_strides,
+    scale, cap, window, head, first_row, stop_row, to_position, begin, stop, is_only, line,
+    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, ROWS: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr, KIND: tl.constexpr, BY_CHANNEL: tl.constexpr, HAS_WINDOW: tl.constexpr,
+    HAS_CAP: tl.constexpr, HAS_PATHS: tl.constexpr,
+):  # fmt: skip
+    """Rows from `first_row` on over positions begin .. stop; a row's position is `to_position` ahead of it."""
     index_M = tl.arange(0, M)
     row_M = first_row + index_M // HEADS
     is_row_M = (index_M < ROWS * HEADS) & (row_M < stop_row)
@@ -60,16 +81,9 @@ def attend_tile(
     is_there = is_row_M[:, None] & (dims < HEAD_DIM)[None, :]
     q_MK = tl.load(q + (row_M.to(tl.int64) * q_stride + columns_M)[:, None] + dims[None, :], mask=is_there, other=0)
     position_M = to_position + row_M
-    table = tables + sequence.to(tl.int64) * table_stride
-    path_first, path = stop, path_slots
-    masked_from = tl.minimum(stop, to_position + first_row + 1)
-    if BY_CHANNEL:
-        masked_from = tl.minimum(stop, (to_position + first_row) // BLOCK_SIZE * BLOCK_SIZE)
-    if HAS_PATHS:
-        path_first = tl.load(path_firsts + first_row)
-        path = path_slots + first_row.to(tl.int64) * path_stride
-        masked_from = tl.minimum(masked_from, path_first)
-    masked_from = begin if HAS_WINDOW else begin + tl.maximum(masked_from - begin, 0) // N * N
+    masked_from = _masked_from(
+        begin, stop, to_position + first_row, path_first, BLOCK_SIZE, N, BY_CHANNEL, HAS_WINDOW, HAS_PATHS
+    )
     sums_M = tl.sum(q_MK.to(tl.float32), 1)
     mixed_MK = tl.zeros([M, DIM], tl.float32)
     shift_M, total_M = tl.zeros([M], tl.float32), tl.zeros([M], tl.float32)
@@ -93,10 +107,27 @@ def attend_tile(
         total_M = tl.where(is_row_M, total_M, 1.0)  # a line that is no row may have seen nothing
         tl.store(place, (mixed_MK / total_M[:, None]).to(out.dtype.element_ty), mask=is_there)
     else:
-        line_M = ((part - first_part).to(tl.int64) * tl.num_programs(0) + head) * (ROWS * HEADS) + index_M
+        line_M = (line.to(tl.int64) * tl.num_programs(0) + head) * (ROWS * HEADS) + index_M
         tl.store(partial + line_M[:, None] * HEAD_DIM + dims[None, :], mixed_MK, mask=is_there)
         tl.store(statistics + 2 * line_M, largest_M, mask=is_row_M)
         tl.store(statistics + 2 * line_M + 1, total_M, mask=is_row_M)
+
+
+@triton.jit
+def _masked_from(
+    begin, stop, first_position, path_first,
+    BLOCK_SIZE: tl.constexpr, N: tl.constexpr, BY_CHANNEL: tl.constexpr, HAS_WINDOW: tl.constexpr,
+    HAS_PATHS: tl.constexpr,
+):  # fmt: skip
+    """The first position, whole tiles behind `begin`, from which some row of the tile does not see everything."""
+    if HAS_WINDOW:
+        return begin
+    masked_from = tl.minimum(stop, first_position + 1)
+    if BY_CHANNEL:
+        masked_from = tl.minimum(stop, first_position // BLOCK_SIZE * BLOCK_SIZE)
+    if HAS_PATHS:
+        masked_from = tl.minimum(masked_from, path_first)
+    return begin + tl.maximum(masked_from - begin, 0) // N * N
 
 
 @triton.jit

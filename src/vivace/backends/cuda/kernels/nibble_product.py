@@ -38,19 +38,19 @@ def six_bit_assembly(plane: int, high_plane: int, is_half: bool) -> str:
 
 @triton.jit
 def pair_levels(
-    word, above, PLANE: tl.constexpr, HIGH_PLANE: tl.constexpr, HIGH_BITS: tl.constexpr, dtype: tl.constexpr
+    word, above, PLANE: tl.constexpr, HIGH_PLANE: tl.constexpr, HIGH_BITS: tl.constexpr, IS_HALF: tl.constexpr
 ):
-    """128 (1024) + code of a plane, of `dtype`."""
-    IS_HALF: tl.constexpr = dtype == tl.float16
+    """128 (float16: 1024) + code of a plane, in bfloat16 or float16."""
     if HIGH_BITS:
         level = tl.inline_asm_elementwise(
             six_bit_assembly(PLANE, HIGH_PLANE, IS_HALF),
-            "=r,r,r", [word, above], dtype=dtype, is_pure=True, pack=2,
+            "=r,r,r", [word, above], dtype=tl.float16 if IS_HALF else tl.bfloat16, is_pure=True, pack=2,
         )  # fmt: skip
     else:
         level = tl.inline_asm_elementwise(
-            pair_assembly(PLANE, IS_HALF), "=r,r", [word], dtype=dtype, is_pure=True, pack=2
-        )
+            pair_assembly(PLANE, IS_HALF),
+            "=r,r", [word], dtype=tl.float16 if IS_HALF else tl.bfloat16, is_pure=True, pack=2,
+        )  # fmt: skip
     return level
 
 
@@ -65,7 +65,8 @@ def multiply_nibbles(
     """As `coded_product.multiply_codes`, whose arguments it takes."""
     PLANES: tl.constexpr = 16 // LOW_BITS
     TILES: tl.constexpr = STEP // PLANE // PLANES
-    EXPONENT: tl.constexpr = 1024 if x.dtype.element_ty == tl.float16 else 128
+    IS_HALF: tl.constexpr = x.dtype.element_ty == tl.float16
+    EXPONENT: tl.constexpr = 1024 if IS_HALF else 128
     output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     stored = tl.minimum(output, num_padded - 1)
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
@@ -88,7 +89,7 @@ def multiply_nibbles(
                 high_place = place * (TILES // 2) + tile // 2 * TILE_ROWS + in_tile
                 above = tl.load(high + (high_place * PLANE)[:, None] + column[None, :])
             for plane in tl.static_range(PLANES):
-                level = pair_levels(word, above, plane, tile % 2 * PLANES + plane, HIGH_BITS, x.dtype.element_ty)
+                level = pair_levels(word, above, plane, tile % 2 * PLANES + plane, HIGH_BITS, IS_HALF)
                 zero = group_zero(header, KIND, (tile * PLANES + plane) * PLANE // GROUP, ZERO) + EXPONENT
                 level -= zero.to(tl.float32).to(x.dtype.element_ty)[:, None]
                 at = step * STEP + (tile * PLANES + plane) * PLANE + column
