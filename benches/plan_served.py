@@ -55,6 +55,12 @@ CASES = (
     Case("qwen2.5-0.5b", "int8", "chat", 32, users=6),
     Case("qwen2.5-0.5b", "int4", "uniform", 24, rate=1.0),
     Case("llama-3.2-1b", "int4", "chat", 16, users=4),
+    # The model of a step was not changed after these were first seen.
+    Case("embedded", "int4", "agent", 64, users=8),
+    Case("embedded", "int8", "system-prompt", 120, rate=30.0),
+    Case("qwen2.5-0.5b", "bf16", "system-prompt", 24, users=4),
+    Case("qwen2.5-0.5b", "int4", "long-prompt", 10, rate=0.4),
+    Case("llama-3.2-1b", "int8", "system-prompt", 12, users=3),
 )
 
 
