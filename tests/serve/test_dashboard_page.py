@@ -79,8 +79,11 @@ def test_figures_move_under_load_and_agree_with_the_metrics(open_server: ServedP
 def test_map_and_chart_are_drawn(dashboard: Watched) -> None:
     """The map comes from the engine when somebody looks, so a moment after the counts."""
     drawn = """(id, wanted) => {
-        const canvas = document.getElementById(id), context = canvas.getContext("2d");
-        const { data } = context.getImageData(0, 0, canvas.width, canvas.height), seen = new Set();
+        const canvas = document.getElementById(id), { width, height } = canvas, seen = new Set();
+        const copy = Object.assign(document.createElement("canvas"), { width, height });
+        const context = copy.getContext("2d", { willReadFrequently: true });
+        context.drawImage(canvas, 0, 0);
+        const { data } = context.getImageData(0, 0, width, height);
         for (let at = 0; at < data.length; at += 4) if (data[at + 3] === 255) seen.add(data.slice(at, at + 3).join());
         return wanted.every((colour) => seen.has(colour));
     }"""
