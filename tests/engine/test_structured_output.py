@@ -15,7 +15,7 @@ from constrained_text import random_text, token_ids
 from random_schemas import random_schema, recursive_schema
 
 from vivace.core.errors import RequestError
-from vivace.core.structured_outputs import StructuredOutputs, ThinkTags
+from vivace.core.structured_outputs import MAX_CHOICES, StructuredOutputs, ThinkTags
 from vivace.engine.structured_output import CompiledConstraint, ConstraintCompiler
 from vivace.engine.tokenizer import Tokenizer, load_tokenizer, tokenizer_from_gguf
 from vivace.formats.checkpoint import open_checkpoint
@@ -218,6 +218,16 @@ def test_gbnf(tokenizer: Tokenizer, compiler: ConstraintCompiler) -> None:
         assert follow(tokenizer, compiled, written) is expected
     thinking = compiler.compile(StructuredOutputs("grammar", text, ThinkTags("<think>", "</think>")))
     assert follow(tokenizer, thinking, "<think>hm</think>[12]")
+
+
+def test_as_many_choices_as_may_be(tokenizer: Tokenizer, compiler: ConstraintCompiler) -> None:
+    """Each is taken as it is written, metacharacters, line ends and all; what lies between two of them is not."""
+    choices = [f"{number} (a|b)* [c] ^x$ \\d /\n#\u00e9" for number in range(MAX_CHOICES)]
+    compiled = compiler.compile(StructuredOutputs.choice(choices))
+    for number in (0, 7, MAX_CHOICES - 1):
+        assert follow(tokenizer, compiled, choices[number])
+        assert not follow(tokenizer, compiled, choices[number].replace("^x$", "x"))
+        assert not follow(tokenizer, compiled, choices[number][:-1])
 
 
 def test_a_constraint_that_was_left_fails_alone(tokenizer: Tokenizer, compiler: ConstraintCompiler) -> None:

@@ -23,6 +23,11 @@ RULES = {
         "structured_outputs",
         "text",
         "tools",
+        # texts in languages of their own, and one of these fields at a time
+        "guided_choice",
+        "guided_grammar",
+        "guided_json",
+        "guided_regex",
         # keys that are token ids
         "logit_bias",
         # items whose fields depend on their type
