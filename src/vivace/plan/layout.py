@@ -13,7 +13,6 @@ from vivace.core.nearest_name import nearest_name
 from vivace.formats.tensor import ENCODINGS, ROW_HEADER_BYTES
 
 OUTPUT_BLOCK = 16
-CHUNK_INPUTS = 64
 LINE_BYTES = 64
 
 
