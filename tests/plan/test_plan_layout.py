@@ -12,10 +12,12 @@ from vivace.core.errors import ConfigError
 from vivace.engine.loader import load_engine
 from vivace.formats.ggml_types import GGML_TYPES
 from vivace.models.dummy import DummyTensors
+from vivace.models.parameter_shapes import layer_shapes
 from vivace.models.presets import preset_spec
+from vivace.plan.hardware import hardware
 from vivace.plan.layout import packed_bytes, stored_bytes
 from vivace.plan.planned_model import planned_model
-from vivace.plan.weights import quantization_name, weight_plan
+from vivace.plan.weights import StoredEncodings, quantization_name, weight_plan
 from vivace.quantize.gguf_export import export_gguf
 from vivace.resources import embedded_model_path
 
@@ -94,3 +96,14 @@ def test_fp8_is_refused_on_processors_and_stored_without_a_file() -> None:
         weight_plan(spec, "fp8", "cpu")
     with pytest.raises(ConfigError, match="only a model file"):
         weight_plan(spec, "stored", "cpu")
+
+
+def test_a_stored_fp8_model_is_held_in_16_bits_on_a_processor_and_in_8_on_a_gpu() -> None:
+    """As the loader and both backends do."""
+    spec = preset_spec("smollm2-135m")
+    names = [f"layers.{layer}.{name}" for layer in range(spec.num_layers) for name in layer_shapes(spec)]
+    stored = StoredEncodings(dict.fromkeys(names, "fp8_channel"))
+    assert weight_plan(spec, "stored", "cpu", stored).num_bytes == weight_plan(spec, "bf16", "cpu").num_bytes
+    assert weight_plan(spec, "stored", "gpu", stored).num_bytes == weight_plan(spec, "fp8", "gpu").num_bytes
+    layouts = {product.layout for product in weight_plan(spec, "stored", "gpu", stored).products}
+    assert {hardware("h100").unit(layout) for layout in layouts} == {"bf16", "fp8"}  # the head stays in 16 bits

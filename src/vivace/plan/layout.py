@@ -42,9 +42,7 @@ SUPER_BLOCKS: dict[str, SuperBlock] = {
     "int4_g64": SuperBlock(64, 4, 64),
     "int4_g128": SuperBlock(128, 4, 64),
 }
-FP8 = "fp8"  # a byte an element and a float32 scale a row: of GPUs alone
-STORED_BLOCKS: dict[str, tuple[int, int]] = ENCODINGS | {FP8: (1, 1)}
-STORED_HEADERS: dict[str, int] = ROW_HEADER_BYTES | {FP8: 4}
+FP8 = "fp8_channel"  # of GPUs alone: the CPU backend holds such weights in 16 bits
 
 
 def packed_bytes(layout: str, rows: int, columns: int) -> int:
@@ -54,13 +52,13 @@ def packed_bytes(layout: str, rows: int, columns: int) -> int:
 
 def stored_bytes(layout: str, rows: int, columns: int) -> int:
     """Bytes of the same matrix in a file, and about those on a GPU."""
-    block_elements, block_bytes = STORED_BLOCKS[layout]
-    return rows * (STORED_HEADERS.get(layout, 0) + -(-columns // block_elements) * block_bytes)
+    block_elements, block_bytes = ENCODINGS[layout]
+    return rows * (ROW_HEADER_BYTES.get(layout, 0) + -(-columns // block_elements) * block_bytes)
 
 
 def fits_columns(layout: str, columns: int) -> bool:
     """Whether rows of so many columns are whole blocks."""
-    return columns % STORED_BLOCKS[layout][0] == 0
+    return columns % ENCODINGS[layout][0] == 0
 
 
 def _block_bytes(layout: str, columns: int) -> int:

@@ -126,7 +126,8 @@ class _Chooser:
 
     def __call__(self, name: str, layer: int | None, columns: int) -> str:
         if self.stored is not None and self.quantization == STORED:
-            return self.stored.by_name.get(name if layer is None else f"layers.{layer}.{name}", "bf16")
+            encoding = self.stored.by_name.get(name if layer is None else f"layers.{layer}.{name}", "bf16")
+            return "bf16" if encoding == FP8 and self.kind == "cpu" else encoding
         if self.mixture is not None:
             return self._of_mixture(self.mixture, name, layer, columns)
         wanted = self._wanted(name)
