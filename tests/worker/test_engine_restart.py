@@ -58,9 +58,9 @@ def test_killed_ten_times_at_random_with_16_streams_each(config: EngineConfig) -
         async with running(config) as client:
             kills = [0, *(chance.randint(1, total - 20) for total in totals[1:])]
             served = [await one_round(client, jobs, when) for jobs, when in zip(rounds, kills, strict=True)]
-            await until(lambda: client.state == "ready")
+            await until(lambda: client.gauges.num_restarts == 10 and client.state == "ready")
             gauges = client.gauges
-            assert (gauges.num_restarts, gauges.num_used_blocks) == (10, 0)
+            assert gauges.num_used_blocks == 0
             counted = [sum(len(job.prompt) for job in jobs) for jobs in rounds]
             assert gauges.num_prompt_tokens == sum(counted[1:])  # the first engine died before it told of any
             return served
@@ -70,35 +70,53 @@ def test_killed_ten_times_at_random_with_16_streams_each(config: EngineConfig) -
 
 
 def test_the_same_streams_survive_many_kills(config: EngineConfig) -> None:
-    """Killed again and again; each stream has come further in between, so none of them is to blame."""
+    """Killed again and again; each stream has come further in between, so none of them is to blame.
+
+    The engine does not wait for its readers: all may be said before the third kill on a machine that is busy
+    with other things. Such a batch is asked for once more, until five kills have met streams under way.
+    """
     chance = random.Random(SEED)
     jobs = [
         replace(job, params=replace(job.params, max_tokens=60, min_tokens=50))
         for job in make_jobs(6, seed=SEED, max_tokens=60)
     ]
 
-    async def serve() -> dict[str, Answer]:
+    async def serve_once(client: EngineClient, num_kills: int) -> tuple[dict[str, Answer], int]:
+        """The answers, and how many kills there have been since the first batch."""
+        streams = [client.submit(job) for job in jobs]
+        readings = [asyncio.create_task(read(stream)) for stream in streams]
+
+        def progress() -> list[int]:
+            return [sum(len(tokens or ()) for tokens in stream.emitted) for stream in streams]
+
+        def have_come_further(before: list[int], margin: int) -> bool:
+            return all(
+                stream.is_finished or now >= then + margin
+                for stream, now, then in zip(streams, progress(), before, strict=True)
+            )
+
+        while num_kills < 5:
+            before, margin = progress(), chance.randint(1, 6)
+            await until(lambda before=before, margin=margin: have_come_further(before, margin))  # type: ignore[misc]
+            if all(stream.is_finished for stream in streams):
+                break
+            kill(client)
+            num_kills += 1
+            await until(lambda count=num_kills: client.gauges.num_restarts == count)  # type: ignore[misc]
+        answers = await asyncio.gather(*readings)
+        return {job.request_id: answer for job, answer in zip(jobs, answers, strict=True)}, num_kills
+
+    async def serve() -> list[dict[str, Answer]]:
         async with running(config) as client:
-            streams = [client.submit(job) for job in jobs]
-            readings = [asyncio.create_task(read(stream)) for stream in streams]
+            served, num_kills = [], 0
+            while num_kills < 5:
+                answers, num_kills = await serve_once(client, num_kills)
+                served.append(answers)
+            return served
 
-            def progress() -> list[int]:
-                return [sum(len(tokens or ()) for tokens in stream.emitted) for stream in streams]
-
-            for _ in range(5):
-                before, margin = progress(), chance.randint(1, 6)
-                await until(
-                    lambda before=before, margin=margin: all(  # type: ignore[misc]
-                        stream.is_finished or now >= then + margin
-                        for stream, now, then in zip(streams, progress(), before, strict=True)
-                    )
-                )
-                kill(client)
-            answers = await asyncio.gather(*readings)
-            assert client.gauges.num_restarts == 5
-            return {job.request_id: answer for job, answer in zip(jobs, answers, strict=True)}
-
-    assert asyncio.run(serve()) == undisturbed(config, jobs)
+    expected = undisturbed(config, jobs)
+    served = asyncio.run(serve())
+    assert served == [expected] * len(served)
 
 
 def test_what_comes_while_it_restarts_waits_and_can_leave(config: EngineConfig) -> None:
