@@ -131,7 +131,7 @@ def test_the_clock_starts_behind_the_first_sample(monkeypatch: pytest.MonkeyPatc
         await run.run_traffic(Traffic("test", REQUESTS), target, on_record=lambda _: None, on_sample=lambda _: None)
 
     against(respond, played)
-    assert order[:4] == ["start", "sample", "start", "send"]
+    assert order[:3] == ["sample", "start", "send"]
 
 
 def _noted(method: Callable[..., Any], name: str, order: list[str]) -> Callable[..., Any]:

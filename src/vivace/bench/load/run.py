@@ -18,7 +18,7 @@ from vivace.bench.load.clock import MonotonicClock
 from vivace.bench.load.conductor import Conductor
 from vivace.bench.load.description import Description, describe
 from vivace.bench.load.generator_watch import GeneratorWatch
-from vivace.bench.load.observer import SAMPLE_S, Observer
+from vivace.bench.load.observer import Observer
 from vivace.bench.load.preflight import examine
 from vivace.bench.load.progress import RunProgress
 from vivace.bench.load.sender import HttpSender
@@ -69,9 +69,8 @@ async def run_traffic(
         async with GeneratorWatch() as watch:
             with _no_garbage_collection():
                 lead_s = LEAD_S + LEAD_PER_USER_S * (traffic.concurrency or 0)
-                clock.start(lead_s + SAMPLE_S)
-                await observer.sample()
-                clock.start(lead_s)  # anew: a slow sample, a second at most, must not make the first requests late
+                await observer.sample(-lead_s)  # before the clock starts: a slow one must not make requests late
+                clock.start(lead_s)
                 await _watched(conductor, observer)
             load = watch.load()
         return RunReport(target, load, observer.memory)
