@@ -107,7 +107,7 @@ def test_a_rate_that_one_machine_cannot_follow_is_divided() -> None:
 
 
 def test_where_one_machine_is_not_enough_there_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Although the search, over plays of its own, ends a little above the load that one machine did not keep up with."""
+    """Although the search, over plays of its own, ends a little above the load that one machine did not bear."""
     load = Load(users=4, slo=SLO(ttft=0.001))
     lucky = Capacity(users=4.0, rate_per_s=1.0)
     monkeypatch.setattr(PlannedService, "capacity", lambda *_: lucky)
