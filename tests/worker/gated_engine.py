@@ -1,7 +1,7 @@
 """An engine's process that takes no step while a file is there and one of its requests has so many tokens.
 
-Commands are obeyed meanwhile. Started by `Gate` in place of `vivace.worker`: the file and the number come ahead of the
-socket's.
+Commands are obeyed meanwhile. Started by `Gate` in place of `vivace.worker`: the file and the number come ahead of
+the socket's.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """An engine's process in which some prompts do harm: it stands in for the bugs that we do not know of.
 
-Started by tests in place of `vivace.worker`, with a folder ahead of the socket's number: a file named like the process
-says that it hangs. The first token of a prompt says what happens when it is computed, or, with a number of tokens
-emitted, when that many are there.
+Started by tests in place of `vivace.worker`, with a folder ahead of the socket's number: a file in it named by the
+process's number says that it hangs. The first token of a prompt says what happens when it is computed, or, with a
+number of tokens emitted, when that many are there.
 """
 
 from __future__ import annotations
