@@ -131,6 +131,16 @@ class VirtualLaboratory:
             raise Interrupted
         self.num_calls += 1
 
+    def expected_s(self, candidate: Candidate, sweep: bool) -> float:  # noqa: ARG002
+        return 5.0 if sweep else 2.0
+
+    def expected_loading_s(self, candidates: Sequence[Candidate]) -> float:  # noqa: ARG002
+        return 0.0
+
+    @property
+    def loading_s(self) -> float:
+        return 0.0
+
     def pulse(self) -> float:
         self._call()
         self.now += 0.1

@@ -6,7 +6,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from vivace.bench.slo import SLO
 from vivace.core.errors import ConfigError
@@ -15,25 +15,29 @@ from vivace.optimize.baseline import Baseline
 from vivace.optimize.candidate import Candidate
 from vivace.optimize.engine_shelf import EngineShelf
 from vivace.optimize.fusion import Fusion, measure_fusion
-from vivace.optimize.heat import Play, run_heat
+from vivace.optimize.heat import PULSE_EVERY_S, PULSE_S, Play, run_heat
 from vivace.optimize.judge import Judge
-from vivace.optimize.knee import Probe, RateRun, find_knee
+from vivace.optimize.knee import BISECTIONS, Probe, RateRun, find_knee
 from vivace.optimize.laboratory import Outcome
 from vivace.optimize.measurement import Forecast, Interaction, Measurement, Quality
 from vivace.optimize.run_figures import RunFigures, run_figures
 from vivace.optimize.traffic_run import TrafficRun
+from vivace.optimize.whole_answer import ENOUGH_TOKENS, whole_answers
 from vivace.optimize.workload import Workload
 from vivace.speculate.speculation import SpeculationStats
 
-PULSE_S = 0.15
+LONG_PULSE_S = 0.15
 ALONE_PART, CROWD_PART = 0.15, 0.35  # of a measurement, where a sweep of rates follows; else the crowd has the rest
 ONE_BY_ONE = 1 / 6  # of the limit: who takes one request after the other has the same rate after fewer
+ONE_USER = 1 / 3  # of the limit: for one user of those who take several
+QUICK_WARM_UP_S = 0.3  # a longer one is done once for the same weights: pages and code are warm, each step takes long
+PULSES_SHARE = 1 / (1 - PULSE_S / (PULSE_S + PULSE_EVERY_S))  # of a run: the baseline in between
 
 
 @dataclass(slots=True)
 class EngineLaboratory:
-    """`judge` is None for random weights. A run ends after `limit_s` seconds and one answer. `room_bytes` bounds what
-    runs together: weights and pools as forecast."""
+    """`judge` is None for random weights. A crowd's run ends after `limit_s` seconds and one answer, one user's
+    after a part of it and a few tokens. `room_bytes` bounds what runs together: weights and pools as forecast."""
 
     shelf: EngineShelf
     workload: Workload
@@ -44,6 +48,7 @@ class EngineLaboratory:
     limit_s: float = math.inf
     room_bytes: float = math.inf
     _pulse: Baseline | None = None
+    _warm_up_s: dict[tuple[str, int | None], float] = field(default_factory=dict)  # of weights on so many threads
 
     def clock(self) -> float:
         return time.monotonic()
@@ -51,8 +56,28 @@ class EngineLaboratory:
     def measure(self, candidates: Sequence[Candidate], share: float, sweep: bool) -> list[Outcome]:
         return [outcome for group in self._groups(candidates) for outcome in self._heat(group, share, sweep)]
 
+    def expected_s(self, candidate: Candidate, sweep: bool) -> float:
+        cast = self.forecaster(candidate)
+        alone_limit_s = self._alone_limit_s(candidate)
+        answer_s = cast.single_latency_ms / 1e3
+        alone_s = len(self.workload.alone.requests) * answer_s
+        wanted_s = self.workload.num_requests * self.workload.output_len / cast.tokens_per_s
+        crowd_s = min(wanted_s, max(self.limit_s, answer_s))
+        if candidate.max_num_seqs == 1 and alone_s > alone_limit_s:
+            crowd_s = 0.0
+        sweep_s = (BISECTIONS + 1) * crowd_s if sweep else 0.0
+        return (min(alone_s, alone_limit_s) + crowd_s + sweep_s) * PULSES_SHARE
+
+    def expected_loading_s(self, candidates: Sequence[Candidate]) -> float:
+        needed = {one.quantization: one for one in candidates}.values()
+        return sum(self.shelf.expected_loading_s(one, self.forecaster(one).weight_bytes) for one in needed)
+
+    @property
+    def loading_s(self) -> float:
+        return self.shelf.loading_s
+
     def pulse(self) -> float:
-        return self._beat(PULSE_S)
+        return self._beat(LONG_PULSE_S)
 
     def quality(self, candidate: Candidate) -> Quality | None:
         return None if self.judge is None else self.judge.quality(candidate)
@@ -80,10 +105,12 @@ class EngineLaboratory:
         group: list[Candidate] = []
         held = 0.0
         for candidate in candidates:
-            needed = self.forecaster(candidate).memory_bytes
+            cast = self.forecaster(candidate)
+            is_held = any(one.quantization == candidate.quantization for one in group)
+            needed = cast.memory_bytes - cast.weight_bytes * is_held
             if group and held + needed > self.room_bytes:
                 yield group
-                group, held = [], 0.0
+                group, held, needed = [], 0.0, cast.memory_bytes
             group.append(candidate)
             held += needed
         yield group
@@ -109,28 +136,40 @@ class EngineLaboratory:
 
     def _warm(self, candidate: Candidate) -> LoadedEngine:
         loaded = self.shelf.engine(candidate)
-        TrafficRun(loaded.engine, self.workload.reader, self.workload.warm_up()).run()
+        key = (candidate.quantization, candidate.num_threads)
+        if self._warm_up_s.get(key, 0.0) <= QUICK_WARM_UP_S:
+            run = TrafficRun(loaded.engine, self.workload.reader, self.workload.warm_up())
+            run.run()
+            self._warm_up_s[key] = run.seconds
         return loaded
+
+    def _alone_limit_s(self, candidate: Candidate) -> float:
+        return self.limit_s * (ONE_BY_ONE if candidate.max_num_seqs == 1 else ONE_USER)
 
     def _play(self, candidate: Candidate, loaded: LoadedEngine, workload: Workload, sweep: bool) -> Play:
         """One user alone first, so that what the crowd leaves in the prefix cache helps nobody."""
-        limit_s = self.limit_s * (ONE_BY_ONE if candidate.max_num_seqs == 1 else 1.0)
+        limit_s = self._alone_limit_s(candidate)
         crowd_part = CROWD_PART if sweep else 1 - ALONE_PART
-        alone = TrafficRun(loaded.engine, workload.reader, workload.alone, limit_s=limit_s)
+        alone = TrafficRun(
+            loaded.engine, workload.reader, workload.alone, limit_s=limit_s, enough_tokens=ENOUGH_TOKENS
+        )
         for share in alone.steps():
             yield ALONE_PART * share
         # One after another and slower than there is time for: the crowd would have the rate of the one user.
         is_known = candidate.max_num_seqs == 1 and alone.seconds > limit_s
         traffic = replace(workload.crowd, requests=()) if is_known else workload.crowd
+        limit_s = self.limit_s if candidate.max_num_seqs > 1 else limit_s
         crowd = TrafficRun(loaded.engine, workload.reader, traffic, limit_s=limit_s)
         for share in crowd.steps():
             yield ALONE_PART + crowd_part * share
-        single = run_figures(alone.records, self.slo)
+        answers, is_extended = whole_answers(alone.records, workload.alone)
+        single = run_figures(answers, self.slo)
         everybody = single if is_known else run_figures(crowd.records, self.slo)
         if single is None or everybody is None:
             reasons = [one.error for one in (*alone.records, *crowd.records) if one.error]
             raise ConfigError(f"no request was answered in time: {reasons[0] if reasons else 'all too slow'}")
         measured = _measurement(loaded, single, everybody, alone.seconds + crowd.seconds)
+        measured = replace(measured, is_extended=is_extended)
         if not sweep:
             return measured
         done = ALONE_PART + crowd_part

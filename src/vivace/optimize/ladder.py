@@ -75,9 +75,11 @@ class Ladder:
         at = self.naive
         for technique in techniques:
             step = Step(technique, technique.apply(self.naive), technique.apply(at), at, "")
-            heat = _heat(self.naive, step)
-            if trials.affords(heat, LADDER_UNTIL, name="ladder"):
-                trials.heat(heat, name="ladder", sweep=False)
+            brief = [at, step.on_top]  # where there is no time for it alone
+            for heat in (_heat(self.naive, step), brief):
+                if trials.affords(heat, LADDER_UNTIL, name="ladder"):
+                    trials.heat(heat, name="ladder", sweep=False)
+                    break
             self.steps.append(replace(step, why_not=_objection(trials, gate, step)))
             at = at if self.steps[-1].why_not else step.on_top
 

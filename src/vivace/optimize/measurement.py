@@ -15,8 +15,8 @@ class Measurement:
     user alone where it begins with `single`: its latency is a mean. A TPOT of 0: no answer had two tokens.
     `goodput_per_s` counts requests that keep the SLO, None without one: of the closed loop, or, where rates were
     swept, at `good_rate_per_s`, the most that may come at random so that `good_share` of them keep it (0: not one
-    rate did). Memory is that of weights and KV pool, a draft's included. `seconds` is what the measurement took
-    altogether.
+    rate did). Memory is that of weights and KV pool, a draft's included. `is_extended`: the one user's answer was not
+    waited for, its first tokens go on at their pace. `seconds` is what the measurement took altogether.
     """
 
     tokens_per_s: float
@@ -38,6 +38,7 @@ class Measurement:
     acceptance: float | None = None  # share of guessed tokens that stood
     num_preemptions: int = 0
     num_failed: int = 0
+    is_extended: bool = False
     seconds: float = 0.0
 
     @property
@@ -118,3 +119,4 @@ class Forecast:
     binds: str = ""  # bandwidth, arithmetic, memory or queueing
     steps: float = 1.0
     prompt_tokens: float = 0.0
+    weight_bytes: int = 0  # of `memory_bytes`: candidates with the same weights share them

@@ -25,7 +25,7 @@ from vivace.optimize.kv_pool import KVPool
 from vivace.optimize.notebook import Memory, Notebook
 from vivace.optimize.objective import Objective
 from vivace.optimize.optimization import Optimization
-from vivace.optimize.space import Surroundings, make_space, naive
+from vivace.optimize.space import Space, Surroundings, make_space, naive
 from vivace.optimize.subject import Subject, read_subject
 from vivace.optimize.this_machine import machine_identity, machine_words, measured_machine
 from vivace.optimize.time_budget import TimeBudget
@@ -40,13 +40,14 @@ from vivace.optimize.workload import (
     make_workload,
 )
 
-METHOD = 3  # of measuring: figures of another one are not comparable
+METHOD = 4  # of measuring: figures of another one are not comparable
 LEAST_SECONDS = 10.0  # the embedded model's: reading, ceilings, the baseline's warm-up, a heat and a judgement take 7
 RUN_SHARE = 0.012  # of the time budget: what one run of the crowd should take on a fast candidate
 SWEPT = 1 / 3  # of the requests, where each candidate runs them at several rates
 LIMIT_SHARE = 0.02  # and where a slow one is cut off
 ROOM_SHARE = 0.5  # of the free memory: for candidates that run together
 NUM_PROBES, PROBE_PROMPT = 8, 256
+LARGE = 200_000_000  # parameters: 4-bit weights of so many are larger than most last-level caches
 # Characters of text that quality is judged by: all of the sample for small models, less where a token takes longer.
 MOST_TEXT, LEAST_TEXT, TEXT_WORK = 24_000, 3_000, 6e12
 
@@ -130,7 +131,7 @@ def prepare(inquiry: Inquiry, memory: Memory, report: Report, clock: Callable[[]
     laboratory = EngineLaboratory(
         shelf,
         workload,
-        baseline=_baseline(space.axes["quantization"][0], surroundings),
+        baseline=_baseline(_pulsing(space, subject), surroundings),
         forecaster=forecaster,
         judge=None if subject.is_random else _judge(shelf, start, subject, workload, inquiry),
         slo=inquiry.slo,
@@ -204,8 +205,15 @@ class _Sizing:
         return max(LEAST_REQUESTS, min(MOST_REQUESTS, count))
 
 
+def _pulsing(space: Space, subject: Subject) -> Any:
+    """Weights of what drift is told by: of 16 bits, so that it feels memory as well as arithmetic; of a large model
+    the narrowest, which come from memory in any case, at a third of the time a step."""
+    weights = space.axes["quantization"]
+    return weights[0] if subject.num_parameters < LARGE else weights[-1]
+
+
 def _baseline(quantization: Any, surroundings: Surroundings) -> Candidate:
-    """Always the same. What drift is told by has 16-bit weights, so that it feels memory as well as arithmetic."""
+    """Always the same."""
     threads = surroundings.fixed_threads or surroundings.num_threads
     return Candidate(quantization=quantization, max_num_seqs=16, num_threads=threads)
 
