@@ -27,6 +27,12 @@ def cautions(answer: Answer) -> Iterator[str]:
     if num_skipped:
         yield f"There was no time for {num_skipped} of the promising candidates: a longer --time-budget has it."
     pick = answer.pick
+    offered = answer.objective.offered_per_s
+    if offered is not None and pick.measured.requests_per_s < offered:
+        yield (
+            f"The pick answers {pick.measured.requests_per_s:.3g} requests a second at most where {offered:g} come: "
+            "the queue grows for as long as they do. More machines, or fewer requests."
+        )
     if answer.objective.name == "goodput" and not pick.measured.goodput_per_s:
         share = 100 * (pick.measured.good_share or 0.0)
         yield (

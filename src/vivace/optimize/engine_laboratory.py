@@ -5,9 +5,12 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
+from vivace.bench.latency import Latency
+from vivace.bench.records import RequestRecord
 from vivace.bench.slo import SLO
 from vivace.core.errors import ConfigError
 from vivace.engine.loader import LoadedEngine
@@ -33,6 +36,9 @@ ONE_USER = 1 / 3  # of the limit: for one user of those who take several
 QUICK_WARM_UP_S = 0.3  # a longer one is done once for the same weights: pages and code are warm, each step takes long
 PULSES_SHARE = 1 / (1 - PULSE_S / (PULSE_S + PULSE_EVERY_S))  # of a run: the baseline in between
 
+Found = TypeVar("Found")
+OpenRun = Generator[float, None, list[RequestRecord]]  # yields the share that is done
+
 
 @dataclass(slots=True)
 class EngineLaboratory:
@@ -45,6 +51,7 @@ class EngineLaboratory:
     forecaster: Callable[[Candidate], Forecast]
     judge: Judge | None = None
     slo: SLO | None = None
+    offered_per_s: float | None = None  # what rates are asked for instead of the greatest that keeps the SLO
     limit_s: float = math.inf
     room_bytes: float = math.inf
     _pulse: Baseline | None = None
@@ -66,6 +73,9 @@ class EngineLaboratory:
         if candidate.max_num_seqs == 1 and alone_s > alone_limit_s:
             crowd_s = 0.0
         sweep_s = (BISECTIONS + 1) * crowd_s if sweep else 0.0
+        if sweep and self.offered_per_s is not None:
+            pauses_s = self.workload.num_requests / self.offered_per_s
+            sweep_s = min(self.workload.num_requests * answer_s, pauses_s + self.limit_s)
         return (min(alone_s, alone_limit_s) + crowd_s + sweep_s) * PULSES_SHARE
 
     def expected_loading_s(self, candidates: Sequence[Candidate]) -> float:
@@ -173,6 +183,9 @@ class EngineLaboratory:
         if not sweep:
             return measured
         done = ALONE_PART + crowd_part
+        if self.offered_per_s is not None:
+            offered = yield from _rest(done, self._at_rate(candidate, workload, self.offered_per_s, limit_s))
+            return _offered(measured, offered, self.offered_per_s, self.slo)
         knee = yield from _rest(done, self._knee(candidate, workload, everybody.requests_per_s, limit_s))
         return replace(
             measured, goodput_per_s=knee.good_per_s, good_share=knee.good_share, good_rate_per_s=knee.rate_per_s
@@ -182,28 +195,53 @@ class EngineLaboratory:
         """Every rate finds an empty cache."""
 
         def run(rate_per_s: float) -> RateRun:
-            traffic = workload.open(rate_per_s)
-            # The clock leaps over pauses, so the limit on busy time is one on time where nothing waits.
-            limit = limit_s + (traffic.requests[-1].arrival_s or 0.0)
-            played = TrafficRun(self._warm(candidate).engine, workload.reader, traffic, limit_s=limit)
-            yield from played.steps()
-            found = run_figures(played.records, self.slo)
+            records = yield from self._at_rate(candidate, workload, rate_per_s, limit_s)
+            found = run_figures(records, self.slo)
             if found is None or found.good_share is None or found.good_per_s is None:
                 return Probe(rate_per_s, 0.0, 0.0)
             return Probe(rate_per_s, found.good_share, found.good_per_s)
 
         return find_knee(run, closed_rate)
 
+    def _at_rate(self, candidate: Candidate, workload: Workload, rate_per_s: float, limit_s: float) -> OpenRun:
+        traffic = workload.open(rate_per_s)
+        # The clock leaps over pauses, so the limit on busy time is one on time where nothing waits.
+        limit = limit_s + (traffic.requests[-1].arrival_s or 0.0)
+        played = TrafficRun(self._warm(candidate).engine, workload.reader, traffic, limit_s=limit)
+        yield from played.steps()
+        return played.records
 
-def _rest(done: float, steps: RateRun) -> RateRun:
+
+def _rest(done: float, steps: Generator[float, None, Found]) -> Generator[float, None, Found]:
     """The same steps as the part of a whole that is left."""
     while True:
         try:
             share = next(steps)
         except StopIteration as end:
-            found: Probe = end.value
+            found: Found = end.value
             return found
         yield done + (1 - done) * share
+
+
+def _offered(
+    measured: Measurement, records: Sequence[RequestRecord], rate_per_s: float, slo: SLO | None
+) -> Measurement:
+    """Who was cut off counts with the time until then, and has kept no objectives: the slow must not gain by it."""
+    found = run_figures(records, slo)
+    if found is None:
+        raise ConfigError(f"no request was answered in time at {rate_per_s:g} requests a second")
+    good = None if slo is None else sum(Latency.of(one).keeps(slo) for one in records if one.status == "ok")
+    share = None if good is None else good / len(records)
+    return replace(
+        measured,
+        goodput_per_s=None if share is None else share * rate_per_s,
+        good_share=share,
+        good_rate_per_s=None if share is None else rate_per_s,
+        offered_per_s=rate_per_s,
+        offered_latency_ms=1e3 * sum(one.ended_s - one.intended_s for one in records) / len(records),
+        offered_ttft_p95_ms=found.ttft_p95_ms,
+        num_failed=measured.num_failed + found.num_failed,
+    )
 
 
 def _measurement(loaded: LoadedEngine, single: RunFigures, everybody: RunFigures, seconds: float) -> Measurement:

@@ -91,7 +91,7 @@ class Ladder:
         for repetition in range(1, MOST_ROUNDS):
             for wanted in (chain, single):
                 heat = [one for one in dict.fromkeys(wanted) if trials.measurement(one) is not None]
-                if trials.affords(heat, until, name=f"ladder {repetition}"):
+                if len(heat) > 1 and trials.affords(heat, until, name=f"ladder {repetition}"):
                     trials.heat(heat, name=f"ladder {repetition}", sweep=False)
 
     def rungs(self, trials: Trials) -> tuple[Rung, ...]:

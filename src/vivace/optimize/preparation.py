@@ -62,6 +62,7 @@ class Inquiry:
     bar: QualityBar = field(default_factory=QualityBar)
     max_memory_bytes: int | None = None
     objective: str | None = None
+    request_rate: float | None = None
     seconds: float = 270.0
     text: str | None = None
     tasks: tuple[PosedTask, ...] = ()
@@ -80,7 +81,7 @@ class Inquiry:
             raise ConfigError(
                 "the reference backend is there to be compared with, not to be optimised: leave --backend"
             )
-        return Objective.parse(self.objective, self.slo)
+        return Objective.parse(self.objective, self.slo, self.request_rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,8 @@ def prepare(inquiry: Inquiry, memory: Memory, report: Report, clock: Callable[[]
         "seed": subject.config.seed,
         "seconds": inquiry.seconds,
         "slo": None if inquiry.slo is None else str(inquiry.slo),
-        "swept": objective.name == "goodput",
+        "swept": objective.is_at_rates,
+        "request_rate": inquiry.request_rate,
         "text": inquiry.text,
         "tasks": [task.file.name for task in inquiry.tasks],
     }
@@ -135,13 +137,14 @@ def prepare(inquiry: Inquiry, memory: Memory, report: Report, clock: Callable[[]
         forecaster=forecaster,
         judge=None if subject.is_random else _judge(shelf, start, subject, workload, inquiry),
         slo=inquiry.slo,
+        offered_per_s=inquiry.request_rate,
         limit_s=max(1.0, LIMIT_SHARE * inquiry.seconds),
         room_bytes=ROOM_SHARE * free_memory_bytes(subject.config),
     )
     notebook = Notebook(memory, {**identity, "requests": workload.num_requests})
     budget = TimeBudget(inquiry.seconds, clock, started)
     optimization = Optimization(
-        trials=Trials(laboratory, notebook, budget, report, sweeps=objective.name == "goodput"),
+        trials=Trials(laboratory, notebook, budget, report, sweeps=objective.is_at_rates),
         space=space,
         surroundings=surroundings,
         naive=start,
@@ -162,6 +165,7 @@ def _facts(inquiry: Inquiry, subject: Subject, machine: dict[str, object], workl
         "workload": f"{inquiry.workload} ({workload.num_requests} requests, {workload.users} users)",
         "quality_bar": "none: random weights" if subject.is_random else str(inquiry.bar),
         "slo": None if inquiry.slo is None else str(inquiry.slo),
+        "request_rate_per_s": inquiry.request_rate,
         "max_memory_bytes": inquiry.max_memory_bytes,
         "time_budget_s": inquiry.seconds,
     }
@@ -200,7 +204,7 @@ class _Sizing:
         records = TrafficRun(loaded.engine, workload.reader, workload.crowd, limit_s=limit_s).run()
         done = max(1, sum(record.status == "ok" for record in records))
         seconds = max(record.ended_s for record in records) / done
-        share = RUN_SHARE * (SWEPT if self.inquiry.check().name == "goodput" else 1.0)
+        share = RUN_SHARE * (SWEPT if self.inquiry.check().is_at_rates else 1.0)
         count = math.floor(share * self.inquiry.seconds / max(seconds, 1e-6))
         return max(LEAST_REQUESTS, min(MOST_REQUESTS, count))
 
@@ -229,6 +233,7 @@ def _surroundings(subject: Subject, workload: Workload, inquiry: Inquiry) -> Sur
         drafts=subject.drafts,
         has_quality=not subject.is_random,
         fixed_threads=inquiry.config.num_threads,
+        seconds=inquiry.seconds,
     )
 
 

@@ -26,6 +26,7 @@ KEPT = 1 / 3  # of the candidates of a rung
 LIGHTEST = 2  # and those with the least latency and memory
 HOPELESS = 0.5  # of the best forecast: a family below is not measured
 JUDGING_UNTIL = 0.9  # of the time budget: who is not judged by then cannot win
+LAST_UNTIL = 0.97
 GAIN = 1.02  # a change must bring so much to be followed
 HALVING_UNTIL, CLIMBING_UNTIL = 0.48, 0.55  # shares of the time budget
 TOGETHER = 8  # candidates of a heat
@@ -196,7 +197,10 @@ class Search:
 
     def _halve(self, candidates: list[Candidate], top: Candidate) -> None:
         """Each rung runs a larger part of the workload with a third of the candidates."""
-        candidates = self._in_time(candidates)
+        promising, candidates = candidates, self._in_time(candidates)
+        if len(candidates) < 2:
+            self._run_promising(promising)
+            return
         for rung, share in enumerate(self.shares):
             runs = []
             for wanted in _heats(candidates, TOGETHER):
@@ -218,8 +222,16 @@ class Search:
     def _in_time(self, candidates: list[Candidate]) -> list[Candidate]:
         """The most promising ones, so many that a third of them can still run the whole workload."""
         count = self.trials.noted("entrants", lambda: self._num_in_time(candidates))
-        self._drop_for_time(candidates[count:])
+        if count > 1:
+            self._drop_for_time(candidates[count:])
         return candidates[:count]
+
+    def _run_promising(self, candidates: list[Candidate]) -> None:
+        """Where there is no time for parts: the whole workload with as many as there is time for at all."""
+        heat = self.trials.fitting(candidates[:TOGETHER], LAST_UNTIL, name="promising")
+        self._drop_for_time(candidates[len(heat) :])
+        for trial in self.trials.heat(heat, name="promising") if heat else ():
+            self._is_good(trial.candidate)
 
     def _num_in_time(self, candidates: list[Candidate]) -> int:
         for count in range(len(candidates), 1, -1):

@@ -52,7 +52,7 @@ class Trial:
 @dataclass(slots=True)
 class Trials:
     """The measuring side with a memory. `runs` holds whole runs of the workload, by candidate, in their order.
-    `sweeps`: what counts is the rate of requests that keep their SLO, unless a heat is for something else."""
+    `sweeps`: what counts is how candidates do at rates of requests, unless a heat is for something else."""
 
     laboratory: Laboratory
     notebook: Notebook
@@ -99,8 +99,7 @@ class Trials:
         if trial.measurement is not None:
             before = self._costs.get(candidate, 0.0) if self.sweeps else 0.0
             self._costs[candidate] = max(before, trial.measurement.seconds / trial.share)
-            is_swept = trial.measurement.good_rate_per_s is not None
-            expected_s = self.laboratory.expected_s(candidate, is_swept) * trial.share
+            expected_s = self.laboratory.expected_s(candidate, trial.measurement.is_at_rates) * trial.share
             self._stretches[candidate] = trial.measurement.seconds / max(1e-9, expected_s)
 
     def affords(self, candidates: Sequence[Candidate], until: float, share: float = 1.0, name: str = "") -> bool:
@@ -177,10 +176,11 @@ class Trials:
         return stretch * self.laboratory.expected_s(candidate, self.sweeps)
 
     def measurement(self, candidate: Candidate) -> Measurement | None:
-        """The median of its whole runs, by throughput; of those with swept rates, where there are any, by goodput."""
+        """The median of its whole runs, by throughput; of those at rates, where there are any, by what is told
+        there."""
         whole = [one.measurement for one in self.runs.get(candidate, ()) if one.measurement is not None]
-        whole = [one for one in whole if one.good_rate_per_s is not None] or whole
-        whole.sort(key=lambda one: one.tokens_per_s if one.good_rate_per_s is None else one.goodput_per_s or 0.0)
+        whole = [one for one in whole if one.is_at_rates] or whole
+        whole.sort(key=lambda one: one.rank)
         return whole[(len(whole) - 1) // 2] if whole else None
 
     def ratio(self, candidate: Candidate, baseline: Candidate, figure: Callable[[Measurement], float]) -> Interval:
