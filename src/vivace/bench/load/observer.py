@@ -34,7 +34,8 @@ class Observer:
             await asyncio.sleep(SAMPLE_S)
             await self.sample()
 
-    async def sample(self) -> None:
+    async def sample(self, time_s: float | None = None) -> None:
+        """Ask the server; takes `SAMPLE_S` at most. `time_s`: the moment that it is noted for, None: now."""
         text = ""
         try:
             async with asyncio.timeout(SAMPLE_S):  # 3.11's wait_for loses a cancel beside the answer
@@ -47,7 +48,8 @@ class Observer:
             self.memory = memory_parts(text)
         memory = None if self._processes is None else self._processes.resident_bytes()
         energy = self._energy.counters() if self._energy is not None else {}
-        self._on_sample(server_sample(text, self._clock.now(), memory, energy))
+        moment_s = self._clock.now() if time_s is None else time_s
+        self._on_sample(server_sample(text, moment_s, memory, energy))
 
     def close(self) -> None:
         self._client.close()
