@@ -66,11 +66,11 @@ def test_the_machine_is_the_gpu() -> None:
 
 
 def test_without_a_gpu_it_is_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vivace.engine.backend.available_memory_bytes", lambda: 5 * GIB)
+    monkeypatch.setattr(engine_backend, "available_memory_bytes", lambda: 7 * GIB)
     for config in (EngineConfig(device="cpu"), EngineConfig(backend="cpu"), EngineConfig(backend="reference")):
         assert gpu_backend(config) is None
         assert gpu_facts(config) is None
-        assert free_memory_bytes(config) == 5 * GIB
+        assert free_memory_bytes(config) == 7 * GIB
     assert this_gpu.gpu_machine(EngineConfig(device="cpu")) is None
 
 

@@ -11,15 +11,12 @@ from typing import Any
 import pytest
 import uvloop
 
-from vivace.bench.load import description, run
+from vivace.bench.load import description
 from vivace.bench.load.address import Address
 from vivace.bench.load.client import HttpClient
-from vivace.bench.load.clock import MonotonicClock
-from vivace.bench.load.observer import Observer
 from vivace.bench.load.preflight import examine
-from vivace.bench.load.sender import HttpSender
 from vivace.bench.load.target import Target
-from vivace.bench.traffic.request import Traffic, TrafficRequest
+from vivace.bench.traffic.request import TrafficRequest
 from vivace.core.errors import TargetError
 
 DEADLINE_S = 60
@@ -114,29 +111,3 @@ def test_a_server_that_knows_less_is_asked_with_fewer_fields() -> None:
 
     target = against(respond, examined)
     assert (target.kind, target.extra) == ("vllm", {"ignore_eos": None, "stream_options": {"include_usage": True}})
-
-
-def test_the_clock_starts_behind_the_first_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Metrics that take long to come must not make the first requests late."""
-    order: list[str] = []
-    for owner, name in ((MonotonicClock, "start"), (Observer, "sample"), (HttpSender, "send")):
-        monkeypatch.setattr(owner, name, _noted(getattr(owner, name), name, order))
-
-    def respond(path: str, _: dict[str, Any]) -> bytes:
-        if path == "/v1/completions":
-            return answer(200, STREAM, "text/event-stream")
-        return answer(200, MODELS if path == "/v1/models" else b"")
-
-    async def played(target: Target) -> None:
-        await run.run_traffic(Traffic("test", REQUESTS), target, on_record=lambda _: None, on_sample=lambda _: None)
-
-    against(respond, played)
-    assert order[:3] == ["sample", "start", "send"]
-
-
-def _noted(method: Callable[..., Any], name: str, order: list[str]) -> Callable[..., Any]:
-    def noted(*arguments: Any, **options: Any) -> Any:
-        order.append(name)
-        return method(*arguments, **options)
-
-    return noted

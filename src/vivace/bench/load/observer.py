@@ -34,9 +34,9 @@ class Observer:
             await asyncio.sleep(SAMPLE_S)
             await self.sample()
 
-    async def sample(self, time_s: float | None = None) -> None:
-        """Ask the server; takes `SAMPLE_S` at most. `time_s`: the moment that it is noted for, None: now."""
-        text = ""
+    async def sample(self) -> None:
+        """Its time is that at which it was asked for."""
+        asked_s, text = self._clock.now(), ""
         try:
             async with asyncio.timeout(SAMPLE_S):  # 3.11's wait_for loses a cancel beside the answer
                 response = await self._client.fetch("GET", "/metrics")
@@ -48,8 +48,7 @@ class Observer:
             self.memory = memory_parts(text)
         memory = None if self._processes is None else self._processes.resident_bytes()
         energy = self._energy.counters() if self._energy is not None else {}
-        moment_s = self._clock.now() if time_s is None else time_s
-        self._on_sample(server_sample(text, moment_s, memory, energy))
+        self._on_sample(server_sample(text, asked_s, memory, energy))
 
     def close(self) -> None:
         self._client.close()

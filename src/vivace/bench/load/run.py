@@ -66,10 +66,11 @@ async def run_traffic(
             on_record,
             max_concurrency=target.max_concurrency,
         )
+        lead_s = LEAD_S + LEAD_PER_USER_S * (traffic.concurrency or 0)
+        clock.start(lead_s)
+        await observer.sample()  # a busy server may take longer to tell than the lead is: that delays no request
         async with GeneratorWatch() as watch:
             with _no_garbage_collection():
-                lead_s = LEAD_S + LEAD_PER_USER_S * (traffic.concurrency or 0)
-                await observer.sample(-lead_s)  # before the clock starts: a slow one must not make requests late
                 clock.start(lead_s)
                 await _watched(conductor, observer)
             load = watch.load()
