@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,6 +64,12 @@ class Workload:
         by_index = {one.index: one for one in self.crowd.requests}
         before = [by_index[one.after] for one in self.crowd.requests if one.after in by_index]
         return sum(one.prompt_len + one.output_len for one in before) / self.num_requests
+
+    @property
+    def digest(self) -> str:
+        """Tells it from any other: a file of requests may change and keep its name."""
+        requests = repr((self.crowd.requests, self.crowd.concurrency, self.alone.requests))
+        return hashlib.sha256(requests.encode()).hexdigest()
 
     def part(self, share: float) -> Workload:
         """The first requests of each kind."""
