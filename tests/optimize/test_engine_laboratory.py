@@ -28,6 +28,7 @@ from vivace.optimize.prompts import PromptReader, openings
 from vivace.optimize.stopwatch import Stopwatch
 from vivace.optimize.subject import read_subject
 from vivace.optimize.traffic_run import TrafficRun
+from vivace.optimize.whole_answer import whole_answers
 from vivace.optimize.workload import Workload, check_workload, make_workload
 
 BASE = EngineConfig(max_model_len=512, num_threads=1)
@@ -163,6 +164,50 @@ def test_goodput_is_found_by_rates(shelf: EngineShelf, workload: Workload) -> No
     bench.slo = SLO(e2el=1e-6)
     (impossible,) = measured(bench, SERVED)
     assert (impossible.goodput_per_s, impossible.good_rate_per_s, impossible.good_share) == (0.0, 0.0, 0.0)
+
+
+def test_a_load_that_is_offered_is_played(shelf: EngineShelf, workload: Workload) -> None:
+    bench = replace(laboratory(shelf, workload), offered_per_s=0.5, slo=SLO(e2el=60_000.0))
+    (found,) = measured(bench, SERVED)
+    assert (found.offered_per_s, found.goodput_per_s, found.good_share) == (0.5, 0.5, 1.0)
+    assert found.offered_latency_ms is not None
+    assert 0 < found.offered_latency_ms < 60_000.0
+    bench.slo = None
+    (outcome,) = bench.measure([SERVED], 1.0, True)
+    assert outcome.measurement is not None
+    assert outcome.measurement.goodput_per_s is None
+    assert outcome.measurement.is_at_rates
+
+
+def test_an_answer_that_takes_too_long_goes_on_at_its_pace(shelf: EngineShelf, workload: Workload) -> None:
+    """As long as it was to be, and about as fast as one that was waited for."""
+    bench = replace(laboratory(shelf, workload), limit_s=1e-9)
+    (cut,) = measured(bench, replace(SERVED, max_num_seqs=1))
+    assert cut.is_extended
+    whole = TrafficRun(shelf.engine(SERVED).engine, workload.reader, workload.alone, limit_s=0.0, enough_tokens=8)
+    records, is_extended = whole_answers(whole.run(), workload.alone)
+    wanted = next(one.output_len for one in workload.alone.requests if one.index == records[0].index)
+    assert is_extended
+    assert (len(records), records[0].status, records[0].output_len) == (1, "ok", wanted)
+    assert len(records[0].token_s) == wanted
+    assert records[0].ended_s == records[0].token_s[-1]
+    assert list(records[0].token_s) == sorted(records[0].token_s)
+
+
+def test_few_requests_are_many_conversations(reader: PromptReader) -> None:
+    crowd = make_workload("chat", reader, 8, seed=5).crowd
+    roots = [one for one in crowd.requests if one.after is None]
+    assert (len(crowd.requests), len(roots), crowd.concurrency) == (8, 4, 4)
+    known = {one.index for one in crowd.requests}
+    assert all(one.after in known for one in crowd.requests if one.after is not None)
+
+
+def test_threads_share_packed_weights(shelf: EngineShelf) -> None:
+    one, two = (shelf.engine(replace(SERVED, num_threads=count)) for count in (1, 2))
+    assert one.parameters is two.parameters
+    assert (one.backend.num_threads, two.backend.num_threads) == (1, 2)  # type: ignore[attr-defined]
+    texts = [LLM.of(loaded).generate([[5, 6, 7, 8]])[0].outputs[0].token_ids for loaded in (one, two)]
+    assert texts[0] == texts[1]
 
 
 def test_serving_tricks_change_no_text(shelf: EngineShelf, workload: Workload) -> None:

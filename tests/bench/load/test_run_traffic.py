@@ -127,6 +127,7 @@ def test_refused_requests_are_sent_again_if_asked() -> None:
         run = Run(target(server, num_retries=2), [prompt(0, status=503, retry_after="0.01")])
         assert len(server.truths()) == 1 + 3
     assert [record.status for record in run.records] == ["refused"]
+    assert run.records[0].ended_s - run.records[0].sent_s > 0.015  # from the first time, not the last
 
 
 def test_conversations_go_on_with_real_answers() -> None:

@@ -68,9 +68,7 @@ async def run_traffic(
         )
         lead_s = LEAD_S + LEAD_PER_USER_S * (traffic.concurrency or 0)
         clock.start(lead_s)
-        await (
-            observer.sample()
-        )  # a busy server takes longer to tell its metrics than the lead: that delays no request
+        await observer.sample()  # a busy server may take longer to tell than the lead is: that delays no request
         async with GeneratorWatch() as watch:
             with _no_garbage_collection():
                 clock.start(lead_s)
