@@ -230,7 +230,7 @@ def test_deaf_readers_are_cut_off(strict: ServedProcess, num_read: int) -> None:
 
     before, name = resident_bytes(strict.pid), f"deaf-{num_read}"
     with ExitStack() as opened:
-        connections = [opened.enter_context(_deaf(strict.port, name)) for _ in range(2)]
+        connections = [opened.enter_context(_deaf(strict.port, name, num=16)) for _ in range(2)]
         assert eventually(is_cut_off, 120.0)
         assert _statuses(strict, name) == [499, 499]
         assert eventually(lambda: _is_idle(strict))
@@ -241,14 +241,14 @@ def test_deaf_readers_do_not_disturb_those_who_listen(strict: ServedProcess) -> 
     """Four that never read, each with more than its buffers hold, beside eight that do."""
     with singing(strict), ExitStack() as opened:
         for _ in range(4):
-            opened.enter_context(_deaf(strict.port, "deaf beside"))
-        assert strict.wait_for(lambda: len(_statuses(strict, "deaf beside")) == 4)
-    assert _statuses(strict, "deaf beside") == [499] * 4
+            opened.enter_context(_deaf(strict.port, "deaf-beside", num=2))
+        assert strict.wait_for(lambda: len(_statuses(strict, "deaf-beside")) == 4)
+    assert _statuses(strict, "deaf-beside") == [499] * 4
 
 
-def _deaf(port: int, name: str) -> socket.socket:
-    """A client with 3 MB of answers to come and small buffers."""
-    fields = {"prompt": "Once", "max_tokens": 1000, "ignore_eos": True, "stream": True, "n": 16}
+def _deaf(port: int, name: str, num: int) -> socket.socket:
+    """A client with small buffers and megabytes to come, of log probabilities: texts shrink where they are joined."""
+    fields = {"prompt": "Once", "max_tokens": 1000, "ignore_eos": True, "stream": True, "n": num, "logprobs": 20}
     one = socket.socket()
     one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
     one.connect(("127.0.0.1", port))
