@@ -6,6 +6,7 @@ import json
 import random
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -15,6 +16,7 @@ import pytest
 from canaries import gauge, num_used_blocks, singing
 from hostile_requests import (
     COMPLETION,
+    HEADER_TIMEOUT_S,
     JSON_TYPE,
     MAX_CONNECTIONS,
     chunks,
@@ -23,7 +25,7 @@ from hostile_requests import (
     prompt_connection,
 )
 from raw_http import Answer, RawConnection, exchange, request_bytes
-from served_process import API_KEY, ServedProcess, eventually, resident_bytes
+from served_process import API_KEY, ServedProcess, eventually, resident_bytes, standing_still
 
 MIB = 1024 * 1024
 
@@ -135,6 +137,25 @@ def test_a_flood_of_connections_hurts_nobody(server: ServedProcess) -> None:
     with singing(server), ThreadPoolExecutor(4) as pool:
         list(pool.map(come_and_go, range(2_000)))
     assert eventually(lambda: is_healthy(server.port))
+
+
+@pytest.mark.parametrize("is_used", [False, True])
+def test_a_server_that_stood_still_blames_nobody(hasty: ServedProcess, is_used: bool) -> None:
+    """Its time-outs are over before it reads what came in time, on a fresh connection and on one kept alive."""
+    health = request_bytes(target="/health")
+    is_in_time = False
+    while not is_in_time:
+        began = time.monotonic()
+        with RawConnection(hasty.port) as connection:
+            if is_used:
+                connection.send(health).answer()
+            is_healthy(hasty.port)  # who came before has been accepted
+            with standing_still(hasty.pid):
+                is_in_time = time.monotonic() - began < HEADER_TIMEOUT_S / 2  # else we stood still
+                connection.send(health)
+                assert eventually(lambda since=began: time.monotonic() - since > 2 * HEADER_TIMEOUT_S)
+            if is_in_time:
+                assert connection.answer().status == 200
 
 
 def test_half_open_sockets_do_not_hurt(hasty: ServedProcess) -> None:

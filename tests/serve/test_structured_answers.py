@@ -50,7 +50,9 @@ def client(server: ServedProcess) -> Iterator[openai.OpenAI]:
 @pytest.fixture
 def langchain(server: ServedProcess) -> ChatOpenAI:
     url = f"{server.base_url}/v1"
-    return ChatOpenAI(model=MODEL, base_url=url, api_key=server.api_key, seed=5, max_tokens=200, max_retries=MAX_RETRIES)
+    return ChatOpenAI(
+        model=MODEL, base_url=url, api_key=server.api_key, seed=5, max_tokens=200, max_retries=MAX_RETRIES
+    )
 
 
 def check_call(name: str, arguments: str) -> None:
