@@ -68,7 +68,9 @@ def metrics(server: ServedProcess) -> dict[str, float]:
         return looks[-1] == looks[-2] and looks[-1]["num_requests_running"] == looks[-1]["num_requests_waiting"] == 0
 
     def is_of(sample: Any) -> bool:
-        return sample.name.startswith("vivace:") and not sample.name.startswith(("vivace:http_", "vivace:front_"))
+        return sample.name.startswith("vivace:") and not sample.name.startswith(
+            ("vivace:http_", "vivace:front_", "vivace:engine_")
+        )
 
     assert eventually(agree)
     return looks[-1]
