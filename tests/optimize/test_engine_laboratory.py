@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from vivace.core.errors import ConfigError
 from vivace.core.speculation import SpeculativeConfig
 from vivace.engine.llm import LLM
 from vivace.evaluate.evaluation import sample_text
+from vivace.optimize import traffic_run
 from vivace.optimize.candidate import Candidate
 from vivace.optimize.engine_laboratory import EngineLaboratory
 from vivace.optimize.engine_shelf import EngineShelf
@@ -23,6 +25,7 @@ from vivace.optimize.knee import ABOVE
 from vivace.optimize.kv_pool import KVPool
 from vivace.optimize.measurement import Forecast, Measurement
 from vivace.optimize.prompts import PromptReader, openings
+from vivace.optimize.stopwatch import Stopwatch
 from vivace.optimize.subject import read_subject
 from vivace.optimize.traffic_run import TrafficRun
 from vivace.optimize.whole_answer import whole_answers
@@ -291,8 +294,11 @@ def test_a_pool_fits_the_memory_and_one_whole_context(workload: Workload) -> Non
 
 
 def test_who_takes_one_after_another_and_too_long_is_known_by_one_answer(
-    shelf: EngineShelf, workload: Workload
+    shelf: EngineShelf, workload: Workload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A clock that ticks when it is read: nothing stands still between an answer and the end of its run."""
+    ticks = count()
+    monkeypatch.setattr(traffic_run, "Stopwatch", lambda: Stopwatch(lambda: 1e-3 * next(ticks)))
     bench = laboratory(shelf, workload)
     bench.limit_s = 1e-3
     naive = replace(SERVED, max_num_seqs=1, batching="static", enable_prefix_caching=False)
