@@ -23,7 +23,8 @@ def cautions(answer: Answer) -> Iterator[str]:
             "The naive baseline is too slow for this time budget to wait for a whole answer: its "
             f"{answer.naive.measured.single_latency_ms / 1e3:.1f} s are its first tokens' pace, gone on with."
         )
-    num_skipped = len({one.candidate for one in answer.dropped if one.stage == "time"})
+    skipped = {one.candidate for one in answer.dropped if one.stage == "time"}
+    num_skipped = len(skipped - {one.candidate for one in answer.results})
     if num_skipped:
         yield f"There was no time for {num_skipped} of the promising candidates: a longer --time-budget has it."
     pick = answer.pick

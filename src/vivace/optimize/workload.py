@@ -121,7 +121,7 @@ def check_workload(name: str) -> None:
 def make_workload(name: str, reader: PromptReader, num_requests: int, seed: int) -> Workload:
     """`num_requests` for the crowd, of which at most `MOST_USERS` are under way at once, and an eighth more for one
     user alone. Raises `ConfigError`."""
-    num_alone = max(1 if num_requests <= LEAST_REQUESTS else 2, math.ceil(ALONE_SHARE * num_requests))
+    num_alone = max(2, math.ceil(ALONE_SHARE * num_requests))
     users = min(MOST_USERS, max(1, math.ceil(num_requests / 2)))
     if num_requests < FEW_REQUESTS and not name.startswith(TRACE_PREFIX):
         crowd = abreast(_traffic(name, reader, 4 * num_requests, seed), num_requests, users)
