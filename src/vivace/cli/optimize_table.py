@@ -77,7 +77,7 @@ def _results(answer: Answer, *, is_wide: bool) -> Table:
             result.candidate.short,
             *([f"{measured.goodput_per_s or 0.0:,.1f}"] if by_rate else []),
             f"{measured.tokens_per_s:,.0f}",
-            f"{measured.tokens_per_s / answer.naive.measured.tokens_per_s:.1f}",
+            _times_naive(answer, result, by_rate=by_rate),
             f"{measured.single_latency_ms:,.1f}",
             f"{measured.memory_bytes / 2**20:,.0f}",
             "" if result.quality is None else f"{result.quality.kl:.2g}",
@@ -86,6 +86,14 @@ def _results(answer: Answer, *, is_wide: bool) -> Table:
             cells += ["" if error is None else f"{100 * error:+.0f}%", f"{measured.ttft_ms:,.1f}"]
         table.add_row(*cells)
     return table
+
+
+def _times_naive(answer: Answer, result: Result, *, by_rate: bool) -> str:
+    """By what is asked for: the rate of good requests, or throughput."""
+    if not by_rate:
+        return f"{result.times_naive:.1f}"
+    naive = answer.naive.measured.goodput_per_s
+    return f"{(result.measured.goodput_per_s or 0.0) / naive:.1f}" if naive else ""
 
 
 def _marked(answer: Answer, results: list[Result]) -> Iterator[tuple[str, Result]]:

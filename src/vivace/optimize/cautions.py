@@ -25,6 +25,12 @@ def cautions(answer: Answer) -> Iterator[str]:
             f"Nothing keeps the SLO for {100 * GOOD_SHARE:.0f}% of its requests at any rate; of the pick's, "
             f"{share:.0f}% do. A looser --slo, or a faster machine."
         )
+    if answer.overlooked is not None:
+        better = 100 * (answer.overlooked.score / pick.score - 1)
+        yield (
+            f"{answer.overlooked.candidate.words} did {better:.0f}% better than the pick, but too late to have its "
+            "text judged: a longer --time-budget decides."
+        )
     if pick.repetitions < FEW:
         runs = "once" if pick.repetitions == 1 else "twice"
         yield f"The pick was measured {runs}: a longer --time-budget tells more surely whether it is the best."

@@ -170,7 +170,7 @@ def _ladder(answer: Answer) -> str:
         stages.append(
             Stage(
                 "search: the pick",
-                answer.pick.measured.tokens_per_s,
+                answer.speedup.value * naive,
                 low=None if low is None else low * naive,
                 high=None if high is None else high * naive,
             )
