@@ -60,8 +60,10 @@ def _optional(parameter: Parameter, help_text: str | None) -> Parameter:
 def _as_typed(parameter: Parameter) -> str:
     """The default as one would give it: of a switch the flag's name."""
     flag = parameter.name.replace("_", "-")
-    return {True: flag, False: f"no-{flag}"}[parameter.default] if isinstance(parameter.default, bool) else str(
-        parameter.default
+    return (
+        {True: flag, False: f"no-{flag}"}[parameter.default]
+        if isinstance(parameter.default, bool)
+        else str(parameter.default)
     )
 
 

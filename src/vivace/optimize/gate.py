@@ -33,7 +33,7 @@ class QualityBar:
             name, _, text = entry.partition(":")
             if name not in BAR_NAMES:
                 raise ConfigError(
-                    f"unknown measure of quality {name!r}{nearest_name(name, BAR_NAMES)}: write kl:0.02"
+                    f"unknown measure of quality {name!r}{nearest_name(name, BAR_NAMES)} (as in kl:0.02)"
                 )
             bars[name] = _amount(name, text)
         if not bars:

@@ -33,8 +33,7 @@ class Objective:
         if name is None:
             return cls("throughput" if slo is None else "goodput")
         if name not in get_args(ObjectiveName):
-            known = ", ".join(get_args(ObjectiveName))
-            raise ConfigError(f"unknown objective {name!r}{nearest_name(name, get_args(ObjectiveName))}: {known}")
+            raise ConfigError(f"unknown objective {name!r}{nearest_name(name, get_args(ObjectiveName))}")
         if name == "goodput" and slo is None:
             raise ConfigError("goodput counts requests that keep an SLO: give one, as in --slo ttft:500,tpot:50")
         return cls(name)  # type: ignore[arg-type]

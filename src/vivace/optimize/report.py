@@ -161,10 +161,11 @@ def _columns(results: list[Result], *, by_rate: bool) -> Iterator[list[str]]:
 
 def _ladder(answer: Answer) -> str:
     naive = answer.naive.measured.tokens_per_s
-    stages = [Stage("naive", naive)]
+    stages, height = [Stage("naive", naive)], naive
     for rung in answer.rungs:
         if rung.measured is not None:
-            stages.append(_stage(rung, naive))
+            stages.append(_stage(rung, naive, height))
+            height = stages[-1].value if rung.kept else height
     if answer.pick.candidate != answer.top:
         low, high = answer.speedup.low, answer.speedup.high
         stages.append(
@@ -209,17 +210,15 @@ def _costs(answer: Answer) -> str:
     return table(headers, rows, caption="What it costs on top of the others, and whether it stays")
 
 
-def _stage(rung: Rung, naive: float) -> Stage:
+def _stage(rung: Rung, naive: float, below: float) -> Stage:
+    """As high as all together were beside the baseline in several heats. One heat alone may contradict what the next
+    one says of a step: then the step stands on those below it, as the table has it."""
     assert rung.measured is not None
-    total = rung.total_speed
-    known = total is not None and total.low is not None and total.high is not None
-    return Stage(
-        rung.name,
-        naive * total.value if total is not None else rung.measured.tokens_per_s,
-        kept=rung.kept,
-        low=naive * total.low if known and total is not None and total.low is not None else None,
-        high=naive * total.high if known and total is not None and total.high is not None else None,
-    )
+    total, step = rung.total_speed, rung.top_speed
+    if total is not None and total.low is not None and total.high is not None:
+        low, high = naive * total.low, naive * total.high
+        return Stage(rung.name, naive * total.value, kept=rung.kept, low=low, high=high)
+    return Stage(rung.name, rung.measured.tokens_per_s if step is None else below * step.value, kept=rung.kept)
 
 
 def _fronts(answer: Answer) -> str:
