@@ -76,7 +76,7 @@ def _results(answer: Answer, *, is_wide: bool) -> Table:
             mark,
             result.candidate.short,
             *([f"{measured.goodput_per_s or 0.0:,.1f}"] if by_rate else []),
-            f"{measured.tokens_per_s:,.0f}",
+            f"{result.tokens_per_s:,.0f}",
             _times_naive(answer, result, by_rate=by_rate),
             f"{measured.single_latency_ms:,.1f}",
             f"{measured.memory_bytes / 2**20:,.0f}",

@@ -45,6 +45,7 @@ class Result:
     forecast: Forecast | None
     refusal: str
     score: float
+    tokens_per_s: float  # by all heats together, so that one machine's mood is everybody's
     times_naive: float  # the throughput, beside the naive baseline
     is_on_front: bool = False
     drift: float = 0.0
@@ -63,6 +64,7 @@ class Result:
             "quality": None if self.quality is None else self.quality.record(),
             "forecast": None if self.forecast is None else asdict(self.forecast),
             "prediction_error": self.prediction_error,
+            "tokens_per_s": self.tokens_per_s,
             "times_naive": self.times_naive,
             "refusal": self.refusal,
             "is_on_front": self.is_on_front,
@@ -210,6 +212,7 @@ def _result(search: Search, gains: Gains, candidate: Candidate, is_on_front: boo
         forecast=search.forecast(candidate),
         refusal=search.gate.refused.get(candidate, ""),
         score=search.score(candidate),
+        tokens_per_s=gains.level(candidate, throughput),
         times_naive=gains.of(candidate, throughput).value,
         is_on_front=is_on_front,
         drift=max(one.drift for one in trials.runs[candidate]),

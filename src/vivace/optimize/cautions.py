@@ -16,7 +16,7 @@ def cautions(answer: Answer) -> Iterator[str]:
     if answer.overrun_s > OVERRUN_S:
         yield (
             f"It took {answer.seconds:.0f} s instead of {answer.extra['time_budget_s']:.0f}: the naive baseline and "
-            "one configuration to serve are measured whatever the time."
+            "one configuration to serve are measured whatever the time, and what was begun is ended."
         )
     pick = answer.pick
     if answer.objective.name == "goodput" and not pick.measured.goodput_per_s:

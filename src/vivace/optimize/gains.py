@@ -27,8 +27,17 @@ class Gains:
         beside = self.trials.ratio(candidate, self.naive, figure)
         if beside.count >= LEAST_REPEATED or self.trials.sweeps:
             return beside
+        own, other = self._strength(candidate, figure), self._strength(self.naive, figure)
+        return beside if own is None or other is None else Interval(own / other, count=beside.count)
+
+    def level(self, candidate: Candidate, figure: Figure) -> float:
+        """The figure by all heats together. Of rates that were swept each has its own: as measured then."""
+        measured = self.trials.measurement(candidate)
+        assert measured is not None
+        strength = None if self.trials.sweeps else self._strength(candidate, figure)
+        return figure(measured) if strength is None else strength
+
+    def _strength(self, candidate: Candidate, figure: Figure) -> float | None:
         if figure not in self._standings:
             self._standings[figure] = Standings(self.trials, lambda _, measured: figure(measured))
-        standings = self._standings[figure]
-        own, other = standings.strength(candidate), standings.strength(self.naive)
-        return beside if own is None or other is None else Interval(own / other, count=beside.count)
+        return self._standings[figure].strength(candidate)

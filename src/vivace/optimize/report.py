@@ -53,9 +53,9 @@ FRONT_LEAD = (
 CLAIMS_LEAD = "Rules of thumb about these techniques, and what they come to with this model on this machine."
 RESULTS_LEAD = (
     "Whole runs, best first. A name is weights, cache, sequences at once, tokens a step / a block, threads (2t). "
-    "Figures are scaled by a baseline that ran in between, so that a machine that slows down does not decide; the "
-    "order follows from the heats that configurations ran together. Forecasts are the planner's, in line with the "
-    "ladder's measurements."
+    "Figures are scaled by a baseline that ran in between, so that a machine that slows down does not decide; tok/s "
+    "and the order follow from the heats that configurations ran together. Forecasts are the planner's, in line with "
+    "the ladder's measurements."
 )
 
 
@@ -67,7 +67,9 @@ def _tiles(answer: Answer) -> Iterator[Tile]:
         yield Tile("Goodput", f"{rate:,.1f}", "req/s", note)
     yield Tile("Throughput", f"{answer.speedup.value:.1f}×", "naive", _range(answer.speedup))
     yield Tile("One user", f"{answer.quickening.value:.1f}×", "faster", _range(answer.quickening))
-    yield Tile("Output tokens", f"{measured.tokens_per_s:,.0f}", "tok/s", f"naive: {naive.tokens_per_s:,.0f}")
+    yield Tile(
+        "Output tokens", f"{answer.pick.tokens_per_s:,.0f}", "tok/s", f"naive: {answer.naive.tokens_per_s:,.0f}"
+    )
     weights = measured.weight_bytes / 2**20
     yield Tile("Weights", f"{weights:,.1f}", "MiB", f"naive: {naive.weight_bytes / 2**20:,.1f} MiB")
     if answer.pick.quality is not None:
@@ -149,7 +151,7 @@ def _columns(results: list[Result], *, by_rate: bool) -> Iterator[list[str]]:
             CACHE_WORDS[one.candidate.kv_cache_dtype],
             speculation_words(one.candidate.speculation),
             str(one.candidate.max_num_seqs),
-            f"{measured.tokens_per_s:,.0f}",
+            f"{one.tokens_per_s:,.0f}",
             f"{measured.ttft_ms:,.1f}",
             f"{measured.tpot_ms:.3g}",
             *([f"{measured.goodput_per_s or 0.0:,.1f}"] if by_rate else []),
@@ -160,7 +162,7 @@ def _columns(results: list[Result], *, by_rate: bool) -> Iterator[list[str]]:
 
 
 def _ladder(answer: Answer) -> str:
-    naive = answer.naive.measured.tokens_per_s
+    naive = answer.naive.tokens_per_s
     stages, height = [Stage("naive", naive)], naive
     for rung in answer.rungs:
         if rung.measured is not None:
@@ -232,7 +234,7 @@ def _fronts(answer: Answer) -> str:
 
 def _point(answer: Answer, one: Result, x: float) -> Point:
     candidate = one.candidate
-    return Point(candidate.short, x, one.measured.tokens_per_s, note=candidate.words, chosen=one is answer.pick)
+    return Point(candidate.short, x, one.tokens_per_s, note=candidate.words, chosen=one is answer.pick)
 
 
 def _claims(answer: Answer) -> str:
@@ -250,7 +252,7 @@ def _results(answer: Answer) -> str:
         rows.append(
             (
                 one.candidate.short,
-                f"{one.measured.tokens_per_s:,.0f}",
+                f"{one.tokens_per_s:,.0f}",
                 None if one.forecast is None else f"{one.forecast.tokens_per_s:,.0f}",
                 None if error is None else f"{100 * error:+.0f}%",
                 f"{one.measured.single_latency_ms:,.1f}",

@@ -84,9 +84,7 @@ def _narrower(best: Candidate, candidates: Sequence[Candidate]) -> str:
         return ""
     cost = "" if other.cost_per_million is None else f" at {other.cost_per_million:.2f} for a million"
     name = other.deployment.quantization
-    return (
-        f"; {name} weights give {gain:.2f} times the tokens{cost}, and lose text: `vivace evaluate` says how much"
-    )
+    return f"; {name} weights give {gain:.2f} times the tokens{cost}, and lose text: `vivace evaluate` says how much"
 
 
 def _goal(load: Load) -> str:
