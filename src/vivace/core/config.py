@@ -100,7 +100,10 @@ class EngineConfig:
         if self.backend == "cpu" and self.device.startswith("cuda"):
             raise ConfigError(f"the cpu backend does not run on {self.device}: leave out --backend")
         if self.config is not None and self.load_format != "dummy":
-            raise ConfigError("config gives a shape for random weights: use it with load_format='dummy'")
+            raise ConfigError(
+                "config gives a shape for random weights: use it with load_format='dummy' (a file with the table "
+                "[engine], for vivace serve, ends in .toml)"
+            )
         if self.load_format == "dummy" and self.config is None and self.model is None:
             raise ConfigError("load_format='dummy' needs a config: a preset's name or a config.json")
 

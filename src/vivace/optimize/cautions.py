@@ -16,7 +16,7 @@ def cautions(answer: Answer) -> Iterator[str]:
     if answer.overrun_s > OVERRUN_S:
         yield (
             f"It took {answer.seconds:.0f} s instead of {answer.extra['time_budget_s']:.0f}: the naive baseline and "
-            "one configuration to serve are measured whatever the time."
+            "one configuration to serve are measured whatever the time, and what was begun is ended."
         )
     if answer.naive.measured.is_extended:
         yield (
@@ -39,6 +39,12 @@ def cautions(answer: Answer) -> Iterator[str]:
         yield (
             f"Nothing keeps the SLO for {100 * GOOD_SHARE:.0f}% of its requests at any rate; of the pick's, "
             f"{share:.0f}% do. A looser --slo, or a faster machine."
+        )
+    if answer.overlooked is not None:
+        better = 100 * (answer.overlooked.score / pick.score - 1)
+        yield (
+            f"{answer.overlooked.candidate.words} did {better:.0f}% better than the pick, but too late to have its "
+            "text judged: a longer --time-budget decides."
         )
     if pick.repetitions < FEW:
         runs = "once" if pick.repetitions == 1 else "twice"

@@ -50,8 +50,7 @@ class Objective:
         if name is None:
             return cls(_usual(slo, offered_per_s), offered_per_s)
         if name not in get_args(ObjectiveName):
-            known = ", ".join(get_args(ObjectiveName))
-            raise ConfigError(f"unknown objective {name!r}{nearest_name(name, get_args(ObjectiveName))}: {known}")
+            raise ConfigError(f"unknown objective {name!r}{nearest_name(name, get_args(ObjectiveName))}")
         if name == "goodput" and slo is None:
             raise ConfigError("goodput counts requests that keep an SLO: give one, as in --slo ttft:500,tpot:50")
         if offered_per_s is not None and name not in OFFERED_WORDS:

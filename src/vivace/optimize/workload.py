@@ -113,9 +113,8 @@ def check_workload(name: str) -> None:
         if not path.is_file():
             raise ConfigError(f"there is no trace {path}")
     elif name not in SCENARIOS:
-        known = ", ".join(SCENARIOS)
         hint = nearest_name(name, [*SCENARIOS])
-        raise ConfigError(f"unknown workload {name!r}{hint}: {known}, or {TRACE_PREFIX}FILE")
+        raise ConfigError(f"unknown workload {name!r}{hint} (or {TRACE_PREFIX}FILE)")
 
 
 def make_workload(name: str, reader: PromptReader, num_requests: int, seed: int) -> Workload:

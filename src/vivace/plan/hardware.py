@@ -216,7 +216,7 @@ def hardware(name: str) -> Machine:
         return _processor(key, PROCESSORS[key], CPU_EFFICIENCY)
     if key in APPLE_PROCESSORS:
         return _processor(key, APPLE_PROCESSORS[key], APPLE_EFFICIENCY)
-    raise ConfigError(f"no machine {name!r} in the table{nearest_name(key, NAMES)}; `this` is the one you are on")
+    raise ConfigError(f"no machine {name!r} in the table{nearest_name(key, NAMES)} (`this` is the one you are on)")
 
 
 def _gpu(name: str, sheet: Sheet) -> Machine:
