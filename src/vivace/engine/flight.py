@@ -20,6 +20,11 @@ class Flight:
     launched: LaunchedStep
     ended: list[Sequence]
 
+    @property
+    def draws_constrained(self) -> bool:
+        """Whether a constraint goes on from one of its tokens."""
+        return any(one.constraint is not None for one in self.launched.sequences)
+
     @contextmanager
     def assumed(self) -> Iterator[None]:
         """Meanwhile an unknown token stands behind each sequence that this step draws one for, but for those that

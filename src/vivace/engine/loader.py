@@ -192,12 +192,7 @@ def _assemble(
 ) -> LoadedEngine:
     kv_spec = KVSpec(spec.num_layers, spec.num_kv_heads, spec.head_dim, resolved.block_size, resolved.kv_cache_dtype)
     kv_cache = backend.kv_cache(kv_spec, resolved.num_kv_blocks)
-    limits = StepLimits(
-        max_tokens=resolved.max_num_batched_tokens,
-        max_sampled=resolved.max_num_batched_tokens + resolved.max_num_seqs,
-        max_sequences=resolved.max_num_seqs,
-        max_context=resolved.max_model_len,
-    )
+    limits = _step_limits(resolved)
     program = build_decoder(spec, parameters, resolved.max_model_len, names_states=heads is not None)
     executable = backend.compile(program, kv_cache, limits)
     hidden = backend.compile(
@@ -238,6 +233,15 @@ def _assemble(
     prepared = backend.prepare(executable, progress) if isinstance(backend, AsynchronousBackend) else None
     choices = (*loading, *([prepared] if prepared else []), *resolved.choices, generation.choice)
     return LoadedEngine(engine, tokenizer, spec, backend, parameters, kv_spec, choices, draft, generation)
+
+
+def _step_limits(config: ResolvedConfig) -> StepLimits:
+    return StepLimits(
+        max_tokens=config.max_num_batched_tokens,
+        max_sampled=config.max_num_batched_tokens + config.max_num_seqs,
+        max_sequences=config.max_num_seqs,
+        max_context=config.max_model_len,
+    )
 
 
 def make_scheduler(config: ResolvedConfig, clock: Callable[[], float] = time.monotonic) -> Scheduler:
