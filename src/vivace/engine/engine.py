@@ -18,7 +18,7 @@ from vivace.core.sequence import Pooling, Sequence, SequenceState
 from vivace.core.step import StepPlan
 from vivace.engine.constraint_room import ConstraintRoom
 from vivace.engine.continuations import continuation, continued, end_without_token
-from vivace.engine.flight import Flight, finds_room
+from vivace.engine.flight import Flight, goes_on_unread
 from vivace.engine.logits import LogitsReader
 from vivace.engine.model_limits import ModelLimits
 from vivace.engine.pooling import PooledStates
@@ -193,12 +193,14 @@ class Engine:
         """Launch the next step before the tokens of the one in flight are read, and read those.
 
         It is planned as if no sequence stopped: a token that only the device knows stands behind each. Where one did
-        stop, its row of the new step is dropped. Where the tokens must be known first, they are read first.
+        stop, its row of the new step is dropped. Where a step must know the tokens, they are read first.
         """
         before = self._flight
         if before is not None and before.drop_ended():
             self.stats.count_step(before.plan)
-        if before is not None and self._needs_tokens(before):
+        if before is not None and not (
+            self._is_unwatched and goes_on_unread(before, self._scheduler.block_manager, self._num_constrained)
+        ):
             self._flight = None
             self._land(before)
             before = None
@@ -220,15 +222,6 @@ class Engine:
     def _is_unwatched(self) -> bool:
         """Whether nobody guesses in the next step, or looks at it."""
         return self.speculation is None or self.speculation.is_resting
-
-    def _needs_tokens(self, before: Flight) -> bool:
-        """Whether the step after this one cannot be planned without its tokens: guesses and masks of constraints
-        follow them, and where blocks are short a sequence might have to make way for one that has ended."""
-        return (
-            not self._is_unwatched
-            or (self._num_constrained > 0 and before.draws_constrained)
-            or not finds_room(self._scheduler.block_manager, before)
-        )
 
     def _launch(self, before: Flight | None) -> Flight | None:
         plan = self._scheduler.plan()
