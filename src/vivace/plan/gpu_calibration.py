@@ -37,9 +37,9 @@ class GpuTrials:
 
     shape: Mapping[str, Any]
     small: Mapping[str, Any]
+    context: Phase
     layouts: tuple[str, ...] = ("bf16", "int4_g128", "int8_channel", "q8_0", "q4_k", "fp8_channel")
     rows: tuple[int, ...] = (512, 2048)  # of prompts: enough that arithmetic rules
-    context: Phase = Phase("context", 32, 1, 4_000)
     streams: tuple[int, int] = (1, 64)  # between which the engine's own work is measured
     repeats: int = 15
 
@@ -63,7 +63,7 @@ _SMALL = _LLAMA_8B | {
     "num_key_value_heads": 2,
     "max_position_embeddings": 1_024,
 }
-TRIALS = GpuTrials(_LLAMA_8B, _SMALL)
+TRIALS = GpuTrials(_LLAMA_8B, _SMALL, Phase("context", 32, 1, 4_000))
 
 
 def measure_gpu(

@@ -1,5 +1,5 @@
-"""The GPU of the machine we run on: memory and ceilings read from it, efficiencies from a calibration that was kept, or
-assumed as for all GPUs."""
+"""The GPU of the machine we run on: memory and ceilings read from it, efficiencies from a calibration that was kept,
+or assumed as for all GPUs."""
 
 from __future__ import annotations
 
