@@ -43,7 +43,8 @@ def row_step(states_TD: np.ndarray) -> StepInputs:
 
 
 def limits_of(inputs: StepInputs) -> StepLimits:
-    return StepLimits(len(inputs.token_ids_T), max(1, len(inputs.sampled_rows_S)))
+    longest = int(inputs.context_lens_B.max(initial=1))
+    return StepLimits(len(inputs.token_ids_T), max(1, len(inputs.sampled_rows_S)), max_context=longest)
 
 
 def run_on_device(backend: Any, program: Program, cache: Any, inputs: StepInputs) -> np.ndarray:

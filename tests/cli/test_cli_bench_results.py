@@ -15,6 +15,8 @@ from vivace.bench.records import RequestRecord, ServerSample
 from vivace.bench.store.result_store import ResultStore
 from vivace.bench.summary import summarise
 
+GPU = {"name": "NVIDIA H100 80GB HBM3", "memory_gib": 79.6, "driver": "570.86.15"}
+
 
 def requests(factor: float) -> list[RequestRecord]:
     rows = []
@@ -29,7 +31,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("results") / "results.sqlite"
     with ResultStore(path) as opened:
         for kind, name, factor in (("serve", "slow chat", 2.0), ("serve", "chat", 1.0), ("optimize", "search", 1.0)):
-            run = opened.begin(kind, name, {"rate": 1}, {"cpu": "x"}, command="vivace bench serve")
+            machine = {"cpu": "x"} if name != "chat" else {"cpu": "x", "gpu": GPU, "torch": "2.13.0"}
+            run = opened.begin(kind, name, {"rate": 1}, machine, command="vivace bench serve")
             for record in requests(factor):
                 opened.add_request(run, record)
             opened.add_sample(run, ServerSample(0.0, 1.0, 0.0, 0.5))
@@ -56,12 +59,16 @@ def test_show(vivace: Vivace, store: Path, tmp_path: Path) -> None:
     text = vivace("bench", "show", "2", "--store", str(store)).stdout
     assert "run 2: serve chat" in text
     assert "40 requests: 40 answered" in text
+    assert "GPU: NVIDIA H100 80GB HBM3, 79.6 GiB, driver 570.86.15, torch 2.13.0" in text
+    assert "GPU:" not in vivace("bench", "show", "1", "--store", str(store)).stdout  # from before it was noted
     record = json.loads(vivace("bench", "show", "last", "--store", str(store), "--json").stdout)
     assert (record["id"], record["finished_at"], record["summary"]["num_ok"]) == (3, None, 40)
     rows = list(csv.DictReader(io.StringIO(vivace("bench", "show", "1", "--store", str(store), "--csv", "-").stdout)))
     assert len(rows) == 40
     assert float(rows[0]["ttft_ms"]) == pytest.approx(200)
     page = tmp_path / "report.html"
+    vivace("bench", "show", "2", "--store", str(store), "--html", str(page))
+    assert "NVIDIA H100 80GB HBM3" in page.read_text()
     assert vivace("bench", "show", "1", "2", "--store", str(store), "--html", str(page)).stdout == ""
     assert page.read_text().startswith("<!DOCTYPE html>")
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vivace.backends.reference.backend import ReferenceBackend
-from vivace.ops.backend import Int32Array, KVCache, KVSpec, SampleInputs, StepInputs, StepLimits, TopLogprobs
+from vivace.ops.backend import Int32Array, KVCache, SampleInputs, StepInputs, StepLimits, TopLogprobs
 from vivace.ops.program import Program
 
 
@@ -46,9 +46,12 @@ class AsynchronousReference(ReferenceBackend):
         self.last_drawn = LateTokens(tokens_S, top, self.num_runs, self.log)
         return self.last_drawn
 
-    def step_bytes(self, program: Program, spec: KVSpec, limits: StepLimits, max_context: int) -> int:  # noqa: ARG002
+    def step_bytes(self, *_: Any) -> int:
         """The memory is the machine's."""
         return 0
+
+    def prepare(self, *_: Any) -> None:
+        """Nothing is recorded."""
 
 
 class _LateExecutable:

@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from vivace.engine import loader
 from vivace.engine.engine import Engine
 from vivace.engine.llm import LLM
 from vivace.ops.backend import AsynchronousBackend
+from vivace.speculate.rule import Choice as LengthChoice
 
 SHAPE = {
     "model_type": "llama",
@@ -253,6 +255,115 @@ def test_what_leaves_the_device_at_once_and_requests_of_every_kind_run_together(
             rtol=0,
             atol=1e-5,
         )
+
+
+def launches(log: list[tuple[str, int]]) -> list[bool]:
+    """Of each step but the last: whether the next one was launched before its tokens were read."""
+    at = {entry: place for place, entry in enumerate(log)}
+    numbers = sorted(number for kind, number in log if kind == "read")
+    return [at["run", number + 1] < at["read", number] for number in numbers if ("run", number + 1) in at]
+
+
+class Countdown:
+    """A constraint that allows any token but one, and looks at what it is told."""
+
+    is_complete = False
+    failure = None
+
+    def __init__(self, told: list[int]) -> None:
+        self.told = told
+
+    def allowed_tokens(self) -> bytes:
+        return (0xFFFFFFFF & ~(1 << (self.told[-1] % 32 if self.told else 0))).to_bytes(4, "little") + b"\xff" * 8
+
+    def accept(self, token: int) -> None:
+        assert token >= 0
+        self.told.append(token)
+
+
+class CompiledCountdown:
+    def __init__(self) -> None:
+        self.begun: list[Countdown] = []
+
+    def begin(self) -> Countdown:
+        self.begun.append(Countdown([]))
+        return self.begun[-1]
+
+
+def add_constrained(engine: Engine, name: str, prompt: list[int], params: SamplingParams) -> CompiledCountdown:
+    """As if its constraint had been compiled at once."""
+    engine.add(name, prompt, params)
+    compiled = CompiledCountdown()
+    record: Any = engine.record(name)
+    record.constraint = compiled
+    engine._num_constrained += 1
+    return compiled
+
+
+def test_steps_overlap_beside_a_constraint_that_is_not_in_them(make: Make) -> None:
+    """While its long prompt is computed in chunks, and once it has ended; not while its tokens are drawn."""
+    free = SamplingParams(max_tokens=30, temperature=1.1, seed=4, ignore_eos=True)
+    bound = SamplingParams(max_tokens=6, temperature=1.0, seed=9, ignore_eos=True)
+    results = []
+    for overlap_steps in (False, True):
+        llm = make(overlap_steps=overlap_steps, max_num_batched_tokens=8)
+        texts: dict[tuple[str, int], Text] = {}
+        llm.engine.add("free", [1, 2, 3], free)
+        compiled = add_constrained(llm.engine, "bound", list(range(40)), bound)
+        while llm.engine.num_unfinished:
+            collect(llm.engine, texts)
+        (constraint,) = compiled.begun
+        assert constraint.told == texts["bound", 0].tokens
+        assert all(two != one % 32 for one, two in pairwise(constraint.told))
+        results.append({key: text.tokens for key, text in texts.items()})
+        backend = llm.loaded.backend
+        if overlap_steps and isinstance(backend, AsynchronousReference):
+            ahead = launches(backend.log)
+            assert ahead.count(False) == len(constraint.told)
+            first = ahead.index(False)
+            assert first > 4
+            assert not any(ahead[first : first + len(constraint.told)])
+            assert all(ahead[first + len(constraint.told) :])
+    assert results[0] == results[1]
+
+
+EMBEDDED: dict[str, Any] = {"config": None, "load_format": "auto"}
+GUESSING: list[dict[str, Any]] = [
+    {"speculative_config": {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 1}},
+    EMBEDDED | {"speculative_config": {"method": "draft_model", "model": "embedded-draft"}},
+    EMBEDDED | {"speculative_config": {"method": "medusa"}},
+]
+
+
+@pytest.mark.parametrize("way", GUESSING, ids=lambda way: way["speculative_config"]["method"])
+def test_steps_overlap_while_guesses_rest(make: Make, way: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rests of any length, at any moment: the texts are those without guesses."""
+    llm = make(**way, num_kv_blocks=40)
+    speculation, backend = llm.engine.speculation, llm.loaded.backend
+    assert speculation is not None
+    if "config" in way and isinstance(backend, AsynchronousReference):
+        pytest.skip("the reference takes long for a real model, and keeps no states")
+    generator, requests = random.Random(7), requests_of(20261122, 4 if "config" in way else 8)
+    plain = {key: value for key, value in way.items() if key != "speculative_config"}
+    expected = alone(lambda **changes: make(**plain, **changes), requests)
+
+    def choose(_: list[Any], available: list[int], __: list[int]) -> LengthChoice:
+        lengths = [min(3, count) for count in available]
+        return LengthChoice(lengths, "guess" if any(lengths) else "none", 1.0)
+
+    monkeypatch.setattr(speculation.rule, "steps_to_rest", lambda _: generator.choice([0, 0, 2, 3, 9]))
+    monkeypatch.setattr(speculation.rule, "choose", choose)
+    texts = run(llm.engine, requests)
+    assert texts.keys() == expected.keys()
+    for key, text in texts.items():
+        check_equal(text, expected[key])
+    manager = llm.engine.scheduler.block_manager
+    manager.check_integrity()
+    assert manager.num_used == 0
+    assert speculation.stats.num_draft_tokens > 0
+    if isinstance(backend, AsynchronousReference):
+        ahead = launches(backend.log)
+        assert any(ahead)
 
 
 def test_a_step_that_fails_to_launch_loses_nothing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

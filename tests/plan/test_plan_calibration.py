@@ -13,6 +13,7 @@ from vivace.backends.cpu.backend import CpuBackend
 from vivace.core.errors import ConfigError
 from vivace.models.presets import preset_spec
 from vivace.plan.calibration import fit
+from vivace.plan.calibration_file import write_calibration
 from vivace.plan.deployment import Deployment
 from vivace.plan.machine import RateCurve, WidthRates
 from vivace.plan.measurement import (
@@ -26,7 +27,7 @@ from vivace.plan.measurement import (
     measure_requests,
 )
 from vivace.plan.step_time import step_model
-from vivace.plan.this_machine import calibration_of, calibration_path, load_calibration, save_calibration
+from vivace.plan.this_machine import calibration_of, calibration_path, load_calibration
 
 RATE, READ, PEAK, SHARE, OP_S = 5e11, 4e10, 2e11, 0.8, 1e-6
 ATTENTION_RATE, EXTRA_KEYS = 2e11, 32
@@ -171,7 +172,7 @@ def test_a_calibration_is_kept_for_this_machine_and_damage_is_not_read(
     backend = CpuBackend(num_threads=1)
     assert load_calibration(backend) is None
     calibration = calibration_of(backend, list(_samples()), 0.0)
-    save_calibration(backend, calibration)
+    write_calibration(calibration)
     kept = load_calibration(backend)
     assert kept is not None
     assert kept.efficiency.rates["q8_0"].widths == (256, 512, 1536)

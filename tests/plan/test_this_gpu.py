@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from vivace.bench.profile_step import Phase
 from vivace.core.config import EngineConfig
 from vivace.engine import backend as engine_backend
 from vivace.engine.backend import free_memory_bytes, gpu_backend, gpu_facts
+from vivace.models.presets import preset_spec
 from vivace.ops.backend import MeasuredCeilings
 from vivace.optimize.space import TOKENS_A_GPU_STEP, Surroundings, make_space, naive
 from vivace.optimize.this_machine import machine_identity, machine_words, measured_machine
 from vivace.plan import this_gpu
+from vivace.plan.calibration_file import Calibration, write_calibration
+from vivace.plan.deployment import Deployment
+from vivace.plan.gpu_calibration import GpuTrials
+from vivace.plan.step_time import step_model
 from vivace.plan.this_machine import this_machine
 
 torch = pytest.importorskip("torch", reason="the CUDA backend computes with torch")
@@ -89,3 +97,67 @@ def test_the_search_on_a_gpu_leaves_threads_alone_and_fills_its_steps() -> None:
     assert host.axes["num_threads"] == (8, 4)
     assert max(host.axes["max_num_batched_tokens"]) < max(TOKENS_A_GPU_STEP)
     assert SimpleNamespace(**host.axes).quantization == space.axes["quantization"]
+
+
+SHAPE: dict[str, Any] = {
+    "model_type": "llama",
+    "vocab_size": 512,
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": True,
+}
+FEW_TRIALS = GpuTrials(
+    shape=SHAPE,
+    small=SHAPE | {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "vocab_size": 256},
+    layouts=("bf16", "int4_g128", "int8_channel", "q4_k"),
+    rows=(16, 48),
+    context=Phase("context", 2, 1, 200),
+    streams=(1, 4),
+    repeats=2,
+)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_gpu_is_calibrated_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By torch's CPU device in the place of the GPU: every figure is measured, whatever it says."""
+    monkeypatch.setenv("VIVACE_CACHE", str(tmp_path))
+    before, seen = this_machine(), list[tuple[int, int]]()
+    assert "assumed" in before.efficiency.basis
+    calibration = this_gpu.calibrate_gpu(
+        EngineConfig(), trials=FEW_TRIALS, progress=lambda done, total: seen.append((done, total))
+    )
+    assert calibration is not None
+    assert seen == [(done, 6) for done in range(1, 7)]
+    efficiency = this_machine().efficiency
+    assert asdict(efficiency) == asdict(calibration.efficiency)
+    assert efficiency.is_measured
+    assert "measured here on" in efficiency.basis
+    assert set(efficiency.bandwidth) == {"", *efficiency.rates}
+    assert {"bf16", "int4_g128", "int8_channel", "q4_k"} == set(efficiency.rates)
+    for curve in (curve for rates in efficiency.rates.values() for curve in rates.curves):
+        assert curve.rows == (16, 48)
+        assert min(curve.operations_per_s) > 0
+    assert 0 < efficiency.attention_arithmetic <= 1.5
+    assert efficiency.op_s > 0
+    assert efficiency.step_s > 0
+    forecast = step_model(preset_spec("llama-3.2-1b"), this_machine(), Deployment(quantization="int4"))
+    assert 0 < forecast.seconds(1, 100) < forecast.seconds(64, 100) < forecast.seconds(64, 4000)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_another_driver_is_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIVACE_CACHE", str(tmp_path))
+    other = replace(FACTS, driver_version="570.86.15")
+    efficiency = replace(this_machine().efficiency, basis="measured", is_measured=True)
+    write_calibration(Calibration(this_gpu.identity(other), 1.0, 3e12, 8e14, efficiency, 1))
+    assert "assumed" in this_machine().efficiency.basis
+    monkeypatch.setattr(MadeUpGPU, "facts", other)
+    assert this_machine().efficiency.basis == "measured"
+
+
+def test_no_gpu_to_calibrate() -> None:
+    assert this_gpu.calibrate_gpu(EngineConfig(device="cpu"), trials=FEW_TRIALS) is None

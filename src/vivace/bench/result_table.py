@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from vivace.bench.load.local_gpu import gpu_words
 from vivace.bench.run_difference import Difference
 from vivace.bench.run_report.facts_section import server_facts
 from vivace.bench.run_report.latency_section import NAMES, interval_words
@@ -43,6 +44,8 @@ def result_lines(result: StoredResult) -> Iterator[str]:
         return
     yield from _latency_lines(summary)
     yield from _count_lines(summary)
+    gpu = gpu_words(run.machine)
+    yield from [f"  GPU: {gpu}"] if gpu else []
     yield from (f"  {name}: {value}" for name, value in server_facts(summary.get("server") or {}))
     yield from (f"  note: {warning}" for warning in (summary.get("generator") or {}).get("warnings") or ())
 

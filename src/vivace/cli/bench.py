@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 import typer
@@ -106,4 +106,12 @@ def _model(config: EngineConfig, loaded: Any) -> dict[str, object]:
         "kv_cache_dtype": loaded.kv_spec.dtype,
         "kv_bytes_per_token": loaded.kv_spec.bytes_per_token,
         "num_threads": config.num_threads,
+        "gpu": _gpu(loaded),
     }
+
+
+def _gpu(loaded: Any) -> dict[str, object] | None:
+    """None where the engine runs on the processor."""
+    if loaded.backend.name != "cuda" or loaded.backend.facts is None:
+        return None
+    return asdict(loaded.backend.facts)

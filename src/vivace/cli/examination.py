@@ -101,6 +101,7 @@ def device_section(loaded: LoadedEngine) -> Section:
                 Row("name", facts.name, f"compute capability {facts.capability}"),
                 Row("memory", _gib(facts.memory_bytes), f"{_gib(facts.free_bytes)} free, the model loaded"),
                 Row("torch", facts.torch_version, f"for CUDA {facts.cuda_version}"),
+                Row("driver", facts.driver_version or "unknown"),
             ]
     return Section("device", tuple(rows))
 

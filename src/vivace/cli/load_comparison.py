@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any
 
 from vivace.bench.comparison import Ratio, ratios
+from vivace.bench.load.local_gpu import gpu_facts
 from vivace.bench.load.run import send
 from vivace.bench.recorded_run import RecordedRun, recorded_run
 from vivace.bench.store.location import default_store_path
@@ -80,7 +81,7 @@ class LoadComparison:
                 side.target,
                 self._store,
                 options,
-                client_machine(),
+                {**client_machine(), **gpu_facts(side.target)},
                 kind="compare",
                 slo=self._load.slo,
                 show=show,

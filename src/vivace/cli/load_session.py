@@ -12,6 +12,7 @@ from typing import Any
 from vivace.backends.cpu.detect import available_cores, detect
 from vivace.bench.generator_health import LATE_SHARE
 from vivace.bench.load.dialect import DIALECTS
+from vivace.bench.load.local_gpu import gpu_facts
 from vivace.bench.load.run import send
 from vivace.bench.load.sweep import SweepPoint, is_sustained, knee, later_ttft_ms, next_rate
 from vivace.bench.recorded_run import RecordedRun, recorded_run
@@ -120,7 +121,7 @@ class LoadSession:
                 opened.target,
                 self._store,
                 {**self._options(), **options},
-                client_machine(),
+                {**client_machine(), **gpu_facts(opened.target)},
                 slo=self._load.slo,
                 show=show,
             )

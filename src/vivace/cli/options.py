@@ -106,7 +106,7 @@ def _flag_type(hint: Any, name: str) -> Any:
         return list[int]
     if hint == Mapping[int, float]:
         return list[str]
-    if hint in (StructuredOutputs | None, SpeculativeConfig | None):
+    if hint in (StructuredOutputs | None, SpeculativeConfig | None, tuple[int, ...] | None):
         return str | None
     return hint
 
@@ -171,6 +171,9 @@ ENGINE_HELP = {
     "backend": f"Who computes: {_one_of('backend')}.",
     "device": "Where it computes: auto, cpu, cuda (the first GPU) or cuda:N; auto takes a GPU that is there.",
     "overlap_steps": "On a GPU: launch the next step before the tokens of the last one are read.",
+    "enforce_eager": "On a GPU: decode without CUDA graphs: no time to capture them, no memory, slower steps.",
+    "cuda_graph_sizes": "Sequences of the steps that decode by CUDA graphs, as in 1,2,4,8; default: up to 256.",
+    "cuda_graph_capture": f"When CUDA graphs are captured: {_one_of('cuda_graph_capture')}.",
     "gpu_memory_utilization": "Share of a GPU's memory to use: weights, KV cache, and what steps take.",
     "seed": "Seed of random numbers.",
 }

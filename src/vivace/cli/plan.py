@@ -173,8 +173,10 @@ def _speculation(config: str | None, acceptance: float) -> SpeculationPlan | Non
 
 
 def _machines(names: list[str], calibrate: bool) -> list[Machine]:
+    from vivace.core.config import EngineConfig
     from vivace.plan.confirmation import calibrate_confirmed
     from vivace.plan.hardware import NAMES, hardware
+    from vivace.plan.this_gpu import calibrate_gpu
     from vivace.plan.this_machine import this_machine
 
     expanded = (each for name in names for each in (["this", *NAMES] if name == "all" else [name]))
@@ -185,7 +187,7 @@ def _machines(names: list[str], calibrate: bool) -> list[Machine]:
         raise ConfigError("--calibrate measures this machine: add `this` to --hardware")
     known = {name: hardware(name) for name in wanted if name != "this"}  # before anything is measured
     if "this" in wanted:
-        if calibrate:
+        if calibrate and calibrate_gpu(EngineConfig(), progress=counter("measurements")) is None:
             calibrate_confirmed(progress=counter("measurements"))
         known["this"] = this_machine()
     return [known[name] for name in wanted]

@@ -19,4 +19,4 @@ def open_llm(config: EngineConfig) -> LLM:
     from vivace.engine.llm import LLM
 
     options = {field.name: getattr(config, field.name) for field in fields(config)}
-    return LLM(load_progress=counter("parameters loaded", after_s=SILENT_LOAD_S), **options)
+    return LLM(load_progress=counter("loaded", after_s=SILENT_LOAD_S), **options)

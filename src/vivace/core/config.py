@@ -22,6 +22,8 @@ KVCacheDtype = Literal["auto", KVDtype]
 BatchingPolicy = Literal["continuous", "static"]
 BackendName = Literal["auto", "cpu", "cuda", "reference"]
 AttentionBackend = Literal["auto", "triton", "sdpa", "flashinfer", "flash_attn", "torch"]
+CudaGraphCapture = Literal["start", "first_use"]
+MOST_GRAPH_ROWS = 1024  # rows of a CUDA graph: launching the kernels of larger steps costs little beside running them
 KV_CACHE_ALIASES: dict[str, KVCacheDtype] = {"fp8": "fp8_e4m3"}
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -31,6 +33,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "batching": get_args(BatchingPolicy),
     "backend": get_args(BackendName),
     "attention_backend": get_args(AttentionBackend),
+    "cuda_graph_capture": get_args(CudaGraphCapture),
 }
 PATHS = ("model", "tokenizer", "config", "generation_config")  # names, or paths in any form
 COUNTS = (
@@ -73,6 +76,9 @@ class EngineConfig:
     attention_backend: AttentionBackend = "auto"  # of a GPU's prompts
     device: str = "auto"  # auto, cpu, cuda or cuda:N
     overlap_steps: bool = True  # on a GPU: launch the next step before the tokens of the last one are read
+    enforce_eager: bool = False  # on a GPU: decode without CUDA graphs
+    cuda_graph_sizes: tuple[int, ...] | None = None  # sequences of the steps that have graphs
+    cuda_graph_capture: CudaGraphCapture = "start"
     gpu_memory_utilization: float = 0.9  # of a GPU's memory: weights, KV cache and what steps take
     seed: int = 0
 
@@ -97,6 +103,8 @@ class EngineConfig:
             raise ConfigError(
                 f"gpu_memory_utilization is a share above 0 and up to 1, not {self.gpu_memory_utilization!r}"
             )
+        if self.cuda_graph_sizes is not None:
+            object.__setattr__(self, "cuda_graph_sizes", _graph_sizes(self.cuda_graph_sizes))
         if self.backend == "cpu" and self.device.startswith("cuda"):
             raise ConfigError(f"the cpu backend does not run on {self.device}: leave out --backend")
         if self.config is not None and self.load_format != "dummy":
@@ -117,6 +125,20 @@ class EngineConfig:
         if "speculative_config" in options:
             options = {**options, "speculative_config": SpeculativeConfig.parse(options["speculative_config"])}
         return cls(**options)
+
+
+def _graph_sizes(given: Any) -> tuple[int, ...]:
+    """Of a list, or of "1,2,4". Raises `ConfigError`."""
+    entries = given.split(",") if isinstance(given, str) else given
+    try:
+        sizes = [int(entry) if isinstance(entry, str) else entry for entry in entries]
+    except (TypeError, ValueError):
+        sizes = []
+    if not sizes or not all(type(size) is int and 1 <= size <= MOST_GRAPH_ROWS for size in sizes):
+        raise ConfigError(
+            f"cuda_graph_sizes are numbers of sequences from 1 to {MOST_GRAPH_ROWS}, as in 1,2,4,8, not {given!r}"
+        )
+    return tuple(sorted(set(sizes)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,6 +98,8 @@ def _cuda_backend(config: EngineConfig, device: str) -> Backend:
         raise ConfigError(f"device {device} needs torch: {GPU_EXTRA}")
     try:
         from vivace.backends.cuda.backend import CudaBackend
+        from vivace.backends.cuda.graph_buckets import GraphOptions
     except (ImportError, OSError) as error:
         raise ConfigError(f"device {device}: torch does not load ({error}); install it again: {GPU_EXTRA}") from error
-    return CudaBackend(device, attention=config.attention_backend)
+    graphs = GraphOptions(not config.enforce_eager, config.cuda_graph_sizes, config.cuda_graph_capture == "start")
+    return CudaBackend(device, attention=config.attention_backend, graphs=graphs)

@@ -15,7 +15,7 @@ from vivace.models.gguf_config import spec_from_gguf
 from vivace.models.hf_config import read_hf_config
 from vivace.models.parameters import Parameters, load_parameters
 from vivace.models.spec import ModelSpec
-from vivace.ops.backend import Backend, KVCache, KVSpec, StepLimits
+from vivace.ops.backend import AsynchronousBackend, Backend, KVCache, KVSpec, StepLimits, StepProgress
 from vivace.runtime.batch import BatchBuilder
 from vivace.speculate.draft_model import DraftModel
 from vivace.speculate.ngram import NgramProposer
@@ -54,7 +54,12 @@ def load_draft(
 
 
 def make_speculation(
-    config: EngineConfig, resolved: ResolvedConfig, draft: LoadedDraft | None, backend: Backend, batch: BatchBuilder
+    config: EngineConfig,
+    resolved: ResolvedConfig,
+    draft: LoadedDraft | None,
+    backend: Backend,
+    batch: BatchBuilder,
+    progress: StepProgress | None = None,
 ) -> tuple[Speculation | None, KVCache | None]:
     """What guesses for the engine, and the draft's cache, which has the blocks of the engine's own."""
     wanted = config.speculative_config
@@ -66,7 +71,10 @@ def make_speculation(
     max_model_len = min(resolved.max_model_len, draft.spec.max_position_embeddings)
     max_tokens = resolved.max_num_batched_tokens
     program = build_decoder(draft.spec, draft.parameters, max_model_len)
-    executable = backend.compile(program, kv_cache, StepLimits(max_tokens, resolved.max_num_seqs))
+    limits = StepLimits(max_tokens, resolved.max_num_seqs, resolved.max_num_seqs, max_model_len)
+    executable = backend.compile(program, kv_cache, limits)
+    if isinstance(backend, AsynchronousBackend):
+        backend.prepare(executable, progress)
     proposer = DraftModel(
         backend,
         executable,

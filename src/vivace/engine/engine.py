@@ -18,7 +18,7 @@ from vivace.core.sequence import Pooling, Sequence, SequenceState
 from vivace.core.step import StepPlan
 from vivace.engine.constraint_room import ConstraintRoom
 from vivace.engine.continuations import continuation, continued, end_without_token
-from vivace.engine.flight import Flight, finds_room
+from vivace.engine.flight import Flight, goes_on_unread
 from vivace.engine.logits import LogitsReader
 from vivace.engine.model_limits import ModelLimits
 from vivace.engine.pooling import PooledStates
@@ -56,7 +56,7 @@ class Engine:
         self.speculation = speculation
         self.config = config
         self.stats = EngineStats()
-        self._overlaps = runner.is_asynchronous and config.overlap_steps and speculation is None
+        self._overlaps = runner.is_asynchronous and config.overlap_steps
         self._flight: Flight | None = None
 
     def add(
@@ -193,15 +193,22 @@ class Engine:
         """Launch the next step before the tokens of the one in flight are read, and read those.
 
         It is planned as if no sequence stopped: a token that only the device knows stands behind each. Where one did
-        stop, its row of the new step is dropped. Nothing is planned ahead while a constraint needs each token for its
-        mask, or where a sequence might have to make way for one that has ended.
+        stop, its row of the new step is dropped. Where a step must know the tokens, they are read first.
         """
         before = self._flight
         if before is not None and before.drop_ended():
             self.stats.count_step(before.plan)
-        if before is None or self._num_constrained or not finds_room(self._scheduler.block_manager, before):
-            if before is not None:
-                self._land(before)
+        if before is not None and not (
+            self._is_unwatched and goes_on_unread(before, self._scheduler.block_manager, self._num_constrained)
+        ):
+            self._flight = None
+            self._land(before)
+            before = None
+        if before is None:
+            if not self._is_unwatched:
+                if plan := self._scheduler.plan():
+                    self._step_plainly(plan)
+                return
             flight = self._launch(None)
         else:
             with before.assumed():
@@ -211,11 +218,18 @@ class Engine:
         if self._flight is not None:
             self._commit(self._flight.plan)
 
+    @property
+    def _is_unwatched(self) -> bool:
+        """Whether nobody guesses in the next step, or looks at it."""
+        return self.speculation is None or self.speculation.is_resting
+
     def _launch(self, before: Flight | None) -> Flight | None:
         plan = self._scheduler.plan()
         if not plan:
             return None
         ended = self._prepare(plan)
+        if self.speculation is not None:
+            self.speculation.rests(plan)
         return Flight(plan, self._runner.launch(plan, None if before is None else before.launched), ended)
 
     def _land(self, flight: Flight) -> None:

@@ -47,7 +47,16 @@ class Flight:
         return bool(left)
 
 
-def finds_room(manager: BlockManager, flight: Flight) -> bool:
+def goes_on_unread(flight: Flight, manager: BlockManager, num_constrained: int) -> bool:
+    """Whether the step after this one can be planned without its tokens: a constraint's mask follows them, and where
+    blocks are short a sequence might have to make way for one that has ended. `num_constrained`: unfinished requests
+    under a constraint, whether or not they are in this step."""
+    if num_constrained and any(one.constraint is not None for one in flight.launched.sequences):
+        return False
+    return _finds_room(manager, flight)
+
+
+def _finds_room(manager: BlockManager, flight: Flight) -> bool:
     """Whether everyone in flight can grow by a token with nobody making way."""
     growing = flight.launched.sequences
     available = manager.num_available

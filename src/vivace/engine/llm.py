@@ -37,7 +37,7 @@ class LLM:
     """
 
     def __init__(self, model: str | None = None, *, load_progress: Progress | None = None, **options: Any) -> None:
-        """`load_progress(done, total)` counts parameters while they are packed."""
+        """`load_progress(done, total)` counts parameters while they are packed, then a GPU's CUDA graphs."""
         config = EngineConfig.from_options({"model": model, **options})
         self._use(load_engine(config, load_progress))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vivace.core.config import Choice, EngineConfig, ResolvedConfig
@@ -30,7 +30,7 @@ from vivace.models.hf_config import read_config_file, read_hf_config
 from vivace.models.parameters import QUANTIZED_ENCODINGS, Parameters, Progress, dummy_parameters, load_parameters
 from vivace.models.presets import preset_spec
 from vivace.models.spec import ModelSpec
-from vivace.ops.backend import Backend, KVSpec, StepLimits
+from vivace.ops.backend import AsynchronousBackend, Backend, KVSpec, StepLimits
 from vivace.runtime.batch import BatchBuilder
 from vivace.runtime.runner import Runner
 from vivace.schedule import BlockManager, ContinuousBatching, Scheduler, StaticBatching
@@ -69,7 +69,8 @@ class LoadedEngine:
 
 
 def load_engine(config: EngineConfig, progress: Progress | None = None) -> LoadedEngine:
-    """Load a model and make it ready. `progress(done, total)` counts parameters.
+    """Load a model and make it ready. `progress(done, total)` counts parameters, then a GPU's CUDA graphs: once to
+    measure the memory that they take, where the KV pool is sized by it, and once to keep them.
 
     Raises `ConfigError` for options that cannot be met and `ModelFileError` for a broken model.
     """
@@ -97,7 +98,9 @@ def load_engine(config: EngineConfig, progress: Progress | None = None) -> Loade
             stored = (FP8_ON_CPU,) if checkpoint.holds_fp8 and backend.name == "cpu" else ()
     available_bytes = max(0, available_bytes - parameters.num_bytes)
     loading = (device, packed, *stored)
-    return _with_guessers(config, spec, tokenizer, backend, parameters, generation, loading, available_bytes)
+    return _with_guessers(
+        config, spec, tokenizer, backend, parameters, generation, loading, available_bytes, progress
+    )
 
 
 def load_again(loaded: LoadedEngine, config: EngineConfig) -> LoadedEngine:
@@ -152,11 +155,14 @@ def _with_guessers(
     generation: GenerationConfig,
     loading: tuple[Choice, ...],
     available_bytes: int,
+    progress: Progress | None = None,
 ) -> LoadedEngine:
     """Load the draft model or the heads that were asked for, and decide the sizes that they leave room for."""
     draft, heads = load_draft(config, spec, tokenizer, backend), load_heads(config, spec, backend)
     draft_bytes = (draft.parameters.num_bytes if draft else 0) + (heads.parameters.num_bytes if heads else 0)
-    device_bytes, measured = room_for_cache(config, spec, parameters, backend, names_states=heads is not None)
+    device_bytes, measured = room_for_cache(
+        config, spec, parameters, backend, names_states=heads is not None, progress=progress
+    )
     resolved = resolve(
         config,
         spec,
@@ -166,7 +172,9 @@ def _with_guessers(
         draft_block_bytes=draft.kv_spec.bytes_per_block if draft else 0,
     )
     choices = (*loading, *measured)
-    return _assemble(config, resolved, spec, tokenizer, backend, parameters, generation, draft, heads, choices)
+    return _assemble(
+        config, resolved, spec, tokenizer, backend, parameters, generation, draft, heads, choices, progress
+    )
 
 
 def _assemble(
@@ -180,17 +188,17 @@ def _assemble(
     draft: LoadedDraft | None,
     heads: LoadedHeads | None,
     loading: tuple[Choice, ...],
+    progress: Progress | None,
 ) -> LoadedEngine:
     kv_spec = KVSpec(spec.num_layers, spec.num_kv_heads, spec.head_dim, resolved.block_size, resolved.kv_cache_dtype)
     kv_cache = backend.kv_cache(kv_spec, resolved.num_kv_blocks)
-    limits = StepLimits(
-        max_tokens=resolved.max_num_batched_tokens,
-        max_sampled=resolved.max_num_batched_tokens + resolved.max_num_seqs,
-    )
+    limits = _step_limits(resolved)
     program = build_decoder(spec, parameters, resolved.max_model_len, names_states=heads is not None)
     executable = backend.compile(program, kv_cache, limits)
     hidden = backend.compile(
-        build_decoder(spec, parameters, resolved.max_model_len, output="hidden"), kv_cache, limits
+        build_decoder(spec, parameters, resolved.max_model_len, output="hidden"),
+        kv_cache,
+        replace(limits, max_sequences=0),
     )
     batch = BatchBuilder(resolved.max_num_seqs, resolved.max_model_len, resolved.block_size)
     eos_ids = frozenset(spec.eos_token_ids) | (tokenizer.eos_ids if tokenizer else frozenset())
@@ -203,7 +211,7 @@ def _assemble(
             heads, wanted, resolved, spec, parameters, backend, kv_cache
         )
     else:
-        speculation, draft_cache = make_speculation(config, resolved, draft, backend, batch)
+        speculation, draft_cache = make_speculation(config, resolved, draft, backend, batch, progress)
         if draft_cache is not None:
             draft_cache.track(scheduler.block_manager.references)
     engine = Engine(
@@ -222,8 +230,18 @@ def _assemble(
         constraints=ConstraintRoom(tokenizer, eos_ids),
         speculation=speculation,
     )
-    choices = (*loading, *resolved.choices, generation.choice)
+    prepared = backend.prepare(executable, progress) if isinstance(backend, AsynchronousBackend) else None
+    choices = (*loading, *([prepared] if prepared else []), *resolved.choices, generation.choice)
     return LoadedEngine(engine, tokenizer, spec, backend, parameters, kv_spec, choices, draft, generation)
+
+
+def _step_limits(config: ResolvedConfig) -> StepLimits:
+    return StepLimits(
+        max_tokens=config.max_num_batched_tokens,
+        max_sampled=config.max_num_batched_tokens + config.max_num_seqs,
+        max_sequences=config.max_num_seqs,
+        max_context=config.max_model_len,
+    )
 
 
 def make_scheduler(config: ResolvedConfig, clock: Callable[[], float] = time.monotonic) -> Scheduler:

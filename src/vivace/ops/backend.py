@@ -5,14 +5,14 @@ Shape letters: T tokens of the step, S sampled rows, B sequences of the step, V 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vivace.core.config import KVDtype
+from vivace.core.config import Choice, KVDtype
 from vivace.formats.packed_file import PackedEntry
 from vivace.formats.tensor import StoredTensor
 from vivace.ops.program import Program, Weight
@@ -22,6 +22,7 @@ Float32Array = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
 UInt32Array = NDArray[np.uint32]
 UInt64Array = NDArray[np.uint64]
+StepProgress = Callable[[int, int], None]
 
 KV_ELEMENT_BYTES: dict[str, int] = {"f32": 4, "bf16": 2, "f16": 2}
 KV_CODE_BITS: dict[str, int] = {
@@ -110,10 +111,13 @@ class KVCache(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StepLimits:
-    """The largest step that a compiled program must take."""
+    """The largest step that a compiled program must take. What else is known lets a device prepare for steps that
+    only decode."""
 
     max_tokens: int  # T
     max_sampled: int  # S
+    max_sequences: int | None = None  # of a step that decodes; None: max_sampled, 0: none does
+    max_context: int | None = None  # None: as the cache has room for
 
 
 @dataclass(slots=True)
@@ -338,7 +342,15 @@ class AsynchronousBackend(Backend, Protocol):
         many most likely tokens."""
         ...
 
-    def step_bytes(self, program: Program, spec: KVSpec, limits: StepLimits, max_context: int) -> int:
-        """Memory of the device that steps take beside weights and cache, measured by the largest ones: of
-        `limits.max_tokens` tokens for `limits.max_sampled` sequences. Raises `EngineError` where they do not fit."""
+    def step_bytes(
+        self, program: Program, spec: KVSpec, limits: StepLimits, max_context: int, progress: StepProgress | None
+    ) -> int:
+        """Memory of the device that steps take beside weights and cache, measured: by the largest ones, of
+        `limits.max_tokens` tokens for `limits.max_sampled` sequences, and by what `prepare` keeps. Raises
+        `EngineError` or `ConfigError` where they do not fit."""
+        ...
+
+    def prepare(self, executable: Executable, progress: StepProgress | None) -> Choice | None:
+        """Record steps that only decode, to be replayed; and what came of it. `progress(done, total)` counts them.
+        None where this backend records nothing. Raises `ConfigError` where the memory does not hold them."""
         ...

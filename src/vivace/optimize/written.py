@@ -85,6 +85,8 @@ def _toml(value: object) -> str:
     if isinstance(value, SpeculativeConfig):
         entries = {name: entry for name, entry in asdict(value).items() if entry is not None}
         return "{ " + ", ".join(f"{name} = {_toml(entry)}" for name, entry in entries.items()) + " }"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
     if isinstance(value, str):
         return json.dumps(value)  # TOML's basic strings have JSON's escapes
     return repr(value)

@@ -12,11 +12,12 @@ from vivace.bench.engine_step import engine_overhead
 from vivace.bench.profile_step import Phase, ProfileProgram, profile_program, step_inputs
 from vivace.core.config import EngineConfig
 from vivace.engine.loader import LoadedEngine, load_engine
+from vivace.plan.calibration_file import Calibration, write_calibration
 from vivace.plan.deployment import Deployment
 from vivace.plan.machine import Machine
 from vivace.plan.measurement import Clock, touch_other_memory
 from vivace.plan.step_time import step_model
-from vivace.plan.this_machine import Calibration, calibrate, calibrated_machine, read_rate, save_calibration
+from vivace.plan.this_machine import calibrate, calibrated_machine, read_rate
 
 EMBEDDED = "embedded"
 MODELS = ((EMBEDDED, "int8"), (EMBEDDED, "bf16"), ("qwen2.5-0.5b", "int4"), ("qwen2.5-0.5b", "int8"))
@@ -83,7 +84,7 @@ def calibrate_confirmed(
     calibration = calibrate(backend, clock=clock, progress=progress)
     words = error_words(list(confirm(backend, calibrated_machine(backend, calibration), clock)))
     checked = replace(calibration, efficiency=replace(calibration.efficiency, checked=words))
-    save_calibration(backend, checked)
+    write_calibration(checked)
     return checked
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from vivace.backends.cpu.backend import CpuBackend
 from vivace.bench.engine_step import admission_overhead, engine_overhead
-from vivace.bench.op_cost import op_cost
+from vivace.bench.op_cost import numbers_of, op_cost
 from vivace.bench.profile_step import Phase, ProfileProgram, profile_program, step_inputs
 from vivace.core.config import EngineConfig, KVDtype
 from vivace.core.sampling import SamplingParams
@@ -282,17 +282,9 @@ def _sample(loaded: LoadedEngine, program: ProfileProgram, phase: Phase, is_cach
     program.executable.run(inputs)
     reads = [] if is_cached else [_read_rate(backend)]
     peaks = [clock_rate(backend)]
-    timed = []
-    for _ in range(repeats):
-        touch_other_memory()
-        timed.append(program.executable.run_timed(inputs))
+    parts = timed_parts(loaded, program, phase, repeats)
     reads.append(_read_rate(backend))
     peaks.append(clock_rate(backend))
-    seconds = _typical(np.array(timed))[:-1]
-    parts = {name: Work() for name in ("products", "small", "head", "attention", "rows")}
-    for op, took in zip(program.ops, seconds, strict=True):
-        cost = op_cost(op, phase.shape, loaded.kv_spec)
-        parts[_part(cost.role)] += Work(float(took), cost.num_bytes, cost.operations, 1)
     return StepSample(
         layout=loaded.parameters.layers[0].q.layout,
         kv_dtype=loaded.kv_spec.dtype,
@@ -311,6 +303,21 @@ def _sample(loaded: LoadedEngine, program: ProfileProgram, phase: Phase, is_cach
         attention=parts["attention"],
         rows=parts["rows"],
     )
+
+
+def timed_parts(loaded: LoadedEngine, program: ProfileProgram, phase: Phase, repeats: int) -> dict[str, Work]:
+    """ "products", "small", "head", "attention" and "rows" of a step, as `StepSample` has them."""
+    inputs = step_inputs(phase, loaded.kv_spec.block_size, loaded.spec.vocab_size)
+    timed = []
+    for _ in range(repeats):
+        touch_other_memory()
+        timed.append(program.executable.run_timed(inputs))
+    seconds = _typical(np.array(timed))[:-1]
+    parts = {name: Work() for name in ("products", "small", "head", "attention", "rows")}
+    for op, took in zip(program.ops, seconds, strict=True):
+        cost = op_cost(op, phase.shape, loaded.kv_spec, numbers_of(loaded.backend.name))
+        parts[_part(cost.role)] += Work(float(took), cost.num_bytes, cost.operations, 1)
+    return parts
 
 
 def _part(role: str) -> str:

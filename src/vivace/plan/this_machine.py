@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-
-import msgspec
 
 from vivace import __version__
 from vivace.backends.cpu.backend import CpuBackend
 from vivace.backends.cpu.detect import Machine as DetectedMachine
 from vivace.backends.cpu.detect import detect, measure
 from vivace.core.config import EngineConfig
-from vivace.core.errors import ConfigError
 from vivace.engine.memory import available_memory_bytes
-from vivace.formats.atomic_file import atomic_writer
-from vivace.formats.cache_directory import cache_directory
 from vivace.plan.calibration import fit
+from vivace.plan.calibration_file import Calibration, path_of, read_calibration, write_calibration
 from vivace.plan.machine import Efficiency, Machine
 from vivace.plan.measurement import (
     READ_BYTES,
@@ -53,18 +48,6 @@ UNCALIBRATED = Efficiency(
     logit_s=1.5e-10,
     attention_keys=48,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """What was measured, when (seconds since 1970) and on what."""
-
-    identity: str
-    measured_at: float
-    read_bytes_per_s: float
-    peak_per_s: float
-    efficiency: Efficiency
-    num_steps: int
 
 
 def this_machine(backend: CpuBackend | None = None, *, use_calibration: bool = True) -> Machine:
@@ -101,7 +84,7 @@ def calibrate(
     samples = measure_steps(backend, clock, progress=progress)
     threads, requests = measure_threads(backend, clock), measure_requests(backend, clock)
     calibration = calibration_of(backend, samples, time.time(), threads, requests)
-    save_calibration(backend, calibration)
+    write_calibration(calibration)
     return calibration
 
 
@@ -160,42 +143,12 @@ def identity(backend: CpuBackend) -> str:
 
 
 def calibration_path(backend: CpuBackend) -> Path:
-    digest = hashlib.sha256(identity(backend).encode()).hexdigest()[:32]
-    return cache_directory() / "plan" / f"{digest}.json"
+    return path_of(identity(backend))
 
 
 def load_calibration(backend: CpuBackend) -> Calibration | None:
     """None: this machine was not calibrated, or the file is none that we wrote."""
-    try:
-        calibration = msgspec.json.decode(calibration_path(backend).read_bytes(), type=Calibration)
-    except (OSError, msgspec.DecodeError):
-        return None
-    return calibration if calibration.identity == identity(backend) and _is_sound(calibration.efficiency) else None
-
-
-def save_calibration(backend: CpuBackend, calibration: Calibration) -> None:
-    """Raises `ConfigError` where the cache directory cannot be written."""
-    path = calibration_path(backend)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_writer(path) as file:
-            file.write(msgspec.json.encode(calibration))
-    except OSError as error:
-        reason = f"the calibration cannot be kept in {path.parent} ({error.strerror}); set VIVACE_CACHE"
-        raise ConfigError(reason) from error
-
-
-def _is_sound(efficiency: Efficiency) -> bool:
-    """Rates are above 0, as every file of ours has them."""
-    by_width = efficiency.rates.values()
-    if not all(rates.widths and len(rates.widths) == len(rates.curves) for rates in by_width):
-        return False
-    curves = [curve for rates in by_width for curve in rates.curves] + list(efficiency.attention_rates.values())
-    rates = [rate for curve in curves for rate in curve.operations_per_s]
-    shares = [*efficiency.bandwidth.values(), efficiency.kv_bandwidth, efficiency.row_share, efficiency.overlap]
-    shares += [share for pair in efficiency.threads.values() for share in pair]
-    whole = all(curve.rows and len(curve.rows) == len(curve.operations_per_s) for curve in curves)
-    return whole and "" in efficiency.bandwidth and all(value > 0 for value in (*rates, *shares))
+    return read_calibration(identity(backend))
 
 
 def _machine(

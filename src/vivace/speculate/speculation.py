@@ -63,9 +63,14 @@ class Speculation:
         self._verdict.due = self._cycle.began + INTERVAL_S
         self.stats = SpeculationStats(num_accepted_by_position=[0] * rule.most)
 
+    @property
+    def is_resting(self) -> bool:
+        """Whether the next step will rest, whatever its plan: it has no guesses, and nobody looks at its tokens."""
+        return self._num_resting > 1
+
     def rests(self, plan: StepPlan) -> bool:
         """Whether this step is not looked at: a step that rests costs half a microsecond."""
-        if self._num_resting <= 1:
+        if not self.is_resting:
             return False
         self._num_resting -= 1
         if self._cycle.num_sequences:

@@ -149,7 +149,7 @@ class EngineChild(asyncio.Protocol):
     def _take(self, report: Report) -> None:
         match report:
             case Loading(done, total):
-                self.progress = f"{done} of {total} parameters were packed"
+                self.progress = f"{done} of {total} parameters were packed, or of CUDA graphs captured"
                 if self.on_progress is not None:
                     self.on_progress(done, total)
             case Ready(info):

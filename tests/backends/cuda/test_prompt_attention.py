@@ -19,6 +19,7 @@ from vivace.backends.cuda.kernels.attention import paged_attention
 from vivace.backends.cuda.kernels.attention_shape import AttentionShape
 from vivace.backends.cuda.kernels.ragged_rows import tile_plan
 from vivace.backends.cuda.prompt_attention import CachedLayer, PromptAttention
+from vivace.backends.cuda.prompt_cost import rates_of, rows_worth_copying
 from vivace.core.config import EngineConfig
 from vivace.core.errors import ConfigError
 from vivace.engine.backend import make_backend
@@ -156,3 +157,31 @@ def test_a_library_that_was_asked_for_has_to_be_there() -> None:
         make_backend(EngineConfig(device="cpu", attention_backend="triton"))
     with pytest.raises(ConfigError, match="attention_backend must be one of auto, triton"):
         EngineConfig(attention_backend="xformers")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (8, 6), (8, 9), (9, 0), (12, 0)])
+@pytest.mark.parametrize(("heads", "groups", "dim"), [(32, 8, 128), (32, 32, 128), (8, 2, 64), (64, 8, 256)])
+def test_torch_takes_prompts_from_where_the_modelled_times_cross(
+    capability: tuple[int, int], heads: int, groups: int, dim: int
+) -> None:
+    """Each side added up again, for a prompt one row shorter and for the first that is worth it."""
+    rates = rates_of(capability)
+
+    def is_faster(rows: int) -> bool:
+        products = 4 * heads * dim * rows * rows / 2  # scores and sums, half of them masked
+        copied = 2 * 2 * 2 * rows * groups * dim + 2 * 2 * rows * heads * dim  # read and written, two bytes each
+        ours = products / (0.50 * rates.peak)
+        return products / (0.65 * rates.peak) + copied / (0.8 * rates.bandwidth) + 4 * 2e-6 < ours
+
+    least = rows_worth_copying(AttentionShape(heads, groups, dim, 1.0), rates)
+    assert is_faster(least + 1)
+    assert not is_faster(least - 1)
+    assert not is_faster(512)  # a default chunk
+
+
+def test_the_choice_says_from_where_on() -> None:
+    choice = choose_prompts("auto", [LAYER, replace(LAYER, shape=AttentionShape(8, 8, 64, 1.0))], DEVICE)
+    if choice.name == "sdpa":
+        assert choice.provider is not None
+        assert f"for prompts of {choice.provider.least_rows} tokens or more" in choice.reason
+        assert "not measured" in choice.reason

@@ -10,7 +10,7 @@ from triton_interpreter import DEVICE, torch
 from vivace.backends.cuda.kernels import attention
 from vivace.backends.cuda.kernels.attention import paged_attention
 from vivace.backends.cuda.kernels.attention_shape import AttentionShape
-from vivace.backends.cuda.kernels.ragged_rows import graph_parts, tile_plan
+from vivace.backends.cuda.kernels.ragged_rows import LEAST_GRAPH_PARTS, graph_parts, tile_plan
 
 # Weights and decoded numbers enter products in the query's type: 8 bits of a bfloat16, 11 of a float16.
 TOLERANCE = {"f32": 2e-5, "f16": 4e-3, "bf16": 3e-2}
@@ -112,7 +112,7 @@ def test_parts_are_filled_up_for_a_graph() -> None:
     shape, shapes = AttentionShape(2, 1, 32, 0.2), []
     for spans in ([(1, 520), (1, 30)], [(1, 260), (1, 270)]):
         case = paged_case(np.random.default_rng(23), spans, shape)
-        assert graph_parts(case.inputs) == 8
+        assert graph_parts(case.inputs) == LEAST_GRAPH_PARTS
         plan = tile_plan(case.inputs, 2, 128, num_parts=8)
         sent = plan.arrays | {"tables": case.inputs.block_tables_BX}
         shapes.append({name: array.shape for name, array in plan.arrays.items()})

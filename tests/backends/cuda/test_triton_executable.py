@@ -5,17 +5,18 @@ Nothing but what no kernel does is left to torch: embeddings, dense products, su
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from recorded_driver import RecordedDriver
 from triton_interpreter import HAS_DEVICE
 
 from vivace.backends.cuda.backend import CudaBackend
-from vivace.backends.cuda.graphs import fill_up
+from vivace.backends.cuda.graph_buckets import Bucket, GraphOptions
 from vivace.backends.cuda.kernels import trial
-from vivace.backends.cuda.step import device_step, step_arrays
-from vivace.backends.cuda.transfer import Upload
+from vivace.backends.cuda.kernels.ragged_rows import LEAST_GRAPH_PARTS
 from vivace.backends.reference.backend import ReferenceBackend
 from vivace.formats.quantize_rtn import encode
 from vivace.ops.backend import KVSpec, StepInputs, StepLimits
@@ -104,9 +105,9 @@ def steps(prompts: tuple[int, int]) -> list[StepInputs]:
     return [step(prompts, prompts, 1), *decoding]
 
 
-def compiled(backend: Any, encoding: str, kv_dtype: str) -> Any:
+def compiled(backend: Any, encoding: str, kv_dtype: str, limits: StepLimits = LIMITS) -> Any:
     spec = KVSpec(LAYERS, KV_HEADS, HEAD_DIM, BLOCK_SIZE, kv_dtype)  # type: ignore[arg-type]
-    return backend.compile(TinyLlama(backend, encoding).program(), backend.kv_cache(spec, NUM_BLOCKS), LIMITS)
+    return backend.compile(TinyLlama(backend, encoding).program(), backend.kv_cache(spec, NUM_BLOCKS), limits)
 
 
 def logits(backend: Any, executable: Any, inputs: StepInputs) -> np.ndarray:
@@ -145,23 +146,30 @@ def test_keys_by_channel() -> None:
     assert f"attention: triton, {len(chunks) * LAYERS} times" in backend.kernels.explain()
 
 
-def test_a_step_filled_up_for_a_graph_computes_the_same() -> None:
-    """What a CUDA graph replays, run without one."""
-    backend = interpreted()
-    plain, filled = (compiled(backend, "f32", "bf16") for _ in range(2))
-    for executable in (plain, filled):
-        executable.run(steps(SHORT)[0])
-    decoding = steps(SHORT)[1]
-    expected = logits(backend, plain, decoding)
-    width = 4  # blocks
-    inputs = fill_up(decoding, 4, width, filled._cache.spare_slot, BLOCK_SIZE)
-    plan = filled._graph_plan(inputs, width * BLOCK_SIZE)
-    assert plan.tiles is not None
-    assert not plan.spans
-    sent = Upload(backend.device).send(step_arrays(inputs, plan))
-    output = filled._execute(device_step(sent, plan, filled._cache.spec))[0][:2]
-    # Dense products, torch's, may choose their order of sums by the number of rows.
-    np.testing.assert_allclose(output.cpu().numpy(), expected, rtol=0, atol=1e-5)
+def test_a_graph_computes_the_same() -> None:
+    """Captured over the spare block, replayed over other contexts and fewer rows than it has."""
+    backend = (
+        CudaBackend("cuda", graphs=GraphOptions(sizes=(3,)))
+        if HAS_DEVICE
+        else CudaBackend("cpu", interpreted=True, graphs=GraphOptions(sizes=(3,)))
+    )
+    plain = compiled(backend, "f32", "bf16")
+    backend.driver = backend.driver or RecordedDriver()
+    graphed = compiled(backend, "f32", "bf16", replace(LIMITS, max_sequences=3, max_context=48))
+    assert graphed.graphs.buckets == [Bucket(3, "parts", LEAST_GRAPH_PARTS)]
+    backend.prepare(graphed)
+    alone = replace(
+        step((1, 1), (SHORT[0] + 3, 1), 7), token_ids_T=np.array([3], np.int32), positions_T=np.array([6], np.int32),
+        slots_T=TABLES[:1, 0] * np.int32(BLOCK_SIZE) + np.int32(6), query_starts_B1=np.array([0, 1], np.int32),
+        context_lens_B=np.array([7], np.int32), block_tables_BX=TABLES[:1], sampled_rows_S=np.zeros(1, np.int32),
+    )  # fmt: skip
+    for inputs in (*steps(SHORT), alone):
+        # Dense products, torch's, may choose their order of sums by the number of rows.
+        expected = logits(backend, plain, inputs)
+        np.testing.assert_allclose(logits(backend, graphed, inputs), expected, rtol=0, atol=1e-5)
+    assert graphed.graphs.num_captured == 1
+    if isinstance(backend.driver, RecordedDriver):
+        assert backend.driver.num_replays == 3
 
 
 def test_a_tree_of_guesses() -> None:

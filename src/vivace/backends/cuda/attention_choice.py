@@ -8,7 +8,7 @@ torch  no kernel at all, and no library: whole tensors
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -25,14 +25,12 @@ from vivace.backends.cuda.prompt_attention import (
     PromptAttention,
     SdpaPrompts,
 )
+from vivace.backends.cuda.prompt_cost import LAST_CAPABILITY, DeviceRates, rates_of, rows_worth_copying
 from vivace.core.config import AttentionBackend
 from vivace.core.errors import ConfigError
 from vivace.ops import reference
 from vivace.ops.backend import StepInputs
 
-# By an H100's peaks the products of 2048 rows at 32 heads of 128 dimensions take 60 to 90 us; placing the keys and
-# values side by side takes 8, and some launches. Below, that is as much as a faster kernel saves.
-AUTO_SDPA_ROWS = 2048
 PACKAGES = {"flashinfer": "flashinfer-python", "flash_attn": "flash-attn"}
 TRIAL_TOLERANCE = 3e-2  # of numbers of the size of 1 in bfloat16
 
@@ -62,25 +60,30 @@ def choose_prompts(asked: AttentionBackend, layers: Sequence[CachedLayer], devic
     if asked in ("triton", "torch") or not layers:
         return PromptChoice(None, "as asked" if layers else "the program has no attention")
     refusals: list[str] = []
+    rates = rates_of(torch.cuda.get_device_capability(device) if device.type == "cuda" else LAST_CAPABILITY)
+    least_rows = max(rows_worth_copying(layer.shape, rates) for layer in layers) if asked == "auto" else 1
     for name in ("flashinfer", "flash_attn", "sdpa") if asked == "auto" else (asked,):
-        provider, refusal = _provider(name, device, AUTO_SDPA_ROWS if asked == "auto" else 1)
+        provider, refusal = _provider(name, device, least_rows)
         if provider is not None:
             refusal = next(filter(None, map(provider.reason, layers)), None)
         if provider is not None and refusal is None and name in PACKAGES:
             refusal = next(filter(None, (_trial(provider, layer, device) for layer in layers)), None)
         if provider is not None and refusal is None:
-            return PromptChoice(provider, _praise(name, asked, refusals))
+            if asked == name:
+                return PromptChoice(provider, "as asked")
+            return PromptChoice(provider, "; ".join([_praise(name, least_rows, rates), *refusals]))
         refusals.append(f"{name}: {refusal}")
     return PromptChoice(None, "; ".join(refusals))
 
 
-def _praise(name: str, asked: AttentionBackend, refusals: Iterable[str]) -> str:
-    if asked == name:
-        return "as asked"
-    reason = "installed, and right in a trial"
-    if name == "sdpa":
-        reason = f"for prompts of {AUTO_SDPA_ROWS} tokens or more without cached context; triton for the others"
-    return "; ".join([reason, *refusals])
+def _praise(name: str, least_rows: int, rates: DeviceRates) -> str:
+    if name != "sdpa":
+        return "installed, and right in a trial"
+    return (
+        f"for prompts of {least_rows} tokens or more in one step, without cached context: from there on it saves "
+        f"more than laying keys and values side by side costs (modelled by the data sheet of {rates.title}, not "
+        "measured); triton for the others"
+    )
 
 
 def _provider(name: str, device: torch.device, least_rows: int) -> tuple[PromptAttention | None, str | None]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -18,18 +19,21 @@ from vivace.backends.cuda.attention_choice import check_installed
 from vivace.backends.cuda.ceilings import measure_ceilings
 from vivace.backends.cuda.device import DeviceFacts, facts, open_device, running_on
 from vivace.backends.cuda.drawn import DrawnTokens, Sampler, draw
-from vivace.backends.cuda.executable import CudaExecutable
+from vivace.backends.cuda.driver import driver_of
+from vivace.backends.cuda.executable import DEFAULT_GRAPHS, CudaExecutable
+from vivace.backends.cuda.graph_buckets import GraphOptions
 from vivace.backends.cuda.kernels.registry import KernelRegistry
 from vivace.backends.cuda.kv_cache import CudaKVCache
 from vivace.backends.cuda.largest_step import measured_bytes
 from vivace.backends.cuda.matrix import load_matrix
 from vivace.backends.cuda.transfer import Upload
-from vivace.core.config import AttentionBackend
+from vivace.core.config import AttentionBackend, Choice
 from vivace.core.errors import ConfigError, EngineError
 from vivace.formats.dequantize import dequantize
 from vivace.formats.quantize_rtn import encode
 from vivace.formats.tensor import StoredTensor
 from vivace.ops.backend import (
+    Executable,
     Float32Array,
     Int32Array,
     KVCache,
@@ -37,6 +41,7 @@ from vivace.ops.backend import (
     MeasuredCeilings,
     SampleInputs,
     StepLimits,
+    StepProgress,
     TopLogprobs,
     UInt64Array,
 )
@@ -56,9 +61,16 @@ class CudaBackend:
     name = "cuda"
 
     def __init__(
-        self, device: str = "cuda", *, interpreted: bool = False, attention: AttentionBackend = "auto"
+        self,
+        device: str = "cuda",
+        *,
+        interpreted: bool = False,
+        attention: AttentionBackend = "auto",
+        graphs: GraphOptions = DEFAULT_GRAPHS,
     ) -> None:
         self.device = open_device(device)
+        self.driver = driver_of(self.device)
+        self._graphs = graphs
         check_installed(attention)
         self.kernels = KernelRegistry(self.device, interpreted=interpreted, attention=attention)
 
@@ -88,17 +100,46 @@ class CudaBackend:
         free_bytes, memory_bytes = torch.cuda.mem_get_info(self.device)
         return max(0, free_bytes - int(memory_bytes * (1 - utilization)))
 
-    def step_bytes(self, program: Program, spec: KVSpec, limits: StepLimits, max_context: int) -> int:
-        """Memory that steps take beside weights and cache, measured by the largest ones. `limits.max_sampled`: the
-        most sequences of a step. Raises `EngineError` where not even they fit. 0 on torch's CPU device."""
-        if self.device.type == "cpu":
+    def step_bytes(
+        self,
+        program: Program,
+        spec: KVSpec,
+        limits: StepLimits,
+        max_context: int,
+        progress: StepProgress | None = None,
+    ) -> int:
+        """Memory that steps take beside weights and cache, measured by the largest ones and by all CUDA graphs.
+        `limits.max_sampled`: the most sequences of a step. Raises `EngineError` where not even the steps fit,
+        `ConfigError` where the graphs do not. 0 on torch's CPU device."""
+        if self.driver is None:
             return 0
+        limits = replace(limits, max_sequences=limits.max_sampled, max_context=max_context)
         with running_on(self.device):
-            executable = CudaExecutable(program, CudaKVCache(spec, 1, self.device), limits, self.kernels)
-            num_bytes = measured_bytes(executable, self._sampler, limits, max_context)
+            executable = self.compile(program, CudaKVCache(spec, 1, self.device), limits)
+            num_bytes = measured_bytes(executable, self._sampler, limits, max_context, self.driver, progress)
             del executable
-            torch.cuda.empty_cache()
+            self.driver.release()
         return num_bytes
+
+    def prepare(self, executable: Executable, progress: StepProgress | None = None) -> Choice | None:
+        """Capture CUDA graphs of steps that decode, unless they were put off; what came of it. None where there are
+        none. Raises `ConfigError` with the numbers where the memory does not hold them."""
+        if self.driver is None or not isinstance(executable, CudaExecutable):
+            return None
+        graphs = executable.graphs
+        if not graphs.is_active:
+            grows = "this cache grows beside its pool, where a graph cannot follow"
+            return Choice("cuda_graphs", "none", grows if self._graphs.enabled else "as asked")
+        if not graphs.at_start:
+            return Choice("cuda_graphs", "at first use", f"as asked; {len(graphs.buckets)} at most")
+        with running_on(self.device):
+            self.driver.release()
+            before, _ = self.driver.memory()
+            graphs.capture(progress)
+            self.driver.release()
+            num_bytes = max(0, before - self.driver.memory()[0])
+        sizes = ", ".join(str(rows) for rows in sorted({bucket.rows for bucket in graphs.buckets}))
+        return Choice("cuda_graphs", graphs.num_captured, f"for {sizes} rows; {num_bytes / 2**30:.2f} GiB, measured")
 
     def encode(self, tensor: StoredTensor, encoding: str) -> StoredTensor:
         """A float matrix by round-to-nearest, on the host."""
@@ -124,7 +165,7 @@ class CudaBackend:
     def compile(self, program: Program, kv_cache: KVCache, limits: StepLimits) -> CudaExecutable:
         if not isinstance(kv_cache, CudaKVCache):
             raise EngineError(f"the KV cache belongs to another backend: {type(kv_cache).__name__}")
-        return CudaExecutable(program, kv_cache, limits, self.kernels)
+        return CudaExecutable(program, kv_cache, limits, self.kernels, self._graphs, self.driver)
 
     def uniforms(self, seed_S: UInt64Array, index_S: Int32Array, position_S: Int32Array) -> Float32Array:
         """Drawn on the host."""

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 
 from vivace.core.errors import ConfigError, EngineError
 
+DRIVER_VERSION = Path("/sys/module/nvidia/version")
 OLDEST_CAPABILITY = (8, 0)  # bfloat16 in tensor cores: A100, RTX 30 and newer
 
 
@@ -24,6 +28,8 @@ class DeviceFacts:
     free_bytes: int
     torch_version: str
     cuda_version: str
+    driver_version: str = ""  # empty where the system does not tell
+    triton_version: str = ""  # empty where it is not installed
 
 
 def open_device(name: str) -> torch.device:
@@ -84,7 +90,16 @@ def facts(device: torch.device) -> DeviceFacts | None:
         free_bytes=free_bytes,
         torch_version=torch.__version__,
         cuda_version=str(torch.version.cuda),
+        driver_version=_driver_version(),
+        triton_version=metadata.version("triton") if find_spec("triton") else "",
     )
+
+
+def _driver_version() -> str:
+    try:
+        return DRIVER_VERSION.read_text().strip()
+    except OSError:
+        return ""
 
 
 def _complaint() -> str:

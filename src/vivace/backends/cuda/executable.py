@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from vivace.backends.cuda.device import running_on
+from vivace.backends.cuda.driver import Driver
 from vivace.backends.cuda.fusion import stages
+from vivace.backends.cuda.graph_buckets import GraphOptions
 from vivace.backends.cuda.graphs import Results, StepGraphs
 from vivace.backends.cuda.interpreter import Interpreter
 from vivace.backends.cuda.kernels.provider import launchers_for
@@ -25,11 +27,21 @@ from vivace.core.errors import EngineError
 from vivace.ops.backend import Float64Array, StepInputs, StepLimits
 from vivace.ops.program import Linear, Program
 
+DEFAULT_GRAPHS = GraphOptions()
+
 
 class CudaExecutable:
     """Launches a step's operations, by a CUDA graph where one fits. Only `run_timed` waits for them."""
 
-    def __init__(self, program: Program, cache: CudaKVCache, limits: StepLimits, registry: KernelRegistry) -> None:
+    def __init__(
+        self,
+        program: Program,
+        cache: CudaKVCache,
+        limits: StepLimits,
+        registry: KernelRegistry,
+        options: GraphOptions = DEFAULT_GRAPHS,
+        driver: Driver | None = None,
+    ) -> None:
         if program.output is None:
             raise EngineError("the program has no output")
         self._program = program
@@ -41,7 +53,7 @@ class CudaExecutable:
         is_exact = cache.device.type == "cpu" and self._launchers is None
         self._precision = precision_of(layouts, is_exact=is_exact)
         self._upload = Upload(cache.device)
-        self._graphs = StepGraphs(cache, self._upload, self._graph_plan, self._execute, limits.max_sampled)
+        self.graphs = StepGraphs(cache, self._upload, self._graph_plan, self._execute, limits, options, driver)
         self._states: Tensor | None = None
 
     @property
@@ -52,18 +64,13 @@ class CudaExecutable:
     def block_size(self) -> int:
         return self._cache.spec.block_size
 
-    @property
-    def has_graphs(self) -> bool:
-        """Whether decode steps run as CUDA graphs."""
-        return self._graphs.is_active
-
     def run(self, inputs: StepInputs) -> Tensor:
         """Logits [S, V] on the device, float32, valid until the next run."""
         self._check(inputs)
         num_sampled = len(inputs.sampled_rows_S)
         with running_on(self._cache.device):
             self._cache.begin_step(inputs)
-            results = self._graphs.run(inputs)
+            results = self.graphs.run(inputs)
             if results is not None:
                 output = results[0][:num_sampled]
             else:

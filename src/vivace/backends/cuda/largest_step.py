@@ -1,5 +1,7 @@
-"""How much memory steps take beside weights and cache: measured, by running the largest ones before the KV pool has a
-size. What torch keeps of them, its libraries' workspaces and CUDA graphs are seen in what the device has left.
+"""How much memory steps take beside weights and cache: measured, before the KV pool has a size, by running the
+largest ones and by capturing every CUDA graph, over a cache of one block. What torch keeps of them, its libraries'
+workspaces and the graphs are seen in what the device has left. (Graphs hold the cache's addresses: the engine's own
+are captured once more when the pool is there.)
 
 Shape letters: B sequences, T tokens, V vocabulary, X blocks.
 """
@@ -7,42 +9,60 @@ Shape letters: B sequences, T tokens, V vocabulary, X blocks.
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from vivace.backends.cuda.drawn import Sampler, draw
+from vivace.backends.cuda.driver import Driver
 from vivace.backends.cuda.executable import CudaExecutable
-from vivace.backends.cuda.graphs import BUCKETS, bucket_of_rows
 from vivace.backends.cuda.spans import GATHERED_POSITIONS
-from vivace.ops.backend import SampleInputs, StepInputs, StepLimits
+from vivace.ops.backend import SampleInputs, StepInputs, StepLimits, StepProgress
 
-MOST_GRAPHS_BYTES = 1 << 30  # set aside at most for graphs that are not captured yet
+MOST_GRAPHS_BYTES = 1 << 30  # set aside at most for graphs that are captured at first use
 NUM_LOGPROBS = 20
 MAX_CONTEXT = 1 << 15  # longer ones take no more: attention cuts its work into parts
 
 
-def measured_bytes(executable: CudaExecutable, sampler: Sampler, limits: StepLimits, max_context: int) -> int:
-    """Of a CUDA device, for steps of `limits`, `max_sampled` of them sequences. The cache may be of one block."""
-    device = executable.device
-    torch.cuda.empty_cache()
-    before = _free(device)
-    run_largest(executable, sampler, limits, max_context)
-    torch.cuda.synchronize(device)
-    after = _free(device)
-    graph_bytes = _graph_bytes(executable, limits.max_sampled, after)
-    return max(0, before - after) + min(graph_bytes, MOST_GRAPHS_BYTES)
+def measured_bytes(
+    executable: CudaExecutable,
+    sampler: Sampler,
+    limits: StepLimits,
+    max_context: int,
+    driver: Driver,
+    progress: StepProgress | None,
+) -> int:
+    """For steps of `limits`, `max_sampled` of them sequences. The cache may be of one block."""
+    graphs = executable.graphs
+    captures = graphs.is_active and graphs.at_start
+    driver.release()
+    before, _ = driver.memory()
+    steps = largest_steps(limits, max_context, executable.block_size)
+    run_steps(executable, sampler, steps[:1] if captures else steps)
+    after, _ = driver.memory()
+    num_bytes = max(0, before - after)
+    if not captures:
+        return num_bytes + min(_expected_bytes(executable, limits.max_sampled, after, driver), MOST_GRAPHS_BYTES)
+    driver.release()
+    before, _ = driver.memory()
+    graphs.capture(progress)
+    driver.release()
+    return num_bytes + max(0, before - driver.memory()[0])
 
 
-def run_largest(executable: CudaExecutable, sampler: Sampler, limits: StepLimits, max_context: int) -> None:
-    """A prompt beside decode rows, with all that sampling may be asked for, then a decode step of every sequence."""
-    num_sequences = min(limits.max_sampled, limits.max_tokens)
-    long = min(max_context, MAX_CONTEXT)
-    in_graph = min(long, GATHERED_POSITIONS // bucket_of_rows(num_sequences))
-    for step in (
-        mixed_step(num_sequences, limits.max_tokens, long, executable.block_size),
-        mixed_step(num_sequences, num_sequences, in_graph, executable.block_size),
-    ):
+def run_steps(executable: CudaExecutable, sampler: Sampler, steps: list[StepInputs]) -> None:
+    """With all that sampling may be asked for."""
+    for step in steps:
         logits = executable.run(step)
         draw(logits, demanding_rows(len(logits)), min(NUM_LOGPROBS, logits.shape[1]), sampler).read()
+
+
+def largest_steps(limits: StepLimits, max_context: int, block_size: int) -> list[StepInputs]:
+    """A prompt beside decode rows, then a decode step of every sequence."""
+    num_sequences = min(limits.max_sampled, limits.max_tokens)
+    long = min(max_context, MAX_CONTEXT)
+    gathered = min(long, max(1, GATHERED_POSITIONS // num_sequences))
+    return [
+        mixed_step(num_sequences, limits.max_tokens, long, block_size),
+        mixed_step(num_sequences, num_sequences, gathered, block_size),
+    ]
 
 
 def mixed_step(num_sequences: int, num_tokens: int, context: int, block_size: int) -> StepInputs:
@@ -86,17 +106,11 @@ def demanding_rows(num_rows: int) -> SampleInputs:
     )
 
 
-def _graph_bytes(executable: CudaExecutable, num_sequences: int, free: int) -> int:
-    """What the driver keeps of one more graph, times all that may come. Their values share the first one's memory."""
-    rows = [size for size in BUCKETS if size <= num_sequences]
-    if len(rows) < 2 or not executable.has_graphs:
+def _expected_bytes(executable: CudaExecutable, num_sequences: int, free: int, driver: Driver) -> int:
+    """Of graphs that are captured at first use: what the driver keeps of one more, times all that may come. Their
+    values share the first one's memory."""
+    sizes = {bucket.rows for bucket in executable.graphs.buckets if bucket.rows < num_sequences}
+    if not sizes:
         return 0
-    executable.run(mixed_step(rows[-2], rows[-2], executable.block_size, executable.block_size))
-    torch.cuda.synchronize(executable.device)
-    widths = 10  # of tables: powers of two
-    return max(0, free - _free(executable.device)) * len(rows) * widths
-
-
-def _free(device: torch.device) -> int:
-    free_bytes, _ = torch.cuda.mem_get_info(device)
-    return free_bytes
+    executable.run(mixed_step(max(sizes), max(sizes), executable.block_size, executable.block_size))
+    return max(0, free - driver.memory()[0]) * len(executable.graphs.buckets)

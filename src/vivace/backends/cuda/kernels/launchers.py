@@ -21,6 +21,7 @@ from vivace.backends.cuda.kernels.kv_write import kv_write, rope_write
 from vivace.backends.cuda.kernels.matrix_product import product_case, write_product
 from vivace.backends.cuda.kernels.paged_plane import PagedPlane
 from vivace.backends.cuda.kernels.ragged_rows import (
+    MOST_GRAPH_PARTS,
     SPLIT_ROWS,
     RaggedRows,
     TilePlan,
@@ -39,7 +40,6 @@ from vivace.ops import program as ir
 from vivace.ops.backend import StepInputs
 from vivace.ops.program import Program, Value, Weight
 
-MOST_GRAPH_PARTS = 1 << 14  # of 256 positions: 256 MiB of their sums at 32 heads of 128 dimensions
 Read = Callable[[Value], Tensor]
 
 

@@ -22,6 +22,8 @@ from vivace.ops.backend import StepInputs
 SPLIT_ROWS = 16  # sequences of at most as many rows (decoding, guesses) have their contexts split
 LEAST_LINES, MOST_LINES = 16, 64  # rows times heads of a tile of theirs: what tensor cores take, what registers hold
 PART = 256  # positions: 8 KV heads at 8192 positions make 256 programs, two a core of an H100
+LEAST_GRAPH_PARTS = 1 << 6  # at 8 KV heads 512 programs, four a core of an H100: those with nothing to do cost little
+MOST_GRAPH_PARTS = 1 << 14  # 256 MiB of their sums at 32 heads of 128 dimensions
 
 Int32Array = NDArray[np.int32]
 
@@ -120,8 +122,8 @@ def rows_of_split_tile(num_rows: int, heads_per_group: int, most_lines: int = MO
 
 
 def graph_parts(inputs: StepInputs) -> int:
-    """The next power of 2 above the number of parts of a step that only decodes."""
-    return 1 << int((-(-inputs.context_lens_B // PART)).sum()).bit_length()
+    """The next power of 2 above the number of parts of a step that only decodes, and no small one."""
+    return max(LEAST_GRAPH_PARTS, 1 << int((-(-inputs.context_lens_B // PART)).sum()).bit_length())
 
 
 def tile_plan(
