@@ -26,6 +26,7 @@ from vivace.backends.cuda.kernels import (
     attention,
     attention_kernel,
     attention_merge,
+    coded_norm,
     coded_product,
     fp8_product,
     gated_activation,
@@ -51,6 +52,7 @@ from vivace.backends.cuda.kernels.paged_plane import (
     int8_plane,
 )
 from vivace.backends.cuda.kernels.ragged_rows import PART
+from vivace.backends.cuda.token_codes import TOKEN_ENCODINGS
 
 SIXTEENS = ("num_inputs", "num_outputs", "num_padded")
 OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
@@ -164,7 +166,9 @@ def row_variants() -> Iterator[Variant]:
     pointers = dict.fromkeys(("x", "residual", "total", "out", "gate_up", "ranges"), "*bf16")
     pointers |= dict.fromkeys(("weight", "table"), "*fp32") | {"slots": "*i32", "codes": "*u8"}
     constants = {"WIDTH": 4096, "COLUMNS": 4096, "HAS_RESIDUAL": True}
-    yield Variant("rms_norm", rms_norm.normalize, pointers, constants, ("eps",), options={"num_warps": 8})
+    options = rms_norm.row_options(4096)
+    yield Variant("rms_norm", rms_norm.normalize, pointers, constants, ("eps",), options=options)
+    yield from coded_norm_variants()
     constants = {"ACTIVATION": "silu", "COLUMNS": 1024}
     yield Variant("gated_activation", gated_activation.gate, pointers, constants)
     constants = {"HEAD_DIM": 128, "DIM": 128, "PAIRS": 64}
@@ -177,6 +181,18 @@ def row_variants() -> Iterator[Variant]:
         constants |= {"QUERY_HEADS": 32, "KV_HEADS": 8}
         options = {"num_warps": 1, "enable_fp_fusion": False}
         yield Variant(f"rope_write {kind}", kv_write.write_slots, dict(pointers), constants, (), strides, options)
+
+
+def coded_norm_variants() -> Iterator[Variant]:
+    pointers = dict.fromkeys(("x", "residual", "total", "out"), "*bf16") | {"outliers": "*u8"}
+    pointers |= dict.fromkeys(("weight", "scales"), "*fp32")
+    for encoding in TOKEN_ENCODINGS:
+        is_float = encoding == "fp8_channel"
+        constants: dict[str, object] = {"WIDTH": 4096, "COLUMNS": 4096, "STEP": 128, "HAS_RESIDUAL": True}
+        constants |= {"KEEPS_OUTLIERS": encoding == "int8_outlier", "IS_FLOAT": is_float}
+        coded = pointers | {"codes": "*u8" if is_float else "*i8"}
+        options, name = rms_norm.row_options(4096), f"coded rms_norm {encoding}"
+        yield Variant(name, coded_norm.normalize_and_code, coded, constants, ("eps",), options=options)
 
 
 def product_variants() -> Iterator[Variant]:

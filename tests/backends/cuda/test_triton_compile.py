@@ -13,7 +13,7 @@ import triton_interpreter  # noqa: F401  skips where torch or triton is missing
 
 SCRIPT = Path(__file__).with_name("aot_kernels.py")
 # A kernel of tensor cores and one without: compiling all takes a minute a target.
-KERNELS = ("int4_g32 product 16", "rms_norm")
+KERNELS = ("int4_g32 product 16", "coded rms_norm fp8")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="triton's compiler and ptxas are for Linux")
