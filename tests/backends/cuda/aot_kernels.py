@@ -165,10 +165,6 @@ def attend_variant(
 def row_variants() -> Iterator[Variant]:
     pointers = dict.fromkeys(("x", "residual", "total", "out", "gate_up", "ranges"), "*bf16")
     pointers |= dict.fromkeys(("weight", "table"), "*fp32") | {"slots": "*i32", "codes": "*u8"}
-    constants = {"WIDTH": 4096, "COLUMNS": 4096, "HAS_RESIDUAL": True}
-    options = rms_norm.row_options(4096)
-    yield Variant("rms_norm", rms_norm.normalize, pointers, constants, ("eps",), options=options)
-    yield from coded_norm_variants()
     constants = {"ACTIVATION": "silu", "COLUMNS": 1024}
     yield Variant("gated_activation", gated_activation.gate, pointers, constants)
     constants = {"HEAD_DIM": 128, "DIM": 128, "PAIRS": 64}
@@ -183,16 +179,25 @@ def row_variants() -> Iterator[Variant]:
         yield Variant(f"rope_write {kind}", kv_write.write_slots, dict(pointers), constants, (), strides, options)
 
 
-def coded_norm_variants() -> Iterator[Variant]:
-    pointers = dict.fromkeys(("x", "residual", "total", "out"), "*bf16") | {"outliers": "*u8"}
+def norm_variants() -> Iterator[Variant]:
+    """Rows of 4096, as many as a power of two has and not, in 32 bits; every encoding."""
+    yield from norms_of("bf16", 4096, TOKEN_ENCODINGS)
+    yield from norms_of("bf16", 5120, ("int8_channel",))
+    yield from norms_of("fp32", 2048, ("fp8_channel",))
+
+
+def norms_of(values: str, width: int, encodings: tuple[str, ...]) -> Iterator[Variant]:
+    columns = triton.next_power_of_2(width)
+    pointers = dict.fromkeys(("x", "residual", "total", "out"), f"*{values}") | {"outliers": "*u8"}
     pointers |= dict.fromkeys(("weight", "scales"), "*fp32")
-    for encoding in TOKEN_ENCODINGS:
+    constants: dict[str, object] = {"WIDTH": width, "COLUMNS": columns, "HAS_RESIDUAL": True}
+    options, name = rms_norm.row_options(columns), f"rms_norm {values} {width}"
+    yield Variant(name, rms_norm.normalize, pointers, constants, ("eps",), options=options)
+    for encoding in encodings:
         is_float = encoding == "fp8_channel"
-        constants: dict[str, object] = {"WIDTH": 4096, "COLUMNS": 4096, "STEP": 128, "HAS_RESIDUAL": True}
-        constants |= {"KEEPS_OUTLIERS": encoding == "int8_outlier", "IS_FLOAT": is_float}
-        coded = pointers | {"codes": "*u8" if is_float else "*i8"}
-        options, name = rms_norm.row_options(4096), f"coded rms_norm {encoding}"
-        yield Variant(name, coded_norm.normalize_and_code, coded, constants, ("eps",), options=options)
+        more = {"STEP": 128, "KEEPS_OUTLIERS": encoding == "int8_outlier", "IS_FLOAT": is_float}
+        coded, kernel = pointers | {"codes": "*u8" if is_float else "*i8"}, coded_norm.normalize_and_code
+        yield Variant(f"coded {name} {encoding}", kernel, coded, constants | more, ("eps",), options=options)
 
 
 def product_variants() -> Iterator[Variant]:
@@ -262,6 +267,7 @@ def sampling_variants() -> Iterator[Variant]:
 
 def variants() -> Iterator[Variant]:
     yield from attention_variants()
+    yield from norm_variants()
     yield from row_variants()
     yield from product_variants()
     yield from sampling_variants()
@@ -278,7 +284,15 @@ def compiled(variant: Variant, capability: int) -> dict[str, object]:
         "shared_bytes": result.metadata.shared,
         "ptx_bytes": len(result.asm["ptx"]),
         "cubin_bytes": len(result.asm["cubin"]),
+        "float_sums": float_sums(result.asm["ttgir"]),
     }
+
+
+def float_sums(intermediate: str) -> list[str]:
+    """How the operands of float32 sums are spread over threads, which is the order in which they are summed."""
+    layouts = dict(re.findall(r"^(#\w+) = (#ttg\..*)$", intermediate, re.MULTILINE))
+    sums = re.findall(r'"tt\.reduce".*?arith\.(\w+).*?\}\) : \(tensor<(\w+), (#\w+)>\)', intermediate, re.DOTALL)
+    return [f"{shape} {layouts[layout]}" for operation, shape, layout in sums if operation == "addf"]
 
 
 def usage(ptx: str, capability: int) -> tuple[int, int]:

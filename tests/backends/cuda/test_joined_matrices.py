@@ -55,8 +55,8 @@ def test_no_memory_is_taken_twice(encoding: str) -> None:
 @pytest.mark.parametrize("num_rows", [2, 70])
 @pytest.mark.parametrize("encoding", ["int4_g128", "q4_k", *ENCODINGS[-3:]])
 def test_products_have_the_same_bits(encoding: str, num_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In one launch, one by one in memory of their own, and one by one as views. With a bias, into columns. By its own
-    shape alone each would have its inputs cut."""
+    """In one launch, one by one in memory of their own, and one by one as views. With a bias, into columns. Each
+    alone would have its inputs cut."""
     monkeypatch.setattr(split, "ENOUGH_PROGRAMS", 4)
     assert [split.split_of(rows, INPUTS // 128, 128) for rows in (*ROWS, sum(ROWS))] == [2, 2, 2, 1]
     rng = np.random.default_rng(61)

@@ -2,7 +2,7 @@
 is given: one launch, and the norm itself goes to memory only where outliers among it are multiplied too.
 
 To the bit what `rms_norm` and then `token_codes` give: the norm is rounded to the rows' type, and that to 8 bits.
-Both sum squares in the same order, over as many columns by as many warps.
+Both sum squares in the same order: as many columns, as many warps, the same columns to a thread (`store_codes`).
 
 Shape letters: T rows, D columns.
 """
@@ -57,6 +57,8 @@ def normalize_and_code(
     column = tl.arange(0, COLUMNS)
     if KEEPS_OUTLIERS:
         tl.store(out + row * WIDTH + column, normed, mask=column < WIDTH)
+    RUN: tl.constexpr = 128 // x.dtype.element_ty.primitive_bitwidth
     store_codes(
-        normed.to(tl.float32), row, codes, scales, outliers, num_steps, WIDTH, COLUMNS, STEP, KEEPS_OUTLIERS, IS_FLOAT
-    )
+        normed.to(tl.float32), row, codes, scales, outliers, num_steps,
+        WIDTH, COLUMNS, STEP, KEEPS_OUTLIERS, IS_FLOAT, RUN,
+    )  # fmt: skip

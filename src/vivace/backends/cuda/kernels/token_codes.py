@@ -56,16 +56,19 @@ def code_tokens(
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, COLUMNS)
     values = tl.load(x + row * stride + column, mask=column < WIDTH, other=0).to(tl.float32)
-    store_codes(values, row, codes, scales, outliers, num_steps, WIDTH, COLUMNS, STEP, KEEPS_OUTLIERS, IS_FLOAT)
+    RUN: tl.constexpr = 128 // x.dtype.element_ty.primitive_bitwidth
+    store_codes(values, row, codes, scales, outliers, num_steps, WIDTH, COLUMNS, STEP, KEEPS_OUTLIERS, IS_FLOAT, RUN)
 
 
 @triton.jit
 def store_codes(
     values, row, codes, scales, outliers, num_steps,
     WIDTH: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr, KEEPS_OUTLIERS: tl.constexpr,
-    IS_FLOAT: tl.constexpr,
+    IS_FLOAT: tl.constexpr, RUN: tl.constexpr,
 ):  # fmt: skip
-    """Of a row's float32 numbers, zeros behind the last of them."""
+    """Of a row's float32 numbers, zeros behind the last of them. RUN: as many as a thread loaded at once. Stores are
+    held to it: of 16 codes a thread they would change which thread has which numbers of the row, and with it the
+    order in which squares are summed; and numbers would change places through shared memory."""
     column = tl.arange(0, COLUMNS)
     if KEEPS_OUTLIERS:
         is_outlier = tl.abs(values) >= OUTLIER
@@ -74,7 +77,8 @@ def store_codes(
         has_outlier = tl.max(is_outlier.to(tl.int32).reshape(COLUMNS // STEP, STEP), 1)
         tl.store(outliers + row * num_steps + step, has_outlier.to(tl.uint8), mask=step < num_steps)
     level, scale = token_levels(values, IS_FLOAT)
-    tl.store(codes + row * WIDTH + column, level.to(codes.dtype.element_ty), mask=column < WIDTH)
+    place = tl.max_contiguous(row * WIDTH + column, RUN)
+    tl.store(codes + place, level.to(codes.dtype.element_ty), mask=column < WIDTH)
     tl.store(scales + row, scale)
 
 
