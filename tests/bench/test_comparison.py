@@ -32,10 +32,17 @@ def test_ratios_and_their_spread() -> None:
 
 
 def test_the_table_says_who_is_better_only_where_all_rounds_agree() -> None:
-    lines = list(comparison_lines(ratios([(run(0.1, 0.02), run(0.05, 0.02))]), ("one", "two")))
+    one_round = [(run(0.1, 0.02), run(0.05, 0.02))]
+    lines = list(comparison_lines(ratios(2 * one_round), ("one", "two")))
     assert lines[:2] == ["A: one", "B: two"]
     assert any("ttft_ms p50" in one and one.endswith("B is better") for one in lines)
     assert any("output_tokens_per_s" in one and one.endswith("B is better") for one in lines)
+
+
+def test_one_round_agrees_with_itself_and_says_nothing() -> None:
+    found = ratios([(run(0.1, 0.02), run(0.05, 0.02))])
+    assert not any(one.is_clear for one in found)
+    assert all(line.endswith("no clear difference") for line in list(comparison_lines(found, ("one", "two")))[3:])
 
 
 def test_nothing_measured() -> None:

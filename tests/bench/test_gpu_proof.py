@@ -32,6 +32,12 @@ FLAGS = Path(__file__).parents[1] / "architecture" / "flags.txt"
 
 
 @pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An item that hangs ends its process, which is here that of all tests: pytest-timeout ends it before."""
+    monkeypatch.setattr(worker, "ITEM_LIMIT_S", 3600.0)
+
+
+@pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)

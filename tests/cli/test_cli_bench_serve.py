@@ -41,7 +41,7 @@ class Mock:
         """Until it has had so many; how many it has had."""
         deadline = time.monotonic() + DEADLINE_S
         while time.monotonic() < deadline:
-            with urllib.request.urlopen(f"{self.url}/truth", timeout=30) as answer:
+            with urllib.request.urlopen(f"{self.url}/truth", timeout=DEADLINE_S) as answer:
                 num_seen = len(json.load(answer))
             if num_seen >= num_requests:
                 return num_seen

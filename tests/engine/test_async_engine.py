@@ -11,7 +11,7 @@ from vivace.core.config import EngineConfig
 from vivace.core.errors import EngineError, RequestError
 from vivace.core.events import RequestOutput
 from vivace.core.sampling import SamplingParams
-from vivace.engine.async_engine import AsyncEngine
+from vivace.engine.async_engine import AsyncEngine, _Order, _Stream
 from vivace.engine.llm import LLM
 from vivace.engine.loader import load_engine
 
@@ -123,3 +123,11 @@ def test_a_dying_engine_tells_every_stream(monkeypatch: pytest.MonkeyPatch) -> N
         await engine.close()
 
     asyncio.run(serve())
+
+
+def test_a_loop_that_closes_under_a_stream_does_not_end_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may close just when the engine's thread has a token for it."""
+    loop = asyncio.new_event_loop()
+    monkeypatch.setattr(loop, "is_closed", lambda: False)  # as it was a moment ago
+    loop.close()
+    _Stream(loop, _Order("a", [1], GREEDY, 0, b"")).put(EngineError("nobody hears of it"))

@@ -97,6 +97,33 @@ def test_goodput_is_what_rates_tell() -> None:
     assert pick.candidate != optimization(VirtualLaboratory()).run().pick.candidate
 
 
+@pytest.mark.parametrize("rate_per_s", [1.0, 20.0])
+def test_an_offered_load_decides(rate_per_s: float) -> None:
+    """One user's best answer at a low load; at a high one, where it would queue, what takes more at once."""
+    answer = optimization(VirtualLaboratory(offered_per_s=rate_per_s), objective="latency").run()
+
+    def latency_ms(candidate: Candidate) -> float:
+        return true_latency_ms(candidate) / max(0.001, 1 - 40 * rate_per_s / true_speed(candidate))
+
+    fair = (one for one in make_space(SURROUNDINGS).candidates() if one.kv_cache_dtype != "int4_per_token_head")
+    assert latency_ms(answer.pick.candidate) <= 1.05 * min(map(latency_ms, fair))
+    assert answer.pick.measured.offered_latency_ms == pytest.approx(latency_ms(answer.pick.candidate))
+    assert answer.record()["request_rate_per_s"] == rate_per_s
+
+
+@pytest.mark.parametrize("seconds", [25.0, 40.0, 80.0, 160.0, 320.0])
+def test_a_search_ends_within_its_time(seconds: float) -> None:
+    """Also where runs take seconds and the naive baseline the longest, and with an answer that beats it."""
+
+    def slow(candidate: Candidate) -> float:
+        return 600.0 / true_speed(candidate) if candidate.max_num_seqs > 1 else 300.0 / true_speed(candidate)
+
+    laboratory = VirtualLaboratory(seconds_a_run=slow)
+    answer = optimization(laboratory, seconds=seconds).run()
+    assert laboratory.now <= 1.05 * seconds
+    assert true_speed(answer.pick.candidate) >= 5 * true_speed(answer.naive.candidate)
+
+
 def test_drift_is_seen_and_does_not_change_the_answer() -> None:
     calm = optimization(VirtualLaboratory()).run()
     slow = tuple((start, start + 7.0) for start in (5.0, 31.0, 60.0, 95.0, 130.0, 200.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from vivace.core.errors import ConfigError
 from vivace.core.speculation import SpeculativeConfig
 from vivace.engine.llm import LLM
 from vivace.evaluate.evaluation import sample_text
+from vivace.optimize import traffic_run
 from vivace.optimize.candidate import Candidate
 from vivace.optimize.engine_laboratory import EngineLaboratory
 from vivace.optimize.engine_shelf import EngineShelf
@@ -23,8 +25,10 @@ from vivace.optimize.knee import ABOVE
 from vivace.optimize.kv_pool import KVPool
 from vivace.optimize.measurement import Forecast, Measurement
 from vivace.optimize.prompts import PromptReader, openings
+from vivace.optimize.stopwatch import Stopwatch
 from vivace.optimize.subject import read_subject
 from vivace.optimize.traffic_run import TrafficRun
+from vivace.optimize.whole_answer import whole_answers
 from vivace.optimize.workload import Workload, check_workload, make_workload
 
 BASE = EngineConfig(max_model_len=512, num_threads=1)
@@ -162,6 +166,50 @@ def test_goodput_is_found_by_rates(shelf: EngineShelf, workload: Workload) -> No
     assert (impossible.goodput_per_s, impossible.good_rate_per_s, impossible.good_share) == (0.0, 0.0, 0.0)
 
 
+def test_a_load_that_is_offered_is_played(shelf: EngineShelf, workload: Workload) -> None:
+    bench = replace(laboratory(shelf, workload), offered_per_s=0.5, slo=SLO(e2el=60_000.0))
+    (found,) = measured(bench, SERVED)
+    assert (found.offered_per_s, found.goodput_per_s, found.good_share) == (0.5, 0.5, 1.0)
+    assert found.offered_latency_ms is not None
+    assert 0 < found.offered_latency_ms < 60_000.0
+    bench.slo = None
+    (outcome,) = bench.measure([SERVED], 1.0, True)
+    assert outcome.measurement is not None
+    assert outcome.measurement.goodput_per_s is None
+    assert outcome.measurement.is_at_rates
+
+
+def test_an_answer_that_takes_too_long_goes_on_at_its_pace(shelf: EngineShelf, workload: Workload) -> None:
+    """As long as it was to be, and about as fast as one that was waited for."""
+    bench = replace(laboratory(shelf, workload), limit_s=1e-9)
+    (cut,) = measured(bench, replace(SERVED, max_num_seqs=1))
+    assert cut.is_extended
+    whole = TrafficRun(shelf.engine(SERVED).engine, workload.reader, workload.alone, limit_s=0.0, enough_tokens=8)
+    records, is_extended = whole_answers(whole.run(), workload.alone)
+    wanted = next(one.output_len for one in workload.alone.requests if one.index == records[0].index)
+    assert is_extended
+    assert (len(records), records[0].status, records[0].output_len) == (1, "ok", wanted)
+    assert len(records[0].token_s) == wanted
+    assert records[0].ended_s == records[0].token_s[-1]
+    assert list(records[0].token_s) == sorted(records[0].token_s)
+
+
+def test_few_requests_are_many_conversations(reader: PromptReader) -> None:
+    crowd = make_workload("chat", reader, 8, seed=5).crowd
+    roots = [one for one in crowd.requests if one.after is None]
+    assert (len(crowd.requests), len(roots), crowd.concurrency) == (8, 4, 4)
+    known = {one.index for one in crowd.requests}
+    assert all(one.after in known for one in crowd.requests if one.after is not None)
+
+
+def test_threads_share_packed_weights(shelf: EngineShelf) -> None:
+    one, two = (shelf.engine(replace(SERVED, num_threads=count)) for count in (1, 2))
+    assert one.parameters is two.parameters
+    assert (one.backend.num_threads, two.backend.num_threads) == (1, 2)  # type: ignore[attr-defined]
+    texts = [LLM.of(loaded).generate([[5, 6, 7, 8]])[0].outputs[0].token_ids for loaded in (one, two)]
+    assert texts[0] == texts[1]
+
+
 def test_serving_tricks_change_no_text(shelf: EngineShelf, workload: Workload) -> None:
     probes = [workload.reader.token_ids(request)[:64] for request in workload.crowd.requests[:4]]
     judge = Judge(shelf, Candidate("f32", "f32", num_threads=1), sample_text()[:1500], probes)
@@ -235,8 +283,11 @@ def test_a_pool_fits_the_memory_and_one_whole_context(workload: Workload) -> Non
 
 
 def test_who_takes_one_after_another_and_too_long_is_known_by_one_answer(
-    shelf: EngineShelf, workload: Workload
+    shelf: EngineShelf, workload: Workload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A clock that ticks when it is read: nothing stands still between an answer and the end of its run."""
+    ticks = count()
+    monkeypatch.setattr(traffic_run, "Stopwatch", lambda: Stopwatch(lambda: 1e-3 * next(ticks)))
     bench = laboratory(shelf, workload)
     bench.limit_s = 1e-3
     naive = replace(SERVED, max_num_seqs=1, batching="static", enable_prefix_caching=False)

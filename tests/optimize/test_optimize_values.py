@@ -116,6 +116,13 @@ def test_texts_that_differ_are_refused() -> None:
 def test_objectives() -> None:
     assert Objective.parse(None, None).name == "throughput"
     assert Objective.parse(None, SLO(ttft=5)).name == "goodput"
+    assert Objective.parse(None, None, 4.0) == Objective("latency", 4.0)
+    assert Objective.parse(None, SLO(ttft=5), 4.0) == Objective("goodput", 4.0)
+    for rate in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="above 0"):
+            Objective.parse(None, None, rate)
+    with pytest.raises(ConfigError, match="at its limit"):
+        Objective.parse("throughput", None, 4.0)
     with pytest.raises(ConfigError, match="SLO"):
         Objective.parse("goodput", None)
     with pytest.raises(ConfigError, match="latency"):

@@ -81,6 +81,8 @@ class VirtualLaboratory:
     stop_at: int | None = None
     forecast_error: Callable[[Candidate], float] = lambda _: 1.0
     liars: frozenset[str] = frozenset()  # cache types whose text differs with serving tricks
+    offered_per_s: float | None = None
+    seconds_a_run: Callable[[Candidate], float] = lambda _: 2.0
     now: float = 0.0
     num_calls: int = 0
     num_measured: int = 0
@@ -97,7 +99,7 @@ class VirtualLaboratory:
         self._call()
         self.num_measured += 1
         self.measured += candidates
-        seconds = (5.0 if sweep else 2.0) * share * len(candidates)
+        seconds = sum(self.expected_s(one, sweep) for one in candidates) * share
         factors = [self._factor(self.now + seconds * place / (MOMENTS - 1)) for place in range(MOMENTS)]
         self.now += seconds
         pulses = tuple(500.0 * factor for factor in factors)
@@ -123,13 +125,29 @@ class VirtualLaboratory:
             kv_bytes_per_token=int(1000 * CACHE_BYTES[candidate.kv_cache_dtype]),
             goodput_per_s=speed / (50 + candidate.max_num_batched_tokens / 20) if sweep else speed / 40,
             good_rate_per_s=speed / 40 if sweep else None,
-            seconds=(5.0 if sweep else 2.0) * share,
+            seconds=self.expected_s(candidate, sweep) * share,
+            **(self._offered(self.offered_per_s, speed, latency) if sweep and self.offered_per_s else {}),
         )
+
+    def _offered(self, rate_per_s: float, speed: float, latency: float) -> dict[str, float]:
+        """Requests of 40 tokens queue as in front of one server."""
+        queued = latency / max(0.001, 1 - 40 * rate_per_s / speed)
+        return {"offered_per_s": rate_per_s, "offered_latency_ms": queued}
 
     def _call(self) -> None:
         if self.num_calls == self.stop_at:
             raise Interrupted
         self.num_calls += 1
+
+    def expected_s(self, candidate: Candidate, sweep: bool) -> float:
+        return self.seconds_a_run(candidate) * (2.5 if sweep else 1.0)
+
+    def expected_loading_s(self, candidates: Sequence[Candidate]) -> float:  # noqa: ARG002
+        return 0.0
+
+    @property
+    def loading_s(self) -> float:
+        return 0.0
 
     def pulse(self) -> float:
         self._call()
@@ -156,9 +174,8 @@ class VirtualLaboratory:
     def forecast(self, candidate: Candidate) -> Forecast:
         error = self.forecast_error(candidate)
         weights, pool = memory_bytes(candidate)
-        return Forecast(
-            true_speed(candidate) * error, true_latency_ms(candidate) / error, weights + pool, "bandwidth"
-        )
+        speed, latency_ms = true_speed(candidate) * error, true_latency_ms(candidate) / error
+        return Forecast(speed, latency_ms, weights + pool, "bandwidth", answer_len=40.0)
 
     def _factor(self, moment: float) -> float:
         return 0.5 if any(start <= moment < end for start, end in self.slow) else 1.0
@@ -189,11 +206,12 @@ def optimization(
     """The whole loop over the virtual machine."""
     notebook = Notebook(memory or Forgetful(), {"machine": "virtual"})
     budget = TimeBudget(seconds, laboratory.clock, laboratory.clock())
+    aim = Objective(objective, laboratory.offered_per_s)  # type: ignore[arg-type]
     return Optimization(
-        trials=Trials(laboratory, notebook, budget, lambda *_: None, sweeps=objective == "goodput"),
+        trials=Trials(laboratory, notebook, budget, lambda *_: None, sweeps=aim.is_at_rates),
         space=space or make_space(surroundings),
         surroundings=surroundings,
         naive=naive(surroundings),
         gate=Gate(bar or QualityBar(), max_memory_bytes),
-        objective=Objective(objective),  # type: ignore[arg-type]
+        objective=aim,
     )

@@ -16,6 +16,7 @@ from vivace.plan.planned_model import planned_model
 from vivace.plan.processors import PROCESSORS
 from vivace.plan.recommendation import recommendation
 from vivace.plan.report import html
+from vivace.plan.service import Capacity, PlannedService
 from vivace.plan.workload import Load, workload
 
 LLAMA_8B = planned_model("llama-3.1-8b")
@@ -103,6 +104,15 @@ def test_a_rate_that_one_machine_cannot_follow_is_divided() -> None:
     assert found.num_machines == math.ceil(40 / found.capacity.rate_per_s) > 1
     assert found.outcome is not None
     assert found.outcome.keeps_up
+
+
+def test_where_one_machine_is_not_enough_there_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although the search, over plays of its own, ends a little above the load that one machine did not bear."""
+    load = Load(users=4, slo=SLO(ttft=0.001))
+    lucky = Capacity(users=4.0, rate_per_s=1.0)
+    monkeypatch.setattr(PlannedService, "capacity", lambda *_: lucky)
+    found = compare(LLAMA_8B, [hardware("l4")], TRAFFIC, load, quantizations=["awq"])[0]
+    assert found.num_machines == 2
 
 
 def test_cost_of_tokens_is_the_price_over_the_rate() -> None:

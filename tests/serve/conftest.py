@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from canaries import singing
-from hostile_requests import STRICT
+from hostile_requests import HASTY, STRICT
 from served_process import SMALL, ServedProcess, served
 
 from vivace.resources import embedded_model_path
@@ -25,8 +25,15 @@ def server() -> Iterator[ServedProcess]:
 
 @pytest.fixture(scope="session")
 def strict() -> Iterator[ServedProcess]:
-    """The same with short time-outs and few connections (`hostile_requests.LIMITS`)."""
+    """The same with few connections and little patience for readers (`hostile_requests.STRICT`)."""
     with served(*STRICT) as process:
+        yield process.wait_ready()
+
+
+@pytest.fixture(scope="session")
+def hasty() -> Iterator[ServedProcess]:
+    """The same with little patience for who sends. Whoever asks it stands still at his peril."""
+    with served(*HASTY) as process:
         yield process.wait_ready()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
@@ -59,6 +60,10 @@ class RawConnection:
             while part := self.socket.recv(65_536):
                 parts.append(part)
         return b"".join(parts)
+
+    def has_answer(self) -> bool:
+        """Whether something came, without waiting for it."""
+        return bool(select.select([self.socket], [], [], 0)[0])
 
     def is_closed(self) -> bool:
         """Waits until the server ends the connection; what still comes is thrown away."""

@@ -10,14 +10,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 API_KEY = "test-key"
 DEADLINE_S = 120.0  # for a start on a machine that others use as well
-SMALL = ("--num-threads", "1", "--num-kv-blocks", "2048", "--max-num-seqs", "32", "--max-num-batched-tokens", "512")
+SMALL = (
+    *("--num-threads", "1", "--num-kv-blocks", "2048", "--max-num-seqs", "32", "--max-num-batched-tokens", "512"),
+    *("--max-queue-s", "600"),  # nobody is refused for the machine's slowness, where that is not what is tested
+)
 
 
 class ServedProcess:
@@ -29,10 +32,12 @@ class ServedProcess:
         port: int = 0,
         api_key: str | None = API_KEY,
         environment: dict[str, str] | None = None,
+        max_files: int | None = None,
     ) -> None:
         keys = () if api_key is None else ("--api-key", api_key)
         own = ("--port", str(port), "--log-format", "json", *keys)
-        command = (sys.executable, "-m", "vivace", "serve", *flags, *own)
+        limit = () if max_files is None else ("sh", "-c", f'ulimit -n {max_files}; exec "$0" "$@"')
+        command = (*limit, sys.executable, "-m", "vivace", "serve", *flags, *own)
         self.api_key = api_key
         self.process = subprocess.Popen(
             command,
@@ -63,10 +68,14 @@ class ServedProcess:
 
     @property
     def engine_pid(self) -> int:
-        """The child that holds the model; another one compiles constraints."""
-        commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in child_pids(self.pid)}
-        engines = [pid for pid, command in commands.items() if b"vivace.worker" in command]
-        assert len(engines) == 1, commands
+        """The child that holds the model, once there is one; another one compiles constraints."""
+        engines: list[int] = []
+
+        def is_there() -> bool:
+            engines[:] = [pid for pid in child_pids(self.pid) if b"vivace.worker" in command_of(pid)]
+            return len(engines) == 1
+
+        assert eventually(is_there), engines
         return engines[0]
 
     def line_with(self, text: str) -> dict[str, Any]:
@@ -122,10 +131,14 @@ class ServedProcess:
 
 @contextmanager
 def served(
-    *flags: str, port: int = 0, api_key: str | None = API_KEY, environment: dict[str, str] | None = None
+    *flags: str,
+    port: int = 0,
+    api_key: str | None = API_KEY,
+    environment: dict[str, str] | None = None,
+    max_files: int | None = None,
 ) -> Iterator[ServedProcess]:
-    """A server that has begun; `wait_ready()` where it must have loaded."""
-    process = ServedProcess(*flags, port=port, api_key=api_key, environment=environment)
+    """A server that has begun; `wait_ready()` where it must have loaded. `max_files`: that it may have open."""
+    process = ServedProcess(*flags, port=port, api_key=api_key, environment=environment, max_files=max_files)
     try:
         yield process
     finally:
@@ -134,8 +147,42 @@ def served(
 
 def child_pids(pid: int) -> list[int]:
     """Direct children, of all threads."""
-    tasks = Path(f"/proc/{pid}/task")
-    return [int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()]
+    children: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # this thread has ended
+            children += map(int, (task / "children").read_text().split())
+    return children
+
+
+def command_of(pid: int) -> list[bytes]:
+    """Its words; none where the process is gone."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return []
+
+
+def state_of(pid: int) -> str:
+    """One letter as of `ps`; X where the process is gone."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return "X"
+
+
+def is_gone(pid: int) -> bool:
+    """Whether it runs no more; its parent may not have noticed."""
+    return state_of(pid) in "XZ"
+
+
+@contextmanager
+def standing_still(pid: int) -> Iterator[None]:
+    """The process stops between two of its instructions, and goes on afterwards if it is still there."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert eventually(lambda: state_of(pid) == "T")
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 def resident_bytes(pid: int) -> int:
@@ -143,7 +190,7 @@ def resident_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def eventually(condition: Callable[[], bool], deadline_s: float = 30.0) -> bool:
+def eventually(condition: Callable[[], bool], deadline_s: float = 60.0) -> bool:
     """Poll what no event tells, such as the system's tables."""
     end = time.monotonic() + deadline_s
     pause = threading.Event()

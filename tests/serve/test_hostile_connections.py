@@ -13,7 +13,15 @@ from http.client import RemoteDisconnected
 
 import pytest
 from canaries import gauge, num_used_blocks, singing
-from hostile_requests import COMPLETION, JSON_TYPE, MAX_CONNECTIONS, chunks, complete, is_healthy
+from hostile_requests import (
+    COMPLETION,
+    JSON_TYPE,
+    MAX_CONNECTIONS,
+    chunks,
+    complete,
+    is_healthy,
+    prompt_connection,
+)
 from raw_http import Answer, RawConnection, exchange, request_bytes
 from served_process import API_KEY, ServedProcess, eventually, resident_bytes
 
@@ -47,17 +55,17 @@ def _is_idle(server: ServedProcess) -> bool:
 # --- time -----------------------------------------------------------------------------------------
 
 
-def test_slow_head_is_408(strict: ServedProcess) -> None:
-    with RawConnection(strict.port) as connection:
-        answer = connection.send(b"GET /v1/models HTTP/1.1\r\nHos").answer()
+def test_slow_head_is_408(hasty: ServedProcess) -> None:
+    with prompt_connection(hasty.port, b"GET /v1/models HTTP/1.1\r\nHos") as connection:
+        answer = connection.answer()
         assert (answer.status, answer.error["type"]) == (408, "timeout_error")
         assert connection.is_closed()
 
 
-def test_slow_body_is_408(strict: ServedProcess) -> None:
-    with RawConnection(strict.port) as connection:
-        headers = {**JSON_TYPE, "Content-Length": "100"}
-        answer = connection.send(request_bytes("POST", "/v1/completions", headers, key=API_KEY) + b"{").answer()
+def test_slow_body_is_408(hasty: ServedProcess) -> None:
+    head = request_bytes("POST", "/v1/completions", {**JSON_TYPE, "Content-Length": "100"}, key=API_KEY)
+    with prompt_connection(hasty.port, head + b"{") as connection:
+        answer = connection.answer()
         assert (answer.status, answer.error["type"]) == (408, "timeout_error")
         assert connection.is_closed()
 
@@ -97,9 +105,9 @@ def test_http_1_0_is_answered_and_closed(strict: ServedProcess) -> None:
         assert connection.is_closed()
 
 
-def test_idle_connections_are_closed(strict: ServedProcess) -> None:
-    with RawConnection(strict.port) as silent, RawConnection(strict.port) as used:
-        assert used.send(request_bytes(target="/health")).answer().status == 200
+def test_idle_connections_are_closed(hasty: ServedProcess) -> None:
+    with RawConnection(hasty.port) as silent, prompt_connection(hasty.port, request_bytes(target="/health")) as used:
+        assert used.answer().status == 200
         assert silent.is_closed()
         assert used.is_closed()
 
@@ -129,17 +137,18 @@ def test_a_flood_of_connections_hurts_nobody(server: ServedProcess) -> None:
     assert eventually(lambda: is_healthy(server.port))
 
 
-def test_half_open_sockets_do_not_hurt(strict: ServedProcess) -> None:
+def test_half_open_sockets_do_not_hurt(hasty: ServedProcess) -> None:
     """Ten times more than may be open; the others are told, and room is there again after the time-out."""
     sockets = [socket.socket() for _ in range(10 * MAX_CONNECTIONS)]
     try:
         for one in sockets:
             one.setblocking(False)
-            one.connect_ex(("127.0.0.1", strict.port))
-        assert eventually(lambda: is_healthy(strict.port))
+            one.connect_ex(("127.0.0.1", hasty.port))
+        assert eventually(lambda: is_healthy(hasty.port))
     finally:
         for one in sockets:
             one.close()
+    assert eventually(lambda: is_healthy(hasty.port))
 
 
 def test_too_many_connections_are_503(strict: ServedProcess) -> None:
@@ -193,9 +202,18 @@ def test_departures_free_everything(strict: ServedProcess) -> None:
 
 def test_departure_ends_an_answer_that_is_not_streamed(strict: ServedProcess) -> None:
     body = json.dumps({"prompt": "Once", "max_tokens": 1000, "ignore_eos": True, "n": 4}).encode()
-    with RawConnection(strict.port) as connection:
-        connection.send(request_bytes("POST", "/v1/completions", JSON_TYPE, body, key=API_KEY))
-        assert eventually(lambda: not _is_idle(strict))
+    sent = request_bytes("POST", "/v1/completions", {**JSON_TYPE, "X-Request-Id": "leaver"}, body, key=API_KEY)
+
+    def left_it_running() -> bool:
+        """Whether a client that leaves when it sees its request run did so before the answer was there."""
+        num_before = len(_statuses(strict, "leaver"))
+        with RawConnection(strict.port) as connection:
+            connection.send(sent)
+            assert eventually(lambda: gauge(strict, "num_requests_running") > 0 or connection.has_answer())
+        assert strict.wait_for(lambda: len(_statuses(strict, "leaver")) > num_before)
+        return _statuses(strict, "leaver")[-1] == 499
+
+    assert eventually(left_it_running)
     assert eventually(lambda: _is_idle(strict))
 
 
@@ -203,43 +221,45 @@ def test_departure_ends_an_answer_that_is_not_streamed(strict: ServedProcess) ->
 def test_deaf_readers_are_cut_off(strict: ServedProcess, num_read: int) -> None:
     """Sixteen long answers at once are more than socket buffers hold. The server lets go, its memory stays."""
 
-    def num_cut_off() -> int:
-        return sum(line.get("status") == 499 for line in strict.logs)
-
     def is_cut_off() -> bool:
         """Looks fifty times a second, and each time one byte is read, or none."""
         for one in connections:
             with suppress(ConnectionResetError):
                 one.recv(num_read)
-        return num_cut_off() == num_before + len(connections)
+        return len(_statuses(strict, name)) == len(connections)
 
-    before, num_before = resident_bytes(strict.pid), num_cut_off()
-    body = json.dumps({"prompt": "Once", "max_tokens": 1000, "ignore_eos": True, "stream": True, "n": 16}).encode()
-    connections = []
-    for _ in range(2):
-        one = socket.socket()
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-        one.connect(("127.0.0.1", strict.port))
-        one.sendall(request_bytes("POST", "/v1/completions", JSON_TYPE, body, key=API_KEY))
-        connections.append(one)
-    assert eventually(is_cut_off, 120.0)
-    assert eventually(lambda: _is_idle(strict))
-    assert resident_bytes(strict.pid) - before < 32 * MIB
-    for one in connections:
-        one.close()
+    before, name = resident_bytes(strict.pid), f"deaf-{num_read}"
+    with ExitStack() as opened:
+        connections = [opened.enter_context(_deaf(strict.port, name)) for _ in range(2)]
+        assert eventually(is_cut_off, 120.0)
+        assert _statuses(strict, name) == [499, 499]
+        assert eventually(lambda: _is_idle(strict))
+        assert resident_bytes(strict.pid) - before < 32 * MIB
 
 
 def test_deaf_readers_do_not_disturb_those_who_listen(strict: ServedProcess) -> None:
-    """Eight that never read, each with as much as its buffers hold, beside eight that do."""
-    num_before = sum(line.get("status") == 499 for line in strict.logs)
+    """Four that never read, each with more than its buffers hold, beside eight that do."""
     with singing(strict), ExitStack() as opened:
-        for _ in range(8):
-            one = opened.enter_context(socket.socket())
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-            one.connect(("127.0.0.1", strict.port))
-            one.sendall(request_bytes("POST", "/v1/completions", JSON_TYPE, LONG, key=API_KEY))
-        assert eventually(lambda: gauge(strict, "num_requests_running") > 8)
-    assert strict.wait_for(lambda: sum(line.get("status") == 499 for line in strict.logs) > num_before)
+        for _ in range(4):
+            opened.enter_context(_deaf(strict.port, "deaf beside"))
+        assert strict.wait_for(lambda: len(_statuses(strict, "deaf beside")) == 4)
+    assert _statuses(strict, "deaf beside") == [499] * 4
+
+
+def _deaf(port: int, name: str) -> socket.socket:
+    """A client with 3 MB of answers to come and small buffers."""
+    fields = {"prompt": "Once", "max_tokens": 1000, "ignore_eos": True, "stream": True, "n": 16}
+    one = socket.socket()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    one.connect(("127.0.0.1", port))
+    headers = {**JSON_TYPE, "X-Request-Id": name}
+    one.sendall(request_bytes("POST", "/v1/completions", headers, json.dumps(fields).encode(), key=API_KEY))
+    return one
+
+
+def _statuses(server: ServedProcess, name: str) -> list[int]:
+    """Of the requests that their client gave this id, as far as the log tells by now."""
+    return [line["status"] for line in list(server.logs) if line.get("client_request_id") == name]
 
 
 def test_pipelined_requests_get_one_answer_and_the_end(strict: ServedProcess) -> None:

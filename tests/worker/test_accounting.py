@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from worker_jobs import read, running, tiny_config, until
+import pytest
+from gate import Gate
+from worker_jobs import DEADLINE_S, read, running, tiny_config, until
 
 from vivace.core.account import RequestAccount
 from vivace.core.sampling import SamplingParams
+from vivace.worker import accounting
 from vivace.worker.accounting import MAX_ASKED, Accounting
 from vivace.worker.job import Job
 
@@ -17,7 +20,7 @@ LONG = SamplingParams(max_tokens=400, seed=1, ignore_eos=True)
 
 def test_accounts_come_with_the_end_and_after_a_stop(tmp_path: Path) -> None:
     async def main() -> None:
-        async with running(tiny_config(tmp_path)) as client:
+        async with running(tiny_config(tmp_path), command=Gate(tmp_path).command) as client:
             accounts: list[RequestAccount] = []
             whole = client.submit(
                 Job("whole", list(range(40)), SamplingParams(max_tokens=5, seed=1, ignore_eos=True))
@@ -39,9 +42,11 @@ def test_accounts_come_with_the_end_and_after_a_stop(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_a_running_request_can_be_asked_for(tmp_path: Path) -> None:
+def test_a_running_request_can_be_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounting, "PATIENCE_S", DEADLINE_S)
+
     async def main() -> None:
-        async with running(tiny_config(tmp_path)) as client:
+        async with running(tiny_config(tmp_path), command=Gate(tmp_path).command) as client:
             stream = client.submit(Job("long", [1, 2, 3], LONG))
             await anext(stream)
             found = await asyncio.gather(*(client.account("long") for _ in range(5)))

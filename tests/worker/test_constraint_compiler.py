@@ -20,13 +20,24 @@ from vivace.worker.compiler import MAX_WAITING, CompilerClient
 from vivace.worker.compiler_messages import Verdict
 from vivace.worker.compiler_process import main
 
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 GOOD = StructuredOutputs("regex", "[ab]+")
 
 
+class PatientClient(CompilerClient):
+    """Asks again where the machine was too busy to tell: 0.9 s are soon over beside other work."""
+
+    async def _ask(self, outputs: StructuredOutputs) -> Verdict:
+        while (verdict := await super()._ask(outputs)).outcome == "late":
+            pass
+        return verdict
+
+
 @asynccontextmanager
-async def running(config: EngineConfig | None = None) -> AsyncIterator[CompilerClient]:
-    client = CompilerClient(config or EngineConfig())
+async def running(
+    config: EngineConfig | None = None, kind: type[CompilerClient] = PatientClient
+) -> AsyncIterator[CompilerClient]:
+    client = kind(config or EngineConfig())
     try:
         await client.start()
         yield client
@@ -48,16 +59,23 @@ async def outcome(client: CompilerClient, outputs: StructuredOutputs) -> str:
     return "accepted"
 
 
+async def accepted(client: CompilerClient, outputs: StructuredOutputs) -> None:
+    """As soon as the machine finds the time."""
+    while (answer := await outcome(client, outputs)) == "late":
+        pass
+    assert answer == "accepted"
+
+
 def test_hostile_constraints_kill_nothing() -> None:
     """Each is answered; none takes the process with it, nor the answer to the next."""
 
     async def scenario() -> None:
-        async with running() as client:
-            await client.check(GOOD)
+        async with running(kind=CompilerClient) as client:
+            await accepted(client, GOOD)
             pid = client.pid
             answers = {name: await outcome(client, outputs) for name, outputs in hostile_constraints().items()}
             assert client.pid == pid
-            await client.check(StructuredOutputs("regex", "still here"))
+            await accepted(client, StructuredOutputs("regex", "still here"))
         refused = {name for name, answer in answers.items() if answer != "accepted"}
         assert refused >= {
             "reference circle", "circular allOf", "missing reference", "remote reference", "enum of objects",
@@ -70,7 +88,7 @@ def test_hostile_constraints_kill_nothing() -> None:
 
 def test_all_at_once_are_answered() -> None:
     async def scenario() -> None:
-        async with running() as client:
+        async with running(kind=CompilerClient) as client:
             answers = await asyncio.gather(*(outcome(client, one) for one in hostile_constraints().values()))
             assert set(answers) <= {"accepted", "refused", "late"}
 
@@ -80,21 +98,24 @@ def test_all_at_once_are_answered() -> None:
 def test_limits_of_time_and_memory_name_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     class Greedy:
         def compile(self, _: StructuredOutputs) -> None:
-            hoard = []
-            while True:
-                hoard.append(bytearray(1 << 20))
+            bytearray(2 * trial.MEMORY_LIMIT_BYTES)
 
     class Slow:
         def compile(self, _: StructuredOutputs) -> None:
             while True:
                 pass
 
+    class Waiting:
+        def compile(self, _: StructuredOutputs) -> None:
+            signal.pause()
+
+    monkeypatch.setattr(trial, "WALL_LIMIT_S", DEADLINE_S)
     result = trial.Trial(Greedy(), GOOD).result()  # type: ignore[arg-type]
     assert (result.outcome, "MB" in result.message) == ("refused", True)
     result = trial.Trial(Slow(), GOOD).result()  # type: ignore[arg-type]
     assert (result.outcome, "0.2 s" in result.message) == ("refused", True)
     monkeypatch.setattr(trial, "WALL_LIMIT_S", 0.0)
-    assert trial.Trial(Slow(), GOOD).result().outcome == "late"  # type: ignore[arg-type]
+    assert trial.Trial(Waiting(), GOOD).result().outcome == "late"  # type: ignore[arg-type]
 
 
 def test_verdicts_are_remembered_and_shared(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,12 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import uvloop
+from gate import Gate
 from worker_jobs import VOCABULARY, Answer, make_jobs, num_tokens, read, running, tiny_config, undisturbed, until
 
 from vivace.core.config import EngineConfig
@@ -33,6 +35,11 @@ def config(tmp_path: Path) -> EngineConfig:
     return tiny_config(tmp_path)
 
 
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    return Gate(tmp_path)
+
+
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
 def test_streams_equal_the_bare_engine(config: EngineConfig, run: Callable[..., dict[str, Answer]]) -> None:
     jobs = make_jobs(18, seed=1)
@@ -45,11 +52,14 @@ def test_streams_equal_the_bare_engine(config: EngineConfig, run: Callable[..., 
     assert run(serve()) == undisturbed(config, jobs)
 
 
-def test_facts_gauges_and_times(config: EngineConfig) -> None:
+def test_facts_gauges_and_times(config: EngineConfig, gate: Gate) -> None:
     told: list[tuple[int, int]] = []
 
+    def note(done: int, total: int) -> None:
+        told.append((done, total))
+
     async def serve() -> None:
-        async with running(config, on_progress=lambda done, total: told.append((done, total))) as client:
+        async with running(config, on_progress=note, command=gate.command) as client:
             assert client.info == engine_info(load_engine(config))
             assert client.state == "ready"
             endless = client.submit(Job("endless", [1], ENDLESS))
@@ -86,9 +96,9 @@ def test_facts_gauges_and_times(config: EngineConfig) -> None:
     assert told[-1][0] == told[-1][1] > 0
 
 
-def test_refusals_end_their_own_stream_only(config: EngineConfig) -> None:
+def test_refusals_end_their_own_stream_only(config: EngineConfig, gate: Gate) -> None:
     async def serve() -> None:
-        async with running(config) as client:
+        async with running(config, command=gate.command) as client:
             good = client.submit(Job("good", [1, 2, 3], ENDLESS))  # runs as long as the others are refused
             for job, kind, param in (
                 (Job("empty", [], SHORT), RequestError, "prompt"),
@@ -105,6 +115,7 @@ def test_refusals_end_their_own_stream_only(config: EngineConfig) -> None:
                 with pytest.raises(RequestError) as caught:
                     await read(client.submit(job))
                 assert (type(caught.value), caught.value.param) == (kind, param)
+            gate.open()
             assert num_tokens(await read(good)) == 400
             assert client.gauges.num_restarts == 0
 
@@ -121,9 +132,9 @@ def test_a_prompt_over_the_channels_limit_is_refused(config: EngineConfig) -> No
     asyncio.run(serve())
 
 
-def test_abort_and_stop_end_at_once_and_free_the_blocks(config: EngineConfig) -> None:
+def test_abort_and_stop_end_at_once_and_free_the_blocks(config: EngineConfig, gate: Gate) -> None:
     async def serve() -> None:
-        async with running(config) as client:
+        async with running(config, command=gate.command) as client:
             stream = client.submit(Job("a", [1, 2, 3], ENDLESS))
             await anext(stream)
             stream.abort()
@@ -135,6 +146,7 @@ def test_abort_and_stop_end_at_once_and_free_the_blocks(config: EngineConfig) ->
             begun = Counter(event.index for event in await anext(several))
             several.stop(1, "the end")
             several.stop(1, "once more")
+            gate.open()
             answer = await read(several)
             assert answer.events[1][-1].finish == "stop"
             assert answer.events[1][-1].stop_reason == "the end"
@@ -250,17 +262,23 @@ def test_an_engine_that_cannot_be_started_is_said(config: EngineConfig) -> None:
     assert "status 3" in asyncio.run(start("/bin/sh", "-c", "exit 3"))
 
 
-def test_close_leaves_nothing(config: EngineConfig) -> None:
-    def open_files() -> set[str]:
-        return set(os.listdir("/proc/self/fd"))
+def open_files() -> set[tuple[str, str]]:
+    """Numbers, and what each stands for."""
+    files = set()
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # that of the listing
+            files.add((number, os.readlink(f"/proc/self/fd/{number}")))
+    return files
 
+
+def test_close_leaves_nothing(config: EngineConfig, gate: Gate) -> None:
     async def serve() -> None:
         gc.collect()  # what earlier tests left is none of ours
-        base = len(open_files())
+        base = open_files()
         tasks = asyncio.all_tasks()
         for _ in range(3):
-            await live_and_die(EngineClient(config))
-        assert (len(open_files()), asyncio.all_tasks()) == (base, tasks)
+            await live_and_die(EngineClient(config, command=gate.command))
+        assert (open_files() - base, asyncio.all_tasks()) == (set(), tasks)
 
     asyncio.run(serve())
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from gate import Gate
 from worker_jobs import Answer, make_jobs, num_tokens, read, running, tiny_config, undisturbed, until
 
 from vivace.core.config import EngineConfig
@@ -33,33 +34,56 @@ def kill(client: EngineClient) -> None:
     os.kill(client.engine_pid, signal.SIGKILL)
 
 
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    return Gate(tmp_path)
+
+
+def halt(client: EngineClient) -> None:
+    """Let the engine stand still; it does when this returns."""
+    assert client.engine_pid is not None
+    os.kill(client.engine_pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, client.engine_pid, os.WSTOPPED)
+
+
 def test_killed_ten_times_at_random_with_16_streams_each(config: EngineConfig) -> None:
-    """Each of the ten rounds: 16 new streams, one kill at a random moment from before the first token to the last."""
+    """Each of the ten rounds: 16 new streams, one kill at a random moment from before the first token to the last.
+
+    The next round begins when the death is seen: what was sent into a dying engine would be a suspect of two deaths.
+    From the second round on the engine has told of all 16 when it is killed, so that its prompts can be counted.
+    """
     chance = random.Random(SEED)
     rounds = [make_jobs(16, seed=SEED + number) for number in range(10)]
     totals = [sum(num_tokens(answer) for answer in undisturbed(config, jobs).values()) for jobs in rounds]
 
     async def one_round(client: EngineClient, jobs: list[Job], tokens_until_kill: int) -> dict[str, Answer]:
-        seen = 0
+        seen, number = 0, client.gauges.num_restarts
+        num_told = client.gauges.num_prompt_tokens + sum(len(job.prompt) for job in jobs)
+        is_alive = tokens_until_kill > 0
 
         def count(events: list[object]) -> None:
-            nonlocal seen
-            before, seen = seen, seen + len(events)
-            if before < tokens_until_kill <= seen:
+            nonlocal seen, is_alive
+            seen += len(events)
+            if is_alive and seen >= tokens_until_kill and client.gauges.num_prompt_tokens == num_told:
                 kill(client)
+                is_alive = False
 
+        if not is_alive:
+            halt(client)
         readings = [asyncio.create_task(read(client.submit(job), count)) for job in jobs]
-        if tokens_until_kill == 0:
+        if not is_alive:
             kill(client)
         answers = await asyncio.gather(*readings)
+        await until(lambda: client.gauges.num_restarts == number + 1)
         return {job.request_id: answer for job, answer in zip(jobs, answers, strict=True)}
 
     async def serve() -> list[dict[str, Answer]]:
         async with running(config) as client:
             kills = [0, *(chance.randint(1, total - 20) for total in totals[1:])]
             served = [await one_round(client, jobs, when) for jobs, when in zip(rounds, kills, strict=True)]
-            await until(lambda: client.gauges.num_restarts == 10 and client.state == "ready")
+            await until(lambda: client.state == "ready")
             gauges = client.gauges
+            assert gauges.num_restarts == 10
             assert gauges.num_used_blocks == 0
             counted = [sum(len(job.prompt) for job in jobs) for jobs in rounds]
             assert gauges.num_prompt_tokens == sum(counted[1:])  # the first engine died before it told of any
@@ -86,13 +110,14 @@ def test_the_same_streams_survive_many_kills(config: EngineConfig) -> None:
         streams = [client.submit(job) for job in jobs]
         readings = [asyncio.create_task(read(stream)) for stream in streams]
 
-        def progress() -> list[int]:
-            return [sum(len(tokens or ()) for tokens in stream.emitted) for stream in streams]
+        def progress() -> list[int | None]:
+            """Tokens of each continuation; None for those that have ended."""
+            return [None if tokens is None else len(tokens) for stream in streams for tokens in stream.emitted]
 
-        def have_come_further(before: list[int], margin: int) -> bool:
+        def have_come_further(before: list[int | None], margin: int) -> bool:
             return all(
-                stream.is_finished or now >= then + margin
-                for stream, now, then in zip(streams, progress(), before, strict=True)
+                then is None or now is None or now >= then + margin
+                for now, then in zip(progress(), before, strict=True)
             )
 
         while num_kills < 5:
@@ -137,20 +162,20 @@ def test_what_comes_while_it_restarts_waits_and_can_leave(config: EngineConfig) 
     assert asyncio.run(serve()) == undisturbed(config, jobs)
 
 
-def test_stopped_continuations_stay_stopped(config: EngineConfig) -> None:
-    """On the reference backend: the native one may have said everything before the reader stops anything."""
-    config = replace(config, backend="reference")
+def test_stopped_continuations_stay_stopped(config: EngineConfig, gate: Gate) -> None:
     job = Job("a", [1, 2, 3], SamplingParams(n=3, max_tokens=30, seed=3, ignore_eos=True))
 
     async def serve() -> Answer:
-        async with running(config) as client:
+        async with running(config, command=gate.command) as client:
             stream = client.submit(job)
-            answer = Answer()
+            answer, is_stopped = Answer(), False
             async for events in stream:
                 answer.add(events)
-                if len(answer.events[0]) == 10:
+                if not is_stopped and len(answer.events[0]) >= 3:
                     stream.stop(1, "found")
                     kill(client)
+                    gate.open()
+                    is_stopped = True
             return answer
 
     answer, expected = asyncio.run(serve()), undisturbed(config, [job])["a"]
@@ -160,17 +185,18 @@ def test_stopped_continuations_stay_stopped(config: EngineConfig) -> None:
     assert answer.events[1][-1].stop_reason == "found"
 
 
-def test_a_static_batch_gathers_and_goes_on(config: EngineConfig) -> None:
+def test_a_static_batch_gathers_and_goes_on(config: EngineConfig, gate: Gate) -> None:
     """While it gathers, the engine has work but no step to run."""
     static = replace(config, batching="static", static_batch_size=6, static_batch_timeout_ms=100.0)
     jobs = make_jobs(7, seed=SEED)
 
     async def serve() -> dict[str, Answer]:
-        async with running(static) as client:
+        async with running(static, command=gate.command) as client:
             streams = [client.submit(job) for job in jobs]
             readings = [asyncio.create_task(read(stream)) for stream in streams]
-            await until(lambda: bool(streams[0].emitted[0]))
+            await until(lambda: any(stream.emitted[0] for stream in streams))
             kill(client)
+            gate.open()
             answers = await asyncio.gather(*readings)
             return {job.request_id: answer for job, answer in zip(jobs, answers, strict=True)}
 
@@ -194,7 +220,8 @@ def test_decisions_of_the_first_start_are_kept(config: EngineConfig) -> None:
 
 def test_a_crash_loop_ends_with_an_error_for_all(config: EngineConfig) -> None:
     async def serve() -> None:
-        async with running(config, policy=RestartPolicy(max_crashes=3)) as client:
+        policy = RestartPolicy(max_crashes=3, crash_window_s=3600.0)  # however long a start takes here
+        async with running(config, policy=policy) as client:
             for number in range(3):
                 await until(lambda: client.state == "ready")
                 kill(client)
@@ -206,9 +233,9 @@ def test_a_crash_loop_ends_with_an_error_for_all(config: EngineConfig) -> None:
     asyncio.run(serve())
 
 
-def test_a_model_that_is_gone_ends_the_restarts(config: EngineConfig) -> None:
+def test_a_model_that_is_gone_ends_the_restarts(config: EngineConfig, gate: Gate) -> None:
     async def serve() -> None:
-        async with running(config) as client:
+        async with running(config, command=gate.command) as client:
             stream = client.submit(Job("a", [1], replace(SHORT, max_tokens=100)))
             await anext(stream)
             assert config.config is not None

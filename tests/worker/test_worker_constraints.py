@@ -8,7 +8,7 @@ import signal
 from typing import Any
 
 import pytest
-from worker_jobs import Answer, num_tokens, read, running, undisturbed
+from worker_jobs import Answer, num_tokens, read, running, undisturbed, until
 
 from vivace.core.config import EngineConfig
 from vivace.core.events import TokenEvent
@@ -62,7 +62,7 @@ def test_the_process_gives_the_same(expected: dict[str, Answer], tokens_until_ki
                     os.kill(client.engine_pid, signal.SIGKILL)
 
             answers = await asyncio.gather(*(read(client.submit(job), count) for job in jobs()))
-            assert client.gauges.num_restarts == (tokens_until_kill is not None)
+            await until(lambda: client.gauges.num_restarts == (tokens_until_kill is not None))
             return {job.request_id: answer for job, answer in zip(jobs(), answers, strict=True)}
 
     served = asyncio.run(serve())

@@ -1,7 +1,8 @@
 """An engine's process in which some prompts do harm: it stands in for the bugs that we do not know of.
 
-Started by tests in place of `vivace.worker`. The first token of a prompt says what happens when it is computed, or,
-with a number of tokens emitted, when that many are there.
+Started by tests in place of `vivace.worker`, with a folder ahead of the socket's number: a file in it named by the
+process's number says that it hangs. The first token of a prompt says what happens when it is computed, or, with a
+number of tokens emitted, when that many are there.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import resource
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 from vivace.core.step import StepPlan
@@ -29,6 +31,7 @@ def troubled_run(self: Runner, plan: StepPlan) -> StepResult:
         elif first == RAISE:
             raise ZeroDivisionError("a bug in a step")
         elif first == HANG:
+            (Path(sys.argv[1]) / str(os.getpid())).touch()
             threading.Event().wait()
     result: StepResult = run(self, plan)
     for row, sequence in enumerate(result.sequences):
@@ -40,4 +43,4 @@ def troubled_run(self: Runner, plan: StepPlan) -> StepResult:
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core files of deaths that are meant
     Runner.run = troubled_run  # type: ignore[method-assign]
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[2:]))

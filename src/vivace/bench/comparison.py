@@ -26,7 +26,7 @@ FIGURES = {
 @dataclass(frozen=True, slots=True)
 class Ratio:
     """B over A. `first` and `second` are medians over the rounds; `low` and `high` the least and the most ratio of a
-    round. `is_clear`: every round says the same."""
+    round. `is_clear`: every round says the same; one alone agrees with itself, and says nothing."""
 
     figure: str
     better: str  # "lower" or "higher"
@@ -35,10 +35,11 @@ class Ratio:
     ratio: float
     low: float
     high: float
+    num_rounds: int
 
     @property
     def is_clear(self) -> bool:
-        return self.low > 1 or self.high < 1
+        return self.num_rounds > 1 and (self.low > 1 or self.high < 1)
 
     def record(self) -> dict[str, object]:
         return {**asdict(self), "is_clear": self.is_clear}
@@ -54,7 +55,7 @@ def ratios(rounds: Sequence[tuple[Summary, Summary]]) -> list[Ratio]:
             continue
         each = [b / a for a, b in told]
         first, second = median(a for a, _ in told), median(b for _, b in told)
-        found.append(Ratio(figure, better, first, second, median(each), min(each), max(each)))
+        found.append(Ratio(figure, better, first, second, median(each), min(each), max(each), len(each)))
     return found
 
 

@@ -12,8 +12,8 @@ Status = Literal["ok", "refused", "cancelled", "error"]
 class RequestRecord:
     """Times are seconds from the start of the run, on one monotonic clock of the client.
 
-    Latency counts from `intended_s`, the moment at which the traffic wanted the request sent, not from `sent_s`: a
-    generator that is held up must not hide a server's queue (coordinated omission).
+    Latency counts from `intended_s`, the moment at which the traffic wanted the request sent, not from `sent_s`, when
+    it was sent first: a generator that is held up must not hide a server's queue (coordinated omission).
     """
 
     index: int

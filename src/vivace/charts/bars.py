@@ -92,14 +92,15 @@ def _label(axis: Axis, one: Bar) -> str:
 
 
 def _value(axis: Axis, one: Bar) -> str:
-    interval = (
-        f", between {axis.value(one.low)} and {axis.value(one.high)}" if one.low is not None and one.high else ""
-    )
+    ends = _ends(axis, one)
+    interval = f", between {' and '.join(ends)}" if ends else ""
     return axis.value(one.value) + interval + (f", {one.note}" if one.note else "")
 
 
 def _cells(axis: Axis, one: Bar) -> tuple[str, str, str, str]:
-    interval = (
-        f"{axis.value(one.low)} – {axis.value(one.high)}" if one.low is not None and one.high is not None else ""
-    )
-    return one.name, axis.value(one.value), interval, one.note
+    return one.name, axis.value(one.value), " – ".join(_ends(axis, one)), one.note
+
+
+def _ends(axis: Axis, one: Bar) -> tuple[str, ...]:
+    """Of the interval; empty without one."""
+    return () if one.low is None or one.high is None else (axis.value(one.low), axis.value(one.high))

@@ -13,6 +13,7 @@ from vivace.bench.cost import model_cost
 from vivace.core.sampling import SamplingParams
 from vivace.engine.llm import LLM
 from vivace.engine.loader import LoadedEngine
+from vivace.engine.memory import available_memory_bytes
 from vivace.models.decoder import build_decoder
 from vivace.ops.backend import Backend, MeasuredCeilings
 from vivace.ops.program import Linear, Weight
@@ -76,7 +77,7 @@ def machine_section() -> Section:
             Row("processor", machine.processor or "unknown"),
             Row("cores", machine.affinity_cores, quota),
             Row("caches", caches or "unknown"),
-            Row("memory", _gib(machine.memory_bytes), f"{_gib(machine.available_memory_bytes)} free"),
+            Row("memory", _gib(machine.memory_bytes), f"{_gib(available_memory_bytes())} free"),
             Row("huge_pages", mode or "unknown", HUGE_PAGES.get(mode or "", "")),
             Row("features", " ".join(machine.features)),
         ),

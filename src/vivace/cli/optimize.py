@@ -49,6 +49,10 @@ def optimize(
     objective: Annotated[
         str | None, typer.Option(help="latency, throughput (default), goodput (default with --slo) or cost.")
     ] = None,
+    request_rate: Annotated[
+        float | None,
+        typer.Option(help="Requests a second that will come, at random: the best latency, or goodput, at that load."),
+    ] = None,
     time_budget: Annotated[str, typer.Option(help="How long to search: 90s, 10m, 1h.")] = "4m",
     dataset: Annotated[
         Path | None, typer.Option(help="Text that quality is judged by; default: a small text in the package.")
@@ -74,7 +78,7 @@ def optimize(
     _check_files(output, report)
     if emit is not None:
         check_engine(emit)
-    asked = _Asked(workload, slo or [], max_quality_loss or [], max_memory, objective, time_budget)
+    asked = _Asked(workload, slo or [], max_quality_loss or [], max_memory, objective, request_rate, time_budget)
     inquiry = _inquiry(config, asked, dataset, _tasks(task or [], limit, config.seed), draft)
     prepared, answer, is_whole = _searched(inquiry, fresh=fresh)
     _write(prepared, answer, output, report)
@@ -92,6 +96,7 @@ class _Asked(NamedTuple):
     max_quality_loss: list[str]
     max_memory: str | None
     objective: str | None
+    request_rate: float | None
     time_budget: str
 
 
@@ -111,6 +116,7 @@ def _inquiry(
         bar=QualityBar.parse(asked.max_quality_loss),
         max_memory_bytes=None if asked.max_memory is None else parse_bytes(asked.max_memory),
         objective=asked.objective,
+        request_rate=asked.request_rate,
         seconds=parse_seconds(asked.time_budget),
         text=None if dataset is None else _read(dataset),
         tasks=tasks,

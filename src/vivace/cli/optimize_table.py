@@ -62,11 +62,11 @@ def _ladder(answer: Answer) -> Table:
 def _results(answer: Answer, *, is_wide: bool) -> Table:
     """On a narrow terminal without forecasts and times to the first token; the report has them."""
     title = f"The best of {len(answer.results)} measured, by {answer.objective.words}"
-    by_rate = answer.objective.name == "goodput"
-    wide = ("forecast", "TTFT ms") if is_wide and not by_rate else ()
+    at_rates = answer.objective.column(answer.pick.measured)
+    wide = ("forecast", "TTFT ms") if is_wide and at_rates is None else ()
     table = _table(title, "", ())
     table.add_column("weights, cache, at once, step/block", no_wrap=True)
-    for name in (*(["good/s"] if by_rate else []), "tok/s", "x naive", "1 user ms", "MiB", "KL", *wide):
+    for name in (*([at_rates[0]] if at_rates else []), "tok/s", "x naive", "1 user ms", "MiB", "KL", *wide):
         table.add_column(name, justify="right", no_wrap=True)
     chosen = [answer.pick, *([answer.runner_up] if answer.runner_up else [])]
     others = sorted((one for one in answer.front if one not in chosen), key=lambda one: -one.score)
@@ -75,7 +75,7 @@ def _results(answer: Answer, *, is_wide: bool) -> Table:
         cells = [
             mark,
             result.candidate.short,
-            *([f"{measured.goodput_per_s or 0.0:,.1f}"] if by_rate else []),
+            *([column[1]] if (column := answer.objective.column(measured)) else []),
             f"{measured.tokens_per_s:,.0f}",
             f"{measured.tokens_per_s / answer.naive.measured.tokens_per_s:.1f}",
             f"{measured.single_latency_ms:,.1f}",

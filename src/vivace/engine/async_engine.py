@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from itertools import count
 
@@ -204,5 +204,5 @@ class _Stream:
         self.queue: asyncio.Queue[TextDelta | RequestOutput | BaseException] = asyncio.Queue()
 
     def put(self, item: TextDelta | RequestOutput | BaseException) -> None:
-        if not self._loop.is_closed():
+        with suppress(RuntimeError):  # the loop was closed: nobody waits, and the engine goes on for other loops
             self._loop.call_soon_threadsafe(self.queue.put_nowait, item)

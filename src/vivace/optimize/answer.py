@@ -109,6 +109,7 @@ class Answer:
         return {
             **self.extra,
             "objective": self.objective.name,
+            "request_rate_per_s": self.objective.offered_per_s,
             "pick": self.pick.record(),
             "runner_up": None if self.runner_up is None else self.runner_up.record(),
             "why_not": self.why_not,
@@ -183,12 +184,14 @@ def make_answer(
 
 
 def _merits(trials: Trials, candidate: Candidate) -> tuple[float, ...]:
-    """Throughput or, where rates were swept, goodput; quickness, memory and quality: larger is better."""
+    """Throughput or, at rates, goodput; quickness, at an offered rate that of its requests; memory and quality:
+    larger is better."""
     measured, quality = trials.measurement(candidate), trials.quality(candidate)
     assert measured is not None
     loss = 0.0 if quality is None else quality.kl
     speed = throughput(measured) if measured.good_rate_per_s is None else measured.goodput_per_s or 0.0
-    return speed, quickness(measured), -measured.memory_bytes, -loss
+    quick = 1e3 / measured.offered_latency_ms if measured.offered_latency_ms else quickness(measured)
+    return speed, quick, -measured.memory_bytes, -loss
 
 
 def _result(trials: Trials, search: Search, candidate: Candidate, is_on_front: bool) -> Result:

@@ -18,7 +18,21 @@ def cautions(answer: Answer) -> Iterator[str]:
             f"It took {answer.seconds:.0f} s instead of {answer.extra['time_budget_s']:.0f}: the naive baseline and "
             "one configuration to serve are measured whatever the time."
         )
+    if answer.naive.measured.is_extended:
+        yield (
+            "The naive baseline is too slow for this time budget to wait for a whole answer: its "
+            f"{answer.naive.measured.single_latency_ms / 1e3:.1f} s are its first tokens' pace, gone on with."
+        )
+    num_skipped = len({one.candidate for one in answer.dropped if one.stage == "time"})
+    if num_skipped:
+        yield f"There was no time for {num_skipped} of the promising candidates: a longer --time-budget has it."
     pick = answer.pick
+    offered = answer.objective.offered_per_s
+    if offered is not None and pick.measured.requests_per_s < offered:
+        yield (
+            f"The pick answers {pick.measured.requests_per_s:.3g} requests a second at most where {offered:g} come: "
+            "the queue grows for as long as they do. More machines, or fewer requests."
+        )
     if answer.objective.name == "goodput" and not pick.measured.goodput_per_s:
         share = 100 * (pick.measured.good_share or 0.0)
         yield (

@@ -5,9 +5,12 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
+from vivace.bench.latency import Latency
+from vivace.bench.records import RequestRecord
 from vivace.bench.slo import SLO
 from vivace.core.errors import ConfigError
 from vivace.engine.loader import LoadedEngine
@@ -15,25 +18,32 @@ from vivace.optimize.baseline import Baseline
 from vivace.optimize.candidate import Candidate
 from vivace.optimize.engine_shelf import EngineShelf
 from vivace.optimize.fusion import Fusion, measure_fusion
-from vivace.optimize.heat import Play, run_heat
+from vivace.optimize.heat import PULSE_EVERY_S, PULSE_S, Play, run_heat
 from vivace.optimize.judge import Judge
-from vivace.optimize.knee import Probe, RateRun, find_knee
+from vivace.optimize.knee import BISECTIONS, Probe, RateRun, find_knee
 from vivace.optimize.laboratory import Outcome
 from vivace.optimize.measurement import Forecast, Interaction, Measurement, Quality
 from vivace.optimize.run_figures import RunFigures, run_figures
 from vivace.optimize.traffic_run import TrafficRun
+from vivace.optimize.whole_answer import ENOUGH_TOKENS, whole_answers
 from vivace.optimize.workload import Workload
 from vivace.speculate.speculation import SpeculationStats
 
-PULSE_S = 0.15
+LONG_PULSE_S = 0.15
 ALONE_PART, CROWD_PART = 0.15, 0.35  # of a measurement, where a sweep of rates follows; else the crowd has the rest
 ONE_BY_ONE = 1 / 6  # of the limit: who takes one request after the other has the same rate after fewer
+ONE_USER = 1 / 3  # of the limit: for one user of those who take several
+QUICK_WARM_UP_S = 0.3  # a longer one is done once for the same weights: pages and code are warm, each step takes long
+PULSES_SHARE = 1 / (1 - PULSE_S / (PULSE_S + PULSE_EVERY_S))  # of a run: the baseline in between
+
+Found = TypeVar("Found")
+OpenRun = Generator[float, None, list[RequestRecord]]  # yields the share that is done
 
 
 @dataclass(slots=True)
 class EngineLaboratory:
-    """`judge` is None for random weights. A run ends after `limit_s` seconds and one answer. `room_bytes` bounds what
-    runs together: weights and pools as forecast."""
+    """`judge` is None for random weights. A crowd's run ends after `limit_s` seconds and one answer, one user's
+    after a part of it and a few tokens. `room_bytes` bounds what runs together: weights and pools as forecast."""
 
     shelf: EngineShelf
     workload: Workload
@@ -41,9 +51,11 @@ class EngineLaboratory:
     forecaster: Callable[[Candidate], Forecast]
     judge: Judge | None = None
     slo: SLO | None = None
+    offered_per_s: float | None = None  # what rates are asked for instead of the greatest that keeps the SLO
     limit_s: float = math.inf
     room_bytes: float = math.inf
     _pulse: Baseline | None = None
+    _warm_up_s: dict[tuple[str, int | None], float] = field(default_factory=dict)  # of weights on so many threads
 
     def clock(self) -> float:
         return time.monotonic()
@@ -51,8 +63,31 @@ class EngineLaboratory:
     def measure(self, candidates: Sequence[Candidate], share: float, sweep: bool) -> list[Outcome]:
         return [outcome for group in self._groups(candidates) for outcome in self._heat(group, share, sweep)]
 
+    def expected_s(self, candidate: Candidate, sweep: bool) -> float:
+        cast = self.forecaster(candidate)
+        alone_limit_s = self._alone_limit_s(candidate)
+        answer_s = cast.single_latency_ms / 1e3
+        alone_s = len(self.workload.alone.requests) * answer_s
+        wanted_s = self.workload.num_requests * self.workload.output_len / cast.tokens_per_s
+        crowd_s = min(wanted_s, max(self.limit_s, answer_s))
+        if candidate.max_num_seqs == 1 and alone_s > alone_limit_s:
+            crowd_s = 0.0
+        sweep_s = (BISECTIONS + 1) * crowd_s if sweep else 0.0
+        if sweep and self.offered_per_s is not None:
+            pauses_s = self.workload.num_requests / self.offered_per_s
+            sweep_s = min(self.workload.num_requests * answer_s, pauses_s + self.limit_s)
+        return (min(alone_s, alone_limit_s) + crowd_s + sweep_s) * PULSES_SHARE
+
+    def expected_loading_s(self, candidates: Sequence[Candidate]) -> float:
+        needed = {one.quantization: one for one in candidates}.values()
+        return sum(self.shelf.expected_loading_s(one, self.forecaster(one).weight_bytes) for one in needed)
+
+    @property
+    def loading_s(self) -> float:
+        return self.shelf.loading_s
+
     def pulse(self) -> float:
-        return self._beat(PULSE_S)
+        return self._beat(LONG_PULSE_S)
 
     def quality(self, candidate: Candidate) -> Quality | None:
         return None if self.judge is None else self.judge.quality(candidate)
@@ -80,10 +115,12 @@ class EngineLaboratory:
         group: list[Candidate] = []
         held = 0.0
         for candidate in candidates:
-            needed = self.forecaster(candidate).memory_bytes
+            cast = self.forecaster(candidate)
+            is_held = any(one.quantization == candidate.quantization for one in group)
+            needed = cast.memory_bytes - cast.weight_bytes * is_held
             if group and held + needed > self.room_bytes:
                 yield group
-                group, held = [], 0.0
+                group, held, needed = [], 0.0, cast.memory_bytes
             group.append(candidate)
             held += needed
         yield group
@@ -109,31 +146,46 @@ class EngineLaboratory:
 
     def _warm(self, candidate: Candidate) -> LoadedEngine:
         loaded = self.shelf.engine(candidate)
-        TrafficRun(loaded.engine, self.workload.reader, self.workload.warm_up()).run()
+        key = (candidate.quantization, candidate.num_threads)
+        if self._warm_up_s.get(key, 0.0) <= QUICK_WARM_UP_S:
+            run = TrafficRun(loaded.engine, self.workload.reader, self.workload.warm_up())
+            run.run()
+            self._warm_up_s[key] = run.seconds
         return loaded
+
+    def _alone_limit_s(self, candidate: Candidate) -> float:
+        return self.limit_s * (ONE_BY_ONE if candidate.max_num_seqs == 1 else ONE_USER)
 
     def _play(self, candidate: Candidate, loaded: LoadedEngine, workload: Workload, sweep: bool) -> Play:
         """One user alone first, so that what the crowd leaves in the prefix cache helps nobody."""
-        limit_s = self.limit_s * (ONE_BY_ONE if candidate.max_num_seqs == 1 else 1.0)
+        limit_s = self._alone_limit_s(candidate)
         crowd_part = CROWD_PART if sweep else 1 - ALONE_PART
-        alone = TrafficRun(loaded.engine, workload.reader, workload.alone, limit_s=limit_s)
+        alone = TrafficRun(
+            loaded.engine, workload.reader, workload.alone, limit_s=limit_s, enough_tokens=ENOUGH_TOKENS
+        )
         for share in alone.steps():
             yield ALONE_PART * share
         # One after another and slower than there is time for: the crowd would have the rate of the one user.
         is_known = candidate.max_num_seqs == 1 and alone.seconds > limit_s
         traffic = replace(workload.crowd, requests=()) if is_known else workload.crowd
+        limit_s = self.limit_s if candidate.max_num_seqs > 1 else limit_s
         crowd = TrafficRun(loaded.engine, workload.reader, traffic, limit_s=limit_s)
         for share in crowd.steps():
             yield ALONE_PART + crowd_part * share
-        single = run_figures(alone.records, self.slo)
+        answers, is_extended = whole_answers(alone.records, workload.alone)
+        single = run_figures(answers, self.slo)
         everybody = single if is_known else run_figures(crowd.records, self.slo)
         if single is None or everybody is None:
             reasons = [one.error for one in (*alone.records, *crowd.records) if one.error]
             raise ConfigError(f"no request was answered in time: {reasons[0] if reasons else 'all too slow'}")
         measured = _measurement(loaded, single, everybody, alone.seconds + crowd.seconds)
+        measured = replace(measured, is_extended=is_extended)
         if not sweep:
             return measured
         done = ALONE_PART + crowd_part
+        if self.offered_per_s is not None:
+            offered = yield from _rest(done, self._at_rate(candidate, workload, self.offered_per_s, limit_s))
+            return _offered(measured, offered, self.offered_per_s, self.slo)
         knee = yield from _rest(done, self._knee(candidate, workload, everybody.requests_per_s, limit_s))
         return replace(
             measured, goodput_per_s=knee.good_per_s, good_share=knee.good_share, good_rate_per_s=knee.rate_per_s
@@ -143,28 +195,53 @@ class EngineLaboratory:
         """Every rate finds an empty cache."""
 
         def run(rate_per_s: float) -> RateRun:
-            traffic = workload.open(rate_per_s)
-            # The clock leaps over pauses, so the limit on busy time is one on time where nothing waits.
-            limit = limit_s + (traffic.requests[-1].arrival_s or 0.0)
-            played = TrafficRun(self._warm(candidate).engine, workload.reader, traffic, limit_s=limit)
-            yield from played.steps()
-            found = run_figures(played.records, self.slo)
+            records = yield from self._at_rate(candidate, workload, rate_per_s, limit_s)
+            found = run_figures(records, self.slo)
             if found is None or found.good_share is None or found.good_per_s is None:
                 return Probe(rate_per_s, 0.0, 0.0)
             return Probe(rate_per_s, found.good_share, found.good_per_s)
 
         return find_knee(run, closed_rate)
 
+    def _at_rate(self, candidate: Candidate, workload: Workload, rate_per_s: float, limit_s: float) -> OpenRun:
+        traffic = workload.open(rate_per_s)
+        # The clock leaps over pauses, so the limit on busy time is one on time where nothing waits.
+        limit = limit_s + (traffic.requests[-1].arrival_s or 0.0)
+        played = TrafficRun(self._warm(candidate).engine, workload.reader, traffic, limit_s=limit)
+        yield from played.steps()
+        return played.records
 
-def _rest(done: float, steps: RateRun) -> RateRun:
+
+def _rest(done: float, steps: Generator[float, None, Found]) -> Generator[float, None, Found]:
     """The same steps as the part of a whole that is left."""
     while True:
         try:
             share = next(steps)
         except StopIteration as end:
-            found: Probe = end.value
+            found: Found = end.value
             return found
         yield done + (1 - done) * share
+
+
+def _offered(
+    measured: Measurement, records: Sequence[RequestRecord], rate_per_s: float, slo: SLO | None
+) -> Measurement:
+    """Who was cut off counts with the time until then, and has kept no objectives: the slow must not gain by it."""
+    found = run_figures(records, slo)
+    if found is None:
+        raise ConfigError(f"no request was answered in time at {rate_per_s:g} requests a second")
+    good = None if slo is None else sum(Latency.of(one).keeps(slo) for one in records if one.status == "ok")
+    share = None if good is None else good / len(records)
+    return replace(
+        measured,
+        goodput_per_s=None if share is None else share * rate_per_s,
+        good_share=share,
+        good_rate_per_s=None if share is None else rate_per_s,
+        offered_per_s=rate_per_s,
+        offered_latency_ms=1e3 * sum(one.ended_s - one.intended_s for one in records) / len(records),
+        offered_ttft_p95_ms=found.ttft_p95_ms,
+        num_failed=measured.num_failed + found.num_failed,
+    )
 
 
 def _measurement(loaded: LoadedEngine, single: RunFigures, everybody: RunFigures, seconds: float) -> Measurement:

@@ -51,6 +51,8 @@ class PlanForecaster:
             binds=found.binds,
             steps=1 / min(candidate.max_num_seqs, self.workload.users),
             prompt_tokens=(shape.prompt_len - cached) / shape.output_len,
+            answer_len=shape.output_len,
+            weight_bytes=found.memory.weights_bytes,
         )
 
     def _single_latency_ms(self, found: Prediction, deployment: Deployment, shape: TrafficShape) -> float:

@@ -44,6 +44,16 @@ class Laboratory(Protocol):
         """All of them in one heat, in turns of milliseconds with the baseline in between: what else the machine does
         meanwhile hits all alike. With `sweep` each is also asked how many requests a second keep the SLO."""
 
+    def expected_s(self, candidate: Candidate, sweep: bool) -> float:
+        """Seconds that a measurement of the whole workload should take, by forecast."""
+
+    def expected_loading_s(self, candidates: Sequence[Candidate]) -> float:
+        """Seconds until weights are at hand that are not."""
+
+    @property
+    def loading_s(self) -> float:
+        """Spent on that so far."""
+
     def pulse(self) -> float:
         """The speed of a fixed baseline now, in tokens a second: what drift is told by."""
 

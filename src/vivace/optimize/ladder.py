@@ -75,9 +75,11 @@ class Ladder:
         at = self.naive
         for technique in techniques:
             step = Step(technique, technique.apply(self.naive), technique.apply(at), at, "")
-            heat = _heat(self.naive, step)
-            if trials.affords(heat, LADDER_UNTIL, name="ladder"):
-                trials.heat(heat, name="ladder", sweep=False)
+            brief = [at, step.on_top]  # where there is no time for it alone
+            for heat in (_heat(self.naive, step), brief):
+                if trials.affords(heat, LADDER_UNTIL, name="ladder"):
+                    trials.heat(heat, name="ladder", sweep=False)
+                    break
             self.steps.append(replace(step, why_not=_objection(trials, gate, step)))
             at = at if self.steps[-1].why_not else step.on_top
 
@@ -89,7 +91,7 @@ class Ladder:
         for repetition in range(1, MOST_ROUNDS):
             for wanted in (chain, single):
                 heat = [one for one in dict.fromkeys(wanted) if trials.measurement(one) is not None]
-                if trials.affords(heat, until, name=f"ladder {repetition}"):
+                if len(heat) > 1 and trials.affords(heat, until, name=f"ladder {repetition}"):
                     trials.heat(heat, name=f"ladder {repetition}", sweep=False)
 
     def rungs(self, trials: Trials) -> tuple[Rung, ...]:

@@ -15,8 +15,10 @@ class Measurement:
     user alone where it begins with `single`: its latency is a mean. A TPOT of 0: no answer had two tokens.
     `goodput_per_s` counts requests that keep the SLO, None without one: of the closed loop, or, where rates were
     swept, at `good_rate_per_s`, the most that may come at random so that `good_share` of them keep it (0: not one
-    rate did). Memory is that of weights and KV pool, a draft's included. `seconds` is what the measurement took
-    altogether.
+    rate did). Where the user says what is offered, it is measured at `offered_per_s` instead, and
+    `offered_latency_ms` is the mean time of an answer then. Memory is that of weights and KV pool, a draft's
+    included. `is_extended`: the one user's answer was not waited for, its first tokens go on at their pace.
+    `seconds` is what the measurement took altogether.
     """
 
     tokens_per_s: float
@@ -34,10 +36,14 @@ class Measurement:
     goodput_per_s: float | None = None
     good_share: float | None = None
     good_rate_per_s: float | None = None
+    offered_per_s: float | None = None
+    offered_latency_ms: float | None = None
+    offered_ttft_p95_ms: float | None = None
     prefix_hit_rate: float = 0.0
     acceptance: float | None = None  # share of guessed tokens that stood
     num_preemptions: int = 0
     num_failed: int = 0
+    is_extended: bool = False
     seconds: float = 0.0
 
     @property
@@ -45,14 +51,28 @@ class Measurement:
         return self.weight_bytes + self.kv_pool_bytes
 
     def scaled(self, factor: float) -> Measurement:
-        """As it would be on a machine `factor` times as fast."""
-        rates = ("tokens_per_s", "requests_per_s", "goodput_per_s", "good_rate_per_s")
-        crowd = ("ttft_ms", "ttft_p95_ms", "tpot_ms", "itl_p95_ms")
+        """As it would be on a machine `factor` times as fast. What is offered stays, and who keeps the SLO of it."""
+        at_limit = ("goodput_per_s", "good_rate_per_s") if self.offered_per_s is None else ()
+        rates = ("tokens_per_s", "requests_per_s", *at_limit)
+        crowd = ("ttft_ms", "ttft_p95_ms", "tpot_ms", "itl_p95_ms", "offered_latency_ms", "offered_ttft_p95_ms")
         times = (*crowd, "single_ttft_ms", "single_tpot_ms", "single_latency_ms")
         changed: dict[str, Any] = {
             name: value * factor for name in rates if (value := getattr(self, name)) is not None
         }
-        return replace(self, **changed, **{name: getattr(self, name) / factor for name in times})
+        changed |= {name: value / factor for name in times if (value := getattr(self, name)) is not None}
+        return replace(self, **changed)
+
+    @property
+    def is_at_rates(self) -> bool:
+        """It was asked at a rate or several, beside the closed loop."""
+        return self.good_rate_per_s is not None or self.offered_per_s is not None
+
+    @property
+    def rank(self) -> float:
+        """To take the median of several by: larger is better."""
+        if self.good_rate_per_s is not None:
+            return self.goodput_per_s or 0.0
+        return self.tokens_per_s if self.offered_latency_ms is None else -self.offered_latency_ms
 
     def record(self) -> dict[str, Any]:
         return asdict(self)
@@ -118,3 +138,5 @@ class Forecast:
     binds: str = ""  # bandwidth, arithmetic, memory or queueing
     steps: float = 1.0
     prompt_tokens: float = 0.0
+    answer_len: float = 1.0  # tokens
+    weight_bytes: int = 0  # of `memory_bytes`: candidates with the same weights share them

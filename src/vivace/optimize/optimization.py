@@ -12,13 +12,13 @@ from vivace.optimize.gate import Gate
 from vivace.optimize.ladder import LADDER_UNTIL, Ladder, techniques
 from vivace.optimize.objective import Objective
 from vivace.optimize.race import Race
-from vivace.optimize.search import Search
+from vivace.optimize.search import LAST_UNTIL, Search
 from vivace.optimize.space import Space, Surroundings, usual
 from vivace.optimize.trials import Trials
 
 FINALISTS = 4
 CLOSING_HEATS = 4
-RACING_UNTIL, LAST_UNTIL = 0.72, 0.97  # of the time budget
+RACING_UNTIL = 0.72  # of the time budget
 MOST_ENTRANTS = 24
 
 

@@ -25,7 +25,7 @@ from vivace.optimize.kv_pool import KVPool
 from vivace.optimize.notebook import Memory, Notebook
 from vivace.optimize.objective import Objective
 from vivace.optimize.optimization import Optimization
-from vivace.optimize.space import Surroundings, make_space, naive
+from vivace.optimize.space import Space, Surroundings, make_space, naive
 from vivace.optimize.subject import Subject, read_subject
 from vivace.optimize.this_machine import machine_identity, machine_words, measured_machine
 from vivace.optimize.time_budget import TimeBudget
@@ -40,13 +40,14 @@ from vivace.optimize.workload import (
     make_workload,
 )
 
-METHOD = 3  # of measuring: figures of another one are not comparable
+METHOD = 4  # of measuring: figures of another one are not comparable
 LEAST_SECONDS = 10.0  # the embedded model's: reading, ceilings, the baseline's warm-up, a heat and a judgement take 7
 RUN_SHARE = 0.012  # of the time budget: what one run of the crowd should take on a fast candidate
 SWEPT = 1 / 3  # of the requests, where each candidate runs them at several rates
 LIMIT_SHARE = 0.02  # and where a slow one is cut off
 ROOM_SHARE = 0.5  # of the free memory: for candidates that run together
 NUM_PROBES, PROBE_PROMPT = 8, 256
+LARGE = 200_000_000  # parameters: 4-bit weights of so many are larger than most last-level caches
 # Characters of text that quality is judged by: all of the sample for small models, less where a token takes longer.
 MOST_TEXT, LEAST_TEXT, TEXT_WORK = 24_000, 3_000, 6e12
 
@@ -61,6 +62,7 @@ class Inquiry:
     bar: QualityBar = field(default_factory=QualityBar)
     max_memory_bytes: int | None = None
     objective: str | None = None
+    request_rate: float | None = None
     seconds: float = 270.0
     text: str | None = None
     tasks: tuple[PosedTask, ...] = ()
@@ -79,7 +81,7 @@ class Inquiry:
             raise ConfigError(
                 "the reference backend is there to be compared with, not to be optimised: leave --backend"
             )
-        return Objective.parse(self.objective, self.slo)
+        return Objective.parse(self.objective, self.slo, self.request_rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,8 @@ def prepare(inquiry: Inquiry, memory: Memory, report: Report, clock: Callable[[]
         "seed": subject.config.seed,
         "seconds": inquiry.seconds,
         "slo": None if inquiry.slo is None else str(inquiry.slo),
-        "swept": objective.name == "goodput",
+        "swept": objective.is_at_rates,
+        "request_rate": inquiry.request_rate,
         "text": inquiry.text,
         "tasks": [task.file.name for task in inquiry.tasks],
     }
@@ -130,17 +133,18 @@ def prepare(inquiry: Inquiry, memory: Memory, report: Report, clock: Callable[[]
     laboratory = EngineLaboratory(
         shelf,
         workload,
-        baseline=_baseline(space.axes["quantization"][0], surroundings),
+        baseline=_baseline(_pulsing(space, subject), surroundings),
         forecaster=forecaster,
         judge=None if subject.is_random else _judge(shelf, start, subject, workload, inquiry),
         slo=inquiry.slo,
+        offered_per_s=inquiry.request_rate,
         limit_s=max(1.0, LIMIT_SHARE * inquiry.seconds),
         room_bytes=ROOM_SHARE * free_memory_bytes(subject.config),
     )
     notebook = Notebook(memory, {**identity, "requests": workload.num_requests})
     budget = TimeBudget(inquiry.seconds, clock, started)
     optimization = Optimization(
-        trials=Trials(laboratory, notebook, budget, report, sweeps=objective.name == "goodput"),
+        trials=Trials(laboratory, notebook, budget, report, sweeps=objective.is_at_rates),
         space=space,
         surroundings=surroundings,
         naive=start,
@@ -161,6 +165,7 @@ def _facts(inquiry: Inquiry, subject: Subject, machine: dict[str, object], workl
         "workload": f"{inquiry.workload} ({workload.num_requests} requests, {workload.users} users)",
         "quality_bar": "none: random weights" if subject.is_random else str(inquiry.bar),
         "slo": None if inquiry.slo is None else str(inquiry.slo),
+        "request_rate_per_s": inquiry.request_rate,
         "max_memory_bytes": inquiry.max_memory_bytes,
         "time_budget_s": inquiry.seconds,
     }
@@ -199,13 +204,20 @@ class _Sizing:
         records = TrafficRun(loaded.engine, workload.reader, workload.crowd, limit_s=limit_s).run()
         done = max(1, sum(record.status == "ok" for record in records))
         seconds = max(record.ended_s for record in records) / done
-        share = RUN_SHARE * (SWEPT if self.inquiry.check().name == "goodput" else 1.0)
+        share = RUN_SHARE * (SWEPT if self.inquiry.check().is_at_rates else 1.0)
         count = math.floor(share * self.inquiry.seconds / max(seconds, 1e-6))
         return max(LEAST_REQUESTS, min(MOST_REQUESTS, count))
 
 
+def _pulsing(space: Space, subject: Subject) -> Any:
+    """Weights of what drift is told by: of 16 bits, so that it feels memory as well as arithmetic; of a large model
+    the narrowest, which come from memory in any case, at a third of the time a step."""
+    weights = space.axes["quantization"]
+    return weights[0] if subject.num_parameters < LARGE else weights[-1]
+
+
 def _baseline(quantization: Any, surroundings: Surroundings) -> Candidate:
-    """Always the same. What drift is told by has 16-bit weights, so that it feels memory as well as arithmetic."""
+    """Always the same."""
     threads = surroundings.fixed_threads or surroundings.num_threads
     return Candidate(quantization=quantization, max_num_seqs=16, num_threads=threads)
 
@@ -221,6 +233,7 @@ def _surroundings(subject: Subject, workload: Workload, inquiry: Inquiry) -> Sur
         drafts=subject.drafts,
         has_quality=not subject.is_random,
         fixed_threads=inquiry.config.num_threads,
+        seconds=inquiry.seconds,
     )
 
 

@@ -62,6 +62,16 @@ def openings(traffic: Traffic, count: int) -> Traffic:
     return replace(traffic, requests=tuple(chosen.values()), concurrency=1)
 
 
+def abreast(traffic: Traffic, count: int, users: int) -> Traffic:
+    """`count` requests of as many conversations as there are users: all first turns, then the next ones."""
+    conversations = sorted(_turns(traffic).items())
+    at_once, later = conversations[:users], conversations[users:]
+    longest = max(len(turns) for _, turns in at_once)
+    waves = [turns[place] for place in range(longest) for _, turns in at_once if place < len(turns)]
+    waves += [turn for _, turns in later for turn in turns]
+    return replace(traffic, requests=tuple(waves[:count]))
+
+
 def _turns(traffic: Traffic) -> dict[int, list[TrafficRequest]]:
     """The requests of each conversation, by the index of its first."""
     root: dict[int, int] = {}

@@ -16,6 +16,7 @@ from vivace.optimize.candidate import CACHE_WORDS, WEIGHT_WORDS, speculation_wor
 from vivace.optimize.cautions import cautions
 from vivace.optimize.interval import Interval
 from vivace.optimize.ladder import Rung
+from vivace.optimize.objective import Objective
 
 THROUGHPUT = Axis("Throughput", "tok/s")
 SPEED = Axis("Throughput", "tok/s", from_zero=False)
@@ -61,10 +62,13 @@ RESULTS_LEAD = (
 
 def _tiles(answer: Answer) -> Iterator[Tile]:
     measured, naive = answer.pick.measured, answer.naive.measured
+    offered = answer.objective.offered_per_s
     if answer.objective.name == "goodput":
         rate, share = measured.goodput_per_s or 0.0, measured.good_share or 0.0
         note = f"{100 * share:.0f}% keep the SLO; naive: {naive.goodput_per_s or 0.0:,.1f}"
-        yield Tile("Goodput", f"{rate:,.1f}", "req/s", note)
+        yield Tile("Goodput", f"{rate:,.1f}", "req/s", note if offered is None else f"of {offered:g} offered")
+    elif offered is not None and measured.offered_latency_ms is not None:
+        yield Tile("An answer", f"{measured.offered_latency_ms:,.1f}", "ms", f"at {offered:g} requests a second")
     yield Tile("Throughput", f"{answer.speedup.value:.1f}×", "naive", _range(answer.speedup))
     yield Tile("One user", f"{answer.quickening.value:.1f}×", "faster", _range(answer.quickening))
     yield Tile("Output tokens", f"{measured.tokens_per_s:,.0f}", "tok/s", f"naive: {naive.tokens_per_s:,.0f}")
@@ -104,12 +108,11 @@ def _answer(answer: Answer) -> str:
         ("Forecasts' median error", _forecast_words(answer)),
         ("Discarded for drift", f"{answer.num_discarded} measurements"),
     ]
-    by_rate = answer.objective.name == "goodput"
     chosen = [answer.pick, *([answer.runner_up] if answer.runner_up else []), answer.naive]
     names = ["Pick", *(["Runner-up"] if answer.runner_up else []), "Naive"]
     compared = table(
         ["", *names],
-        [(row[0], *row[1:]) for row in zip(*_columns(chosen, by_rate=by_rate), strict=True)],
+        [(row[0], *row[1:]) for row in zip(*_columns(chosen, answer.objective), strict=True)],
         caption="The pick beside the runner-up and the naive baseline",
     )
     return facts([row for row in rows if row[1] is not None]) + compared
@@ -128,7 +131,8 @@ def _forecast_words(answer: Answer) -> str | None:
     return f"{100 * before:.0f}% as planned, {100 * after:.0f}% brought in line with the ladder"
 
 
-def _columns(results: list[Result], *, by_rate: bool) -> Iterator[list[str]]:
+def _columns(results: list[Result], objective: Objective) -> Iterator[list[str]]:
+    at_rates = [objective.column(one.measured) for one in results]
     yield [
         "weights",
         "cache",
@@ -137,12 +141,12 @@ def _columns(results: list[Result], *, by_rate: bool) -> Iterator[list[str]]:
         "tok/s",
         "TTFT ms",
         "TPOT ms",
-        *(["good req/s"] if by_rate else []),
+        *([at_rates[0][0]] if at_rates[0] else []),
         "one user ms",
         "MiB",
         "KL, nats",
     ]
-    for one in results:
+    for one, column in zip(results, at_rates, strict=True):
         measured = one.measured
         yield [
             f"{one.candidate.quantization}: {WEIGHT_WORDS[one.candidate.quantization]}",
@@ -152,7 +156,7 @@ def _columns(results: list[Result], *, by_rate: bool) -> Iterator[list[str]]:
             f"{measured.tokens_per_s:,.0f}",
             f"{measured.ttft_ms:,.1f}",
             f"{measured.tpot_ms:.3g}",
-            *([f"{measured.goodput_per_s or 0.0:,.1f}"] if by_rate else []),
+            *([column[1]] if column else []),
             f"{measured.single_latency_ms:,.1f}",
             f"{measured.memory_bytes / 2**20:,.1f}",
             "–" if one.quality is None else f"{one.quality.kl:.2g}",

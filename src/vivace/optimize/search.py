@@ -23,8 +23,10 @@ from vivace.optimize.standings import Standings
 from vivace.optimize.trials import Trial, Trials
 
 KEPT = 1 / 3  # of the candidates of a rung
+LIGHTEST = 2  # and those with the least latency and memory
 HOPELESS = 0.5  # of the best forecast: a family below is not measured
 JUDGING_UNTIL = 0.9  # of the time budget: who is not judged by then cannot win
+LAST_UNTIL = 0.97
 GAIN = 1.02  # a change must bring so much to be followed
 HALVING_UNTIL, CLIMBING_UNTIL = 0.48, 0.55  # shares of the time budget
 TOGETHER = 8  # candidates of a heat
@@ -195,13 +197,16 @@ class Search:
 
     def _halve(self, candidates: list[Candidate], top: Candidate) -> None:
         """Each rung runs a larger part of the workload with a third of the candidates."""
+        promising, candidates = candidates, self._in_time(candidates)
+        if len(candidates) < 2:
+            self._run_promising(promising)
+            return
         for rung, share in enumerate(self.shares):
             runs = []
-            for heat in _heats(candidates, TOGETHER):
-                if not self.trials.affords(heat, HALVING_UNTIL, share, "halving"):
-                    self.dropped += [Dropped(one, "time", "the time budget was over") for one in heat]
-                    continue
-                for trial in self.trials.heat(heat, share, "halving"):
+            for wanted in _heats(candidates, TOGETHER):
+                heat = self.trials.fitting(wanted, HALVING_UNTIL, share, "halving")
+                self._drop_for_time(wanted[len(heat) :])
+                for trial in self.trials.heat(heat, share, "halving") if heat else ():
                     if trial.measurement is None:
                         self.dropped.append(Dropped(trial.candidate, "failed", trial.failure))
                     else:
@@ -213,6 +218,32 @@ class Search:
             else:
                 for trial in runs:
                     self._is_good(trial.candidate)
+
+    def _in_time(self, candidates: list[Candidate]) -> list[Candidate]:
+        """The most promising ones, so many that a third of them can still run the whole workload."""
+        count = self.trials.noted("entrants", lambda: self._num_in_time(candidates))
+        if count > 1:
+            self._drop_for_time(candidates[count:])
+        return candidates[:count]
+
+    def _run_promising(self, candidates: list[Candidate]) -> None:
+        """Where there is no time for parts: the whole workload with as many as there is time for at all."""
+        heat = self.trials.fitting(candidates[:TOGETHER], LAST_UNTIL, name="promising")
+        self._drop_for_time(candidates[len(heat) :])
+        for trial in self.trials.heat(heat, name="promising") if heat else ():
+            self._is_good(trial.candidate)
+
+    def _num_in_time(self, candidates: list[Candidate]) -> int:
+        for count in range(len(candidates), 1, -1):
+            chosen = candidates[:count]
+            usual_s = statistics.fmean(self.trials.cost_s(one) for one in chosen)
+            whole_s = (math.ceil(KEPT * count) + LIGHTEST) * usual_s
+            if self.trials.budget.allows(self.trials.heat_s(chosen, self.shares[0]) + whole_s, HALVING_UNTIL):
+                return count
+        return min(1, len(candidates))
+
+    def _drop_for_time(self, candidates: Sequence[Candidate]) -> None:
+        self.dropped += [Dropped(one, "time", "the time budget was over") for one in candidates]
 
     def _survivors(self, runs: list[Trial], share: float) -> list[Candidate]:
         """The best by score that the gate lets through, and those with the least latency and memory. Quality is
@@ -259,8 +290,9 @@ class Search:
             hopeful = [one for one in self.space.neighbours(at) if self._is_hopeful(one, at)]
             hopeful.sort(key=lambda one: -self._promise(one))
             for group in _heats(hopeful, TOGETHER - 1):
-                heat = [at, *group]
-                if self.trials.affords(heat, CLIMBING_UNTIL, name="climb"):
+                heat = self.trials.fitting([at, *group], CLIMBING_UNTIL, name="climb", least=2)
+                self._drop_for_time(group if not heat else group[len(heat) - 1 :])
+                if heat:
                     self.trials.heat(heat, name="climb")
             better = self.best()
             if better is None or self.score(better) < GAIN * self.score(at):

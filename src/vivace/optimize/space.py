@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
@@ -20,6 +21,7 @@ GUESSES = (2, 4, 8)
 # A model of the machine knows nothing of the first, and of the others only what depends on the text: runs tell.
 UNFORESEEN = ("block_size", "enable_prefix_caching", "speculation")
 MAX_FLOAT32_BYTES = 8 << 30  # 32-bit weights of a larger model measure patience
+FLOAT32_BYTES_A_SECOND = 10e6  # of the time budget: loading and reading more of them leaves none for the search
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class Surroundings:
     drafts: tuple[SpeculativeConfig, ...] = ()  # methods that go with this model
     has_quality: bool = True
     fixed_threads: int | None = None
+    seconds: float = math.inf  # the time budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +98,10 @@ def is_sound(candidate: Candidate) -> bool:
 
 
 def naive(surroundings: Surroundings) -> Candidate:
-    """Where everybody begins: 32-bit weights, one request at a time, nothing kept, nothing guessed."""
-    wide = surroundings.is_float and 4 * surroundings.num_parameters <= MAX_FLOAT32_BYTES
+    """Where everybody begins: 32-bit weights (of 16 bits where there is no time for them), one request at a time,
+    nothing kept, nothing guessed."""
+    most = min(MAX_FLOAT32_BYTES, FLOAT32_BYTES_A_SECOND * surroundings.seconds)
+    wide = surroundings.is_float and 4 * surroundings.num_parameters <= most
     return Candidate(
         quantization="f32" if wide else "bf16" if surroundings.is_float else "auto",
         kv_cache_dtype="f32" if wide else "bf16",

@@ -36,9 +36,10 @@ class TrafficRun:
     """Sends what is due, steps the engine, notes when each token came. Used once, by `run` or step by step.
 
     Its time is the engine's: it stands still while prompts are encoded and while another run has the machine, and
-    leaps to the next arrival where nothing is under way. After `limit_s` seconds and one whole answer everything
-    ends: what is under way is cancelled with the tokens that it has. In a closed loop a user who has an answer sends
-    at once. In an open one requests come at their `arrival_s`, a next turn not before the answer that it follows.
+    leaps to the next arrival where nothing is under way. After `limit_s` seconds and one whole answer, or
+    `enough_tokens` of any, everything ends: what is under way is cancelled with the tokens that it has. In a closed
+    loop a user who has an answer sends at once. In an open one requests come at their `arrival_s`, a next turn not
+    before the answer that it follows.
     """
 
     def __init__(
@@ -49,10 +50,11 @@ class TrafficRun:
         *,
         greedy: bool = False,
         limit_s: float = math.inf,
+        enough_tokens: float = math.inf,
         watch: Stopwatch | None = None,
     ) -> None:
         self._engine, self._prompts, self._traffic = engine, prompts, traffic
-        self._greedy, self._limit_s = greedy, limit_s
+        self._greedy, self._limit_s, self._enough_tokens = greedy, limit_s, enough_tokens
         self._watch = watch or Stopwatch()
         self._users = traffic.concurrency
         self._known = {request.index for request in traffic.requests}
@@ -85,7 +87,7 @@ class TrafficRun:
             self._watch.start()
             now = self._watch.read()
             self._release(now)
-            if now >= self._limit_s and self._num_answered:
+            if now >= self._limit_s and (self._num_answered or self._num_tokens >= self._enough_tokens):
                 self._give_up(now)
             elif self._underway:
                 self._step()

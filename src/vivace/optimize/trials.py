@@ -19,6 +19,7 @@ from vivace.optimize.time_budget import TimeBudget
 
 Report = Callable[[str, Candidate | None], None]
 REPEATING_UNTIL = 0.9  # of the time budget: behind it what drift spoiled stays so, and says so
+FUSION_UNTIL = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Trial:
 @dataclass(slots=True)
 class Trials:
     """The measuring side with a memory. `runs` holds whole runs of the workload, by candidate, in their order.
-    `sweeps`: what counts is the rate of requests that keep their SLO, unless a heat is for something else."""
+    `sweeps`: what counts is how candidates do at rates of requests, unless a heat is for something else."""
 
     laboratory: Laboratory
     notebook: Notebook
@@ -68,6 +69,7 @@ class Trials:
     _judging_s: float = 0.0  # what the last judgement took
     _comparing_s: float = 0.0  # and the last comparison of texts
     _costs: dict[Candidate, float] = field(default_factory=dict)  # seconds of a whole run
+    _stretches: dict[Candidate, float] = field(default_factory=dict)  # times as long as expected by forecast
 
     def heat(
         self, candidates: Sequence[Candidate], share: float = 1.0, name: str = "", *, sweep: bool = True
@@ -97,12 +99,37 @@ class Trials:
         if trial.measurement is not None:
             before = self._costs.get(candidate, 0.0) if self.sweeps else 0.0
             self._costs[candidate] = max(before, trial.measurement.seconds / trial.share)
+            expected_s = self.laboratory.expected_s(candidate, trial.measurement.is_at_rates) * trial.share
+            self._stretches[candidate] = trial.measurement.seconds / max(1e-9, expected_s)
 
     def affords(self, candidates: Sequence[Candidate], until: float, share: float = 1.0, name: str = "") -> bool:
         """Whether the heat is known, or there is time for it before the share `until` of the budget is over."""
-        if self.notebook.known(_heat_key(candidates, share, name)) is not None:
+        if self._is_known(candidates, share, name):
             return True
-        return self.budget.allows(sum(self.cost_s(one) for one in candidates) * share, until)
+        return self.budget.allows(self.heat_s(candidates, share), until)
+
+    def fitting(
+        self, candidates: Sequence[Candidate], until: float, share: float = 1.0, name: str = "", least: int = 1
+    ) -> Sequence[Candidate]:
+        """As many of the first as there is time for, or as an interrupted run had time for; none where those are
+        fewer than `least`."""
+        heats = [candidates[:count] for count in range(len(candidates), least - 1, -1)]
+        known = (heat for heat in heats if self._is_known(heat, share, name))
+        fitting = (heat for heat in heats if self.budget.allows(self.heat_s(heat, share), until))
+        return next(known, None) or next(fitting, ())
+
+    def heat_s(self, candidates: Sequence[Candidate], share: float = 1.0) -> float:
+        """Seconds that a heat should take, weights that must be loaded included."""
+        loading_s = self.laboratory.expected_loading_s(candidates)
+        return loading_s + sum(self.cost_s(one) for one in candidates) * share
+
+    def _is_known(self, candidates: Sequence[Candidate], share: float, name: str) -> bool:
+        return self.notebook.known(_heat_key(candidates, share, name)) is not None
+
+    def noted(self, key: str, decide: Callable[[], int]) -> int:
+        """What was decided by the time that was left: an interrupted run that goes on decides the same."""
+        count: int = self.notebook.entry(f"decision {key}", lambda: {"count": decide()})["count"]
+        return count
 
     def quality(self, candidate: Candidate) -> Quality | None:
         """Of the candidate's weights and cache. None for random weights."""
@@ -135,22 +162,25 @@ class Trials:
     def fusion(self, candidate: Candidate) -> Fusion | None:
         """None where it is not known and nothing is measured any more."""
         key = f"fusion {candidate.key}"
-        if self.is_over and self.notebook.known(key) is None:
+        if self.notebook.known(key) is None and (self.is_over or not self.budget.allows(0.0, FUSION_UNTIL)):
             return None
         return Fusion.from_record(self._entry(key, lambda: self.laboratory.fusion(candidate).record()))
 
     def cost_s(self, candidate: Candidate) -> float:
-        """Seconds that a whole run of the candidate will take, pulses included."""
+        """Seconds that a whole run of the candidate will take, pulses included: as it took, else as forecast, by
+        what others took beside their forecasts."""
         known = self._costs.get(candidate)
         if known is not None:
             return known
-        return statistics.median(self._costs.values()) if self._costs else 0.0
+        stretch = statistics.median(self._stretches.values()) if self._stretches else 1.0
+        return stretch * self.laboratory.expected_s(candidate, self.sweeps)
 
     def measurement(self, candidate: Candidate) -> Measurement | None:
-        """The median of its whole runs, by throughput; of those with swept rates, where there are any, by goodput."""
+        """The median of its whole runs, by throughput; of those at rates, where there are any, by what is told
+        there."""
         whole = [one.measurement for one in self.runs.get(candidate, ()) if one.measurement is not None]
-        whole = [one for one in whole if one.good_rate_per_s is not None] or whole
-        whole.sort(key=lambda one: one.tokens_per_s if one.good_rate_per_s is None else one.goodput_per_s or 0.0)
+        whole = [one for one in whole if one.is_at_rates] or whole
+        whole.sort(key=lambda one: one.rank)
         return whole[(len(whole) - 1) // 2] if whole else None
 
     def ratio(self, candidate: Candidate, baseline: Candidate, figure: Callable[[Measurement], float]) -> Interval:
@@ -190,12 +220,13 @@ class Trials:
     def _measure(self, guard: DriftGuard, candidates: Sequence[Candidate], share: float, sweep: bool) -> list[Record]:
         for candidate in candidates:
             self.report("measuring", candidate)
-        started = self.laboratory.clock()
+        started, loaded_s = self.laboratory.clock(), self.laboratory.loading_s
         found = guard.measure(
             lambda: self.laboratory.measure(candidates, share, sweep),
-            lambda: self.budget.allows(0.0, REPEATING_UNTIL),
+            lambda: self.budget.allows(self.laboratory.clock() - started, REPEATING_UNTIL),
         )
-        wall_s = (self.laboratory.clock() - started) / (1 + found[0].num_discarded)
+        loaded_s = self.laboratory.loading_s - loaded_s
+        wall_s = (self.laboratory.clock() - started - loaded_s) / (1 + found[0].num_discarded)
         own_s = sum(one.measurement.seconds for one in found if one.measurement is not None)
         return [_record(one, wall_s / max(own_s, 1e-9)) for one in found]
 

@@ -15,11 +15,12 @@ from vivace.bench.traffic.scenario import SCENARIOS, make_traffic
 from vivace.bench.traffic.traces.trace import read_trace
 from vivace.core.errors import ConfigError
 from vivace.core.nearest_name import nearest_name
-from vivace.optimize.prompts import PromptReader, openings
+from vivace.optimize.prompts import PromptReader, abreast, openings
 
 DEFAULT_WORKLOAD = "chat"
 TRACE_PREFIX = "trace:"
 MOST_REQUESTS, LEAST_REQUESTS = 128, 8
+FEW_REQUESTS = 32  # of fewer, half are conversations: else two users would be all there are
 MOST_USERS = 64
 ALONE_SHARE = 1 / 8  # of the requests: for one user alone
 WARM_UP_TOKENS = 48
@@ -113,9 +114,12 @@ def check_workload(name: str) -> None:
 def make_workload(name: str, reader: PromptReader, num_requests: int, seed: int) -> Workload:
     """`num_requests` for the crowd, of which at most `MOST_USERS` are under way at once, and an eighth more for one
     user alone. Raises `ConfigError`."""
-    num_alone = max(2, math.ceil(ALONE_SHARE * num_requests))
-    crowd = _traffic(name, reader, num_requests, seed)
+    num_alone = max(1 if num_requests <= LEAST_REQUESTS else 2, math.ceil(ALONE_SHARE * num_requests))
     users = min(MOST_USERS, max(1, math.ceil(num_requests / 2)))
+    if num_requests < FEW_REQUESTS and not name.startswith(TRACE_PREFIX):
+        crowd = abreast(_traffic(name, reader, 4 * num_requests, seed), num_requests, users)
+    else:
+        crowd = _traffic(name, reader, num_requests, seed)
     alone = openings(_traffic(name, reader, 4 * num_alone, seed + 1), num_alone)
     return Workload(name, reader, replace(closed(crowd), concurrency=users), closed(alone))
 

@@ -158,8 +158,9 @@ def _guess(prediction: Prediction, load: Load) -> float | None:
 
 
 def _replicas(load: Load, capacity: Capacity | None) -> int | None:
-    """Machines among which the load is divided evenly; None: not even a small share of it is served well, or it
-    comes at a trace's own times, which cannot be divided."""
+    """Machines among which the load is divided evenly, where one was not enough: two at least, however much the
+    search found that one takes (plays of other loads may be luckier). None: not even a small share of it is served
+    well, or it comes at a trace's own times, which cannot be divided."""
     if capacity is None or not capacity.rate_per_s:
         return None
     if load.rate_per_s is not None:
@@ -168,7 +169,7 @@ def _replicas(load: Load, capacity: Capacity | None) -> int | None:
         count = math.ceil(load.users / capacity.users)
     else:
         return None
-    return count if count <= MOST_MACHINES else None
+    return max(2, count) if count <= MOST_MACHINES else None
 
 
 def _share(load: Load, num_machines: int) -> Load:

@@ -12,7 +12,7 @@ from vivace.plan.deployment import Binding, Deployment, TrafficShape
 from vivace.plan.machine import Machine
 from vivace.plan.memory import MemoryNeed, memory_need
 from vivace.plan.steady_state import Service, SteadyState
-from vivace.plan.step_time import StepModel, step_model
+from vivace.plan.step_time import StepModel, draft_step_model, step_model
 from vivace.plan.weights import StoredEncodings
 
 MAX_USERS = 65_536
@@ -57,10 +57,6 @@ class Prediction:
     def activation_bytes(self) -> int:
         return self.memory.activation_bytes
 
-    def cost_per_million_tokens(self, price_per_hour: float) -> float | None:
-        """Of output tokens, at a price of the whole machine; None where it serves nothing."""
-        return price_per_hour / 3600 / self.tokens_per_s * 1e6 if self.tokens_per_s else None
-
     def record(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
@@ -80,7 +76,7 @@ def predict(
     if not need.fits:
         return _nothing(need, machine, "memory")
     model = step_model(spec, machine, configuration, stored)
-    service = Service(model, _draft_model(machine, configuration), configuration, traffic)
+    service = Service(model, draft_step_model(machine, configuration), configuration, traffic)
     most_running = min(configuration.most_running, need.max_sequences)
     if traffic.rate_per_s is None:
         state: SteadyState | None = service.closed(traffic.concurrency, most_running)
@@ -104,17 +100,6 @@ def meets(slo: SLO, state: SteadyState) -> bool:
     return all(bound is None or 1e3 * seconds <= bound for bound, seconds in bounds)
 
 
-def meets_slo(slo: SLO, prediction: Prediction) -> bool:
-    """Whether a typical request of the predicted traffic keeps its bounds."""
-    bounds = (
-        (slo.ttft, prediction.ttft_ms),
-        (slo.tpot, prediction.tpot_ms),
-        (slo.itl, prediction.longest_gap_ms),
-        (slo.e2el, prediction.e2el_ms),
-    )
-    return prediction.fits and all(bound is None or (ms is not None and ms <= bound) for bound, ms in bounds)
-
-
 def _users(service: Service, traffic: TrafficShape, most_running: int) -> int:
     """The most users of a closed loop who keep the objectives: latencies grow with their number."""
     slo = traffic.slo
@@ -129,14 +114,6 @@ def _users(service: Service, traffic: TrafficShape, most_running: int) -> int:
         else:
             high = middle
     return low
-
-
-def _draft_model(machine: Machine, configuration: Deployment) -> StepModel | None:
-    plan = configuration.speculation
-    if plan is None or plan.draft is None:
-        return None
-    alone = Deployment(quantization=plan.draft_quantization, num_threads=configuration.num_threads)
-    return step_model(plan.draft, machine, alone)
 
 
 def _prediction(

@@ -14,7 +14,7 @@ from vivace.plan.outcome import Outcome, Window, outcome
 from vivace.plan.players import Players
 from vivace.plan.simulation import Simulation
 from vivace.plan.step_cost import StepCost
-from vivace.plan.step_time import StepModel, step_model
+from vivace.plan.step_time import draft_step_model, step_model
 from vivace.plan.weights import StoredEncodings
 from vivace.plan.workload import Load, Workload
 
@@ -49,9 +49,8 @@ class PlannedService:
     ) -> None:
         self._deployment = deployment
         self._workload = workload
-        self._cost = StepCost(
-            step_model(spec, machine, deployment, stored), deployment, draft_model(machine, deployment)
-        )
+        target, draft = step_model(spec, machine, deployment, stored), draft_step_model(machine, deployment)
+        self._cost = StepCost(target, deployment, draft)
         self.memory: MemoryNeed = memory_need(spec, machine, deployment, workload.traffic(FEWEST).longest, stored)
 
     def play(self, load: Load, *, whole: bool = False) -> Outcome:
@@ -106,15 +105,6 @@ def _enough(num_running: float) -> int:
 
 def _loaded(load: Load, value: float) -> Load:
     return replace(load, rate_per_s=value) if load.rate_per_s else replace(load, users=round(value))
-
-
-def draft_model(machine: Machine, deployment: Deployment) -> StepModel | None:
-    """Of the draft that guesses; None where nothing is computed for a guess."""
-    plan = deployment.speculation
-    if plan is None or plan.draft is None:
-        return None
-    alone = Deployment(quantization=plan.draft_quantization, num_threads=deployment.num_threads)
-    return step_model(plan.draft, machine, alone)
 
 
 def _largest(keeps: Callable[[float], bool], least: float, guess: float, most: float, *, is_whole: bool) -> float:

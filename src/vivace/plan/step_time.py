@@ -190,6 +190,15 @@ def step_model(
     return StepModel(spec, weights, kv_spec(spec, deployment), machine, deployment.num_threads)
 
 
+def draft_step_model(machine: Machine, deployment: Deployment) -> StepModel | None:
+    """Of the draft that guesses; None where nothing is computed for a guess."""
+    plan = deployment.speculation
+    if plan is None or plan.draft is None:
+        return None
+    alone = Deployment(quantization=plan.draft_quantization, num_threads=deployment.num_threads)
+    return step_model(plan.draft, machine, alone)
+
+
 def resident_share(num_bytes: float, cache_bytes: int) -> float:
     """The share of what it reads that a step finds in the last-level cache."""
     if not cache_bytes:

@@ -17,6 +17,7 @@ from vivace.backends.cpu.detect import Machine as DetectedMachine
 from vivace.backends.cpu.detect import detect, measure
 from vivace.core.config import EngineConfig
 from vivace.core.errors import ConfigError
+from vivace.engine.memory import available_memory_bytes
 from vivace.formats.atomic_file import atomic_writer
 from vivace.formats.cache_directory import cache_directory
 from vivace.plan.calibration import fit
@@ -199,7 +200,7 @@ def _machine(
         name="this",
         title=f"{detected.processor or 'this machine'}, {backend.num_threads} threads",
         kind="cpu",
-        memory_bytes=detected.available_memory_bytes or detected.memory_bytes,
+        memory_bytes=available_memory_bytes(),
         read_bytes_per_s=read_bytes_per_s or read_rate_over(backend),
         operations_per_s={name: peak for name, peak in peaks.items() if peak},
         source="measured here, now",

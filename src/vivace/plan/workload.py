@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from vivace.bench.slo import SLO
@@ -91,9 +90,8 @@ class Workload:
         """The means, for the steady state."""
         if self._shape is None:
             some = self.traffic(MEAN_OF)
-            longest = some.mean_prompt_len
-            cached = min(some.mean_cached_len, longest - 1)
-            self._shape = TrafficShape(longest, some.mean_answer_len, max(0.0, cached))
+            cached = min(some.mean_cached_len, some.mean_prompt_len - 1)
+            self._shape = TrafficShape(some.mean_prompt_len, some.mean_answer_len, max(0.0, cached))
         mean = self._shape
         return TrafficShape(
             mean.prompt_len,
@@ -136,9 +134,8 @@ def trace_workload(path: str | Path, *, max_model_len: int, block_size: int = 16
     name = f"{trace_kind(path)} trace {Path(path).name}"
 
     def make(num_requests: int) -> Traffic:
-        rows = islice(read_trace(path), 2 * num_requests)
         return replay(
-            rows,
+            read_trace(path),
             prompts=words,
             num_requests=num_requests,
             max_model_len=max_model_len,

@@ -11,7 +11,6 @@ from vivace.quantize.gguf_mixture import FILE_TYPES
 Method = Literal["rtn", "w8a8", "llm-int8", "smoothquant", "gptq", "awq", "gguf", "mixed"]
 Format = Literal["gptq", "awq", "compressed-tensors", "bitsandbytes", "gguf", "dense"]
 
-GROUP_FORMATS: tuple[Format, ...] = ("compressed-tensors", "gptq", "dense")
 FORMATS: dict[Method, tuple[Format, ...]] = {  # the first one is the default
     "rtn": ("compressed-tensors", "gptq", "awq", "dense"),
     "w8a8": ("compressed-tensors", "dense"),

@@ -19,9 +19,8 @@ from vivace.speculate.account import Account
 from vivace.speculate.step_cost import StepCost
 from vivace.speculate.tree_acceptance import TreeAcceptance
 
-MARGIN = (
-    1.06  # guessing must promise so much more than a plain step to begin: the best of many estimates errs upwards
-)
+# Guessing must promise so much more than a plain step to begin: the best of many estimates errs upwards.
+MARGIN = 1.06
 STAYING_MARGIN = 1.03  # to go on
 ASKING_SHARE = 0.003  # of the time, for asking in vain
 TRIAL_SHARE = 0.005  # of the time, for guesses against the estimate: whether it still holds

@@ -26,7 +26,7 @@ class MockServer:
 
     def truths(self) -> list[dict[str, Any]]:
         """What the server knows of its requests, in the order in which they came."""
-        with urllib.request.urlopen(f"{self.url}/truth", timeout=30) as answer:
+        with urllib.request.urlopen(f"{self.url}/truth", timeout=60) as answer:
             return json.load(answer)
 
 

@@ -138,6 +138,14 @@ def test_a_conversation_without_an_answer_ends_and_every_turn_has_a_record() -> 
     assert records[2].error == "not sent: the conversation ended with request 1"
 
 
+@pytest.mark.parametrize("concurrency", [None, 1])
+def test_a_conversation_goes_on_after_an_answer_that_its_client_broke_off(concurrency: int | None) -> None:
+    requests = [request(0, 0.0), request(1, after=0), request(2, after=1)]
+    records, server = run(requests, concurrency, status=lambda one: "cancelled" if one.index == 0 else "ok")
+    assert [one.index for one in server.sent] == [0, 1, 2]
+    assert [record.status for record in records] == ["cancelled", "ok", "ok"]
+
+
 def test_what_a_bound_holds_back_counts_from_when_it_was_due() -> None:
     """Coordinated omission: 10 requests a second to a server that takes 1 s for each, seen one at a time."""
     records, server = run([request(index, 0.1 * index) for index in range(10)], max_concurrency=1)

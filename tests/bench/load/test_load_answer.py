@@ -138,3 +138,14 @@ def test_tokens_are_told_as_they_come() -> None:
     ):
         answer.receive(float(when), f"data: {json.dumps(event)}\n\n".encode())
     assert told == [(0.0, 1), (1.0, 2)]
+
+
+def test_a_stream_that_broke_off_neatly_is_no_whole_answer() -> None:
+    """A proxy ends its chunked body as it should although the server behind it died."""
+    outcome, error = read(text("a"), text("b")).outcome()
+    assert (outcome, error) == ("error", "the stream broke off: neither a finish reason nor [DONE] came")
+
+
+def test_a_finish_reason_ends_a_stream_as_well_as_done() -> None:
+    last = {"choices": [{"index": 0, "text": "b", "finish_reason": "length"}]}
+    assert read(text("a"), last).outcome() == ("ok", None)

@@ -1,7 +1,7 @@
 """Whole runs over real sockets against a server with known latencies, in a process of its own.
 
-The bounds on times are generous: a busy machine is no error. How exact they are is measured by
-benches/load_accuracy.py.
+Either process may stand still at any moment: times are bounded from below alone. test_exact_times.py has them exact,
+and how exact they are on real time is measured by benches/load_accuracy.py.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pytest
 import uvloop
 from mock_process import MockServer, mock_server, script
 
+from vivace.bench.load import observer
 from vivace.bench.load.address import Address
 from vivace.bench.load.progress import RunProgress
 from vivace.bench.load.run import RunReport, run_traffic
@@ -60,31 +61,34 @@ def prompt(index: int, arrival_s: float | None = 0.0, num_tokens: int = 4, **val
     return TrafficRequest(index, 7, num_tokens, text=script(**values), arrival_s=arrival_s, **own)  # type: ignore[arg-type]
 
 
-def test_known_latencies_are_found() -> None:
-    """Lower bounds hold on any machine: nothing can come before it was sent."""
+def test_nothing_comes_before_it_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the clock that all processes share. How late things may come is in test_exact_times.py."""
+    monkeypatch.setattr(observer, "SAMPLE_S", 60.0)  # a look at the server waits for one that stands still
     with mock_server("--metrics", METRICS) as server:
-        requests = [prompt(i, 0.02 * i, 6, ttft=0.1, gap=0.05, chunk=2, queue_ms=3.0, cached=2) for i in range(10)]
+        requests = [
+            prompt(i, 0.02 * i, 6, ttft=0.1, gap=0.05, chunk=2, queue_ms=3.0, cached=2, name=i) for i in range(10)
+        ]
         run = Run(target(server), requests)
-        truths = server.truths()[1:]  # the first is the trial
+        truths = {truth["name"]: truth for truth in server.truths()[1:]}  # the first is the trial
     assert run.error is None
-    assert [record.status for record in run.records] == ["ok"] * 10
+    assert [(record.status, record.output_len) for record in run.records] == [("ok", 6)] * 10
+    earliest_start, latest_start = [], []  # of the run's clock
+    for record in run.records:
+        truth = truths[record.index]
+        assert truth["tokens"] == [2, 2, 2]
+        assert record.intended_s == requests[record.index].arrival_s
+        assert record.intended_s <= record.sent_s
+        assert list(record.token_s) == sorted(record.token_s)
+        assert record.token_s[::2] == record.token_s[1::2], "two tokens an event"
+        latest_start.append(truth["arrived"] - record.sent_s)
+        earliest_start += [sent - came for sent, came in zip(truth["sent"], record.token_s[::2], strict=True)]
+    assert max(earliest_start) <= min(latest_start)
     summary = summarise(run.records, run.samples, load=run.report.load if run.report else None)
     assert summary.ttft_ms is not None
-    assert 99 <= summary.ttft_ms.p50.value < 2000
-    assert summary.itl_ms is not None
-    assert summary.itl_ms.count == 20
-    assert 40 <= summary.itl_ms.p50.value < 1000
-    assert summary.tpot_ms is not None
-    assert summary.tpot_ms.p50.value == pytest.approx(summary.itl_ms.mean.value * 2 / 5, rel=0.5)
-    assert summary.tokens_per_arrival == 2
+    assert summary.ttft_ms.p50.value >= 100 - 1e-6
     assert (summary.queue_ms and summary.queue_ms.max, summary.server.prefix_hit_rate) == (3.0, 2 / 7)
     assert summary.server.running_max == 2
     assert summary.server.peak_resident_bytes is not None
-    for truth in truths:
-        assert sum(truth["tokens"]) == 6
-    served = [record.token_s[-1] - record.token_s[0] for record in run.records]
-    sent = sorted(truth["sent"][-1] - truth["sent"][0] for truth in truths)
-    assert sorted(served) == pytest.approx(sent, abs=0.5)
 
 
 def test_every_end_of_a_request_has_its_record() -> None:
@@ -95,11 +99,12 @@ def test_every_end_of_a_request_has_its_record() -> None:
             prompt(2, status=500),
             prompt(3, drop_after=2, gap=0.01),
             prompt(4, body="{}"),
-            prompt(5, num_tokens=10_000, gap=0.01, cancel_after_s=0.3),
+            prompt(5, num_tokens=10_000, gap=0.01, cancel_after_s=0.3, name="left"),
             prompt(6, count="final", chunk=3, num_tokens=5),
             prompt(7, count="none"),
         ]
         run = Run(target(server), requests)
+        left = next(truth for truth in server.truths() if truth["name"] == "left")
     kinds = {record.index: (record.status, record.error and record.error.partition(":")[0]) for record in run.records}
     assert kinds == {
         0: ("ok", None),
@@ -113,7 +118,7 @@ def test_every_end_of_a_request_has_its_record() -> None:
     }
     assert "come again in 3 s" in (run.records[1].error or "")
     assert [run.records[index].output_len for index in (0, 3, 6, 7)] == [4, 2, 5, 4]
-    assert 0 < run.records[5].output_len < 1000
+    assert run.records[5].output_len <= sum(left["tokens"]) < 10_000
     assert (run.progress.num_sent, run.progress.num_running, run.progress.num_ended) == (8, 0, 8)
 
 
@@ -122,6 +127,7 @@ def test_refused_requests_are_sent_again_if_asked() -> None:
         run = Run(target(server, num_retries=2), [prompt(0, status=503, retry_after="0.01")])
         assert len(server.truths()) == 1 + 3
     assert [record.status for record in run.records] == ["refused"]
+    assert run.records[0].ended_s - run.records[0].sent_s > 0.015  # from the first time, not the last
 
 
 def test_conversations_go_on_with_real_answers() -> None:

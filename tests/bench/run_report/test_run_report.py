@@ -15,6 +15,7 @@ from vivace.bench.run_report.report import run_report
 from vivace.bench.store.result_store import ResultStore
 
 CHROMIUM = next((path for path in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if Path(path).exists()), None)
+DEADLINE_MS = 120_000
 VOID = {"meta", "link", "br"}
 NO_TEXT = {"rect", "circle", "line", "path"}
 
@@ -97,7 +98,7 @@ def browser() -> Iterator[Any]:
         pytest.skip("there is no Chromium")
     with playwright.sync_playwright() as driver:
         flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=flags)
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=flags, timeout=DEADLINE_MS)
         yield opened
         opened.close()
 
@@ -107,6 +108,7 @@ def test_in_a_browser(pages: dict[str, str], kind: str, browser: Any, tmp_path: 
     file = tmp_path / "report.html"
     file.write_text(pages[kind])
     page = browser.new_page()
+    page.set_default_timeout(DEADLINE_MS)
     complaints: list[str] = []
     asked: list[str] = []
     page.on("console", lambda message: complaints.append(message.text))

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from vivace.bench.records import RequestRecord, ServerSample
+from vivace.bench.store import result_store
 from vivace.bench.store.location import default_store_path
 from vivace.bench.store.result_store import ResultStore
 from vivace.bench.store.schema import APPLICATION_ID, SCHEMA_VERSION
@@ -132,6 +133,35 @@ def test_several_processes_and_threads_write_one_file(tmp_path: Path) -> None:
         assert [process.wait(timeout=60) for process in processes] == [0, 0]
         assert {one.name: one.num_requests for one in store.runs()} == {"a": 100, "b": 100, "threads": 100}
         assert store.requests(run) == [record(index) for index in range(100)]
+
+
+def test_two_first_processes_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another one makes the file, SQLite refuses at once, whatever its timeout."""
+    path = tmp_path / "results.sqlite"
+    other = sqlite3.connect(path, isolation_level=None)
+    tries: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        tries.append(seconds)
+        if len(tries) == 3:
+            other.execute("ROLLBACK")
+
+    monkeypatch.setattr(result_store.time, "sleep", sleep)
+    other.execute("BEGIN IMMEDIATE")
+    with ResultStore(path) as store:
+        assert len(tries) == 3
+        assert store.begin("serve", "second", {}, {}) == 1
+    other.close()
+
+
+def test_a_file_that_stays_locked_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "results.sqlite"
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    monkeypatch.setattr(result_store, "BUSY_S", 0.0)
+    with pytest.raises(ConfigError, match="locked"):
+        ResultStore(path)
+    other.close()
 
 
 def test_a_reader_sees_what_a_writer_has_just_written(tmp_path: Path) -> None:

@@ -43,7 +43,6 @@ class Machine:
     quota_cores: float | None  # of the control group; None: no limit
     caches: tuple[CacheLevel, ...]
     memory_bytes: int
-    available_memory_bytes: int
     transparent_huge_pages: str | None  # always, madvise or never; only never costs us speed
 
 
@@ -66,8 +65,7 @@ def detect() -> Machine:
         affinity_cores=_physical_cores(CPUS, _affinity()),
         quota_cores=_least_quota(CGROUP, _read(OWN_CGROUP)),
         caches=_caches(CPUS / "cpu0"),
-        memory_bytes=_memory_bytes("MemTotal"),
-        available_memory_bytes=_memory_bytes("MemAvailable"),
+        memory_bytes=_memory_bytes(),
         transparent_huge_pages=_huge_page_mode(_read(HUGE_PAGES)),
     )
 
@@ -170,9 +168,9 @@ def _huge_page_mode(text: str) -> str | None:
     return rest.partition("]")[0] if bracket else None
 
 
-def _memory_bytes(key: str) -> int:
+def _memory_bytes() -> int:
     for line in _read(MEMINFO).splitlines():
-        if line.startswith(f"{key}:"):
+        if line.startswith("MemTotal:"):
             return int(line.split()[1]) * 1024
     return 0
 

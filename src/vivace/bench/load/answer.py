@@ -37,7 +37,7 @@ class StreamedAnswer:
         self._usage: Usage | None = None
         self._timings: Timings | None = None
         self._error: str | None = None
-        self._is_done = False
+        self._is_whole = False
         self.ended: float | None = None
 
     def begin(self, status: int, headers: dict[str, str]) -> None:
@@ -61,7 +61,7 @@ class StreamedAnswer:
 
     def _take(self, when: float, name: str, data: bytes) -> None:
         if data == b"[DONE]":
-            self._is_done = True
+            self._is_whole = True
             return
         try:
             chunk = _chunk.decode(data)
@@ -77,6 +77,7 @@ class StreamedAnswer:
             self._add(when, chunk, chunk.choices[0])
 
     def _add(self, when: float, chunk: Chunk, choice: Choice) -> None:
+        self._is_whole = self._is_whole or bool(choice.finish_reason)
         num_characters = choice.num_characters
         total = _running_total(chunk)
         if total is None and choice.token_ids is not None:
@@ -136,6 +137,8 @@ class StreamedAnswer:
             return "error", f"no stream of events came: {_excerpt(kind.encode())}"
         if not self._pieces:
             return "error", "the stream had no tokens"
+        if not self._is_whole:  # a proxy closes neatly what its server broke off
+            return "error", "the stream broke off: neither a finish reason nor [DONE] came"
         return "ok", None
 
 

@@ -131,9 +131,10 @@ class Conductor:
             task.cancel()
 
     def _next_turns(self, request: TrafficRequest, exchange: Exchange) -> list[tuple[TrafficRequest, float]]:
-        """What follows, with when it is due. After a request without an answer, or a server, nobody goes on."""
+        """What follows, with when it is due: also after an answer that its client broke off. After a request without
+        an answer, or a server, nobody goes on."""
         turns = self._turns.get(request.index, [])
-        if exchange.record.status != "ok" or self._is_gone:
+        if exchange.record.status not in ("ok", "cancelled") or self._is_gone:
             for turn in turns:
                 self._drop(turn, exchange.record.ended_s, request)
             return []

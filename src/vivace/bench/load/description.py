@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from vivace.bench.load.target import Target
 from vivace.core.errors import TargetError
 from vivace.core.nearest_name import nearest_name
 
+ANSWER_S = 60.0  # to all questions: they take milliseconds, and a model that is loading answers them late or never
 _MARKS: tuple[tuple[str, str, Kind], ...] = (
     ("/props", "default_generation_settings", "llamacpp"),
     ("/info", "max_total_tokens", "tgi"),
@@ -30,16 +32,26 @@ class Description:
 async def describe(client: HttpClient, target: Target) -> Description:
     """Raises `TargetError` for a server that is not there, wants another key or has no such model."""
     try:
-        response = await client.fetch("GET", "/v1/models")
-        _check_key(response, target)
-        models = _models(response)
-        name = _model_name(target, [model["id"] for model in models])
-        owner = str(models[0].get("owned_by")) if models else ""
-        entry = next((model for model in models if model["id"] == name), {})
-        return Description(OWNERS.get(owner) or await _kind(client), name, _max_model_len(entry))
+        async with asyncio.timeout(ANSWER_S):
+            return await _described(client, target)
+    except TimeoutError:
+        raise TargetError(
+            f"{target.address} takes connections, but did not say within {ANSWER_S:g} s what it serves: "
+            "is it a server of OpenAI's make, and does it run?"
+        ) from None
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
         raise TargetError(f"no server answers at {target.address}: {reason}") from None
+
+
+async def _described(client: HttpClient, target: Target) -> Description:
+    response = await client.fetch("GET", "/v1/models")
+    _check_key(response, target)
+    models = _models(response)
+    name = _model_name(target, [model["id"] for model in models])
+    owner = str(models[0].get("owned_by")) if models else ""
+    entry = next((model for model in models if model["id"] == name), {})
+    return Description(OWNERS.get(owner) or await _kind(client), name, _max_model_len(entry))
 
 
 def _check_key(response: WholeResponse, target: Target) -> None:
@@ -51,7 +63,7 @@ def _check_key(response: WholeResponse, target: Target) -> None:
 
 
 def _models(response: WholeResponse) -> list[dict[str, Any]]:
-    """None where the server has no such list."""
+    """Empty where the server has no such list."""
     body = response.json()
     entries = body.get("data") if isinstance(body, dict) else None
     return [entry for entry in entries or () if isinstance(entry, dict) and isinstance(entry.get("id"), str)]

@@ -35,7 +35,8 @@ class Observer:
             await self.sample()
 
     async def sample(self) -> None:
-        text = ""
+        """Its time is that at which it was asked for."""
+        asked_s, text = self._clock.now(), ""
         try:
             async with asyncio.timeout(SAMPLE_S):  # 3.11's wait_for loses a cancel beside the answer
                 response = await self._client.fetch("GET", "/metrics")
@@ -47,7 +48,7 @@ class Observer:
             self.memory = memory_parts(text)
         memory = None if self._processes is None else self._processes.resident_bytes()
         energy = self._energy.counters() if self._energy is not None else {}
-        self._on_sample(server_sample(text, self._clock.now(), memory, energy))
+        self._on_sample(server_sample(text, asked_s, memory, energy))
 
     def close(self) -> None:
         self._client.close()

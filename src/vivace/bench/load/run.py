@@ -66,9 +66,12 @@ async def run_traffic(
             on_record,
             max_concurrency=target.max_concurrency,
         )
+        lead_s = LEAD_S + LEAD_PER_USER_S * (traffic.concurrency or 0)
+        clock.start(lead_s)
+        await observer.sample()  # a busy server may take longer to tell than the lead is: that delays no request
         async with GeneratorWatch() as watch:
             with _no_garbage_collection():
-                clock.start(LEAD_S + LEAD_PER_USER_S * (traffic.concurrency or 0))
+                clock.start(lead_s)
                 await _watched(conductor, observer)
             load = watch.load()
         return RunReport(target, load, observer.memory)
@@ -109,8 +112,7 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 async def _watched(conductor: Conductor, observer: Observer) -> None:
-    """Play, with a sample of the server before, now and then, and after."""
-    await observer.sample()
+    """Play, with a sample of the server now and then, and after."""
     watching = asyncio.create_task(observer.watch())
     try:
         await conductor.play()

@@ -46,6 +46,7 @@ class HttpSender:
         self._progress.num_running += 1
         try:
             attempt = await self._attempt(request, content, due_s)
+            sent_s = attempt.sent_s  # what comes later is the server's wish, no lag of this generator
             for _ in range(self._target.num_retries):
                 if attempt.status != "refused":
                     break
@@ -53,7 +54,7 @@ class HttpSender:
                 attempt = await self._attempt(request, content, due_s)
         finally:
             self._progress.num_running -= 1
-        record = self._record(request, due_s, attempt)
+        record = self._record(request, due_s, sent_s, attempt)
         self._progress.ended(record)
         return Exchange(record, attempt.answer.text, attempt.is_unreachable)
 
@@ -88,14 +89,16 @@ class HttpSender:
         attempt.sent_s = self._clock.now()
         await self._client.exchange(connection, content, attempt.answer)
 
-    def _record(self, request: TrafficRequest, due_s: float, attempt: _Attempt) -> RequestRecord:
+    def _record(
+        self, request: TrafficRequest, due_s: float, sent_s: float | None, attempt: _Attempt
+    ) -> RequestRecord:
         answer, now = attempt.answer, self._clock.now()
         ended_s = answer.ended if answer.ended is not None else now
         token_s = answer.token_s(ended_s)
         return RequestRecord(
             index=request.index,
             intended_s=due_s,
-            sent_s=now if attempt.sent_s is None else attempt.sent_s,
+            sent_s=now if sent_s is None else sent_s,
             ended_s=ended_s,
             status=attempt.status,
             prompt_len=request.prompt_len if answer.num_prompt_tokens is None else answer.num_prompt_tokens,

@@ -18,6 +18,7 @@ class Choice(Struct):
     text: str | None = None
     delta: Delta | None = None
     token_ids: list[int] | None = None  # vLLM's `return_token_ids`
+    finish_reason: Any = None  # with the last token; until then null, or empty
 
     @property
     def num_characters(self) -> int:

@@ -6,6 +6,7 @@ the last seconds; readers never wait for the writer, and writers of other proces
 
 from __future__ import annotations
 
+import random
 import sqlite3
 import sys
 import threading
@@ -24,6 +25,7 @@ from vivace.bench.store.command_line import shown_command
 from vivace.core.errors import ConfigError
 
 BUSY_S = 30.0  # what a writer waits for another process's commit; one takes well under a millisecond
+FIRST_PAUSE_S, MOST_PAUSE_S = 0.01, 0.1  # between tries to switch a new file's journal
 
 Row = TypeVar("Row")
 
@@ -161,7 +163,7 @@ def _writable(path: Path) -> sqlite3.Connection:
         connection = _connected(path.absolute().as_uri())
     try:
         with _explained(path):
-            connection.execute("PRAGMA journal_mode = WAL")  # stays what it was where the file system cannot
+            _log_ahead(connection)
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("BEGIN IMMEDIATE")  # two first processes: one makes the tables, the other finds them
@@ -172,6 +174,23 @@ def _writable(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _log_ahead(connection: sqlite3.Connection) -> None:
+    """Switch a new file's journal. SQLite asks for the whole file from a lock that it holds already, and there it
+    does not wait for another process that does the same: who is refused has to try again."""
+    deadline, pause_s = time.monotonic() + BUSY_S, FIRST_PAUSE_S
+    connection.execute(f"PRAGMA busy_timeout = {int(1e3 * FIRST_PAUSE_S)}")  # two that wait for each other part soon
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")  # stays what it was where the file system cannot
+            break
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() >= deadline:
+                raise
+        time.sleep(pause_s * random.uniform(0.5, 1.0))
+        pause_s = min(2 * pause_s, MOST_PAUSE_S)
+    connection.execute(f"PRAGMA busy_timeout = {int(1e3 * BUSY_S)}")
 
 
 def _read_only(path: Path) -> sqlite3.Connection:

@@ -27,9 +27,8 @@ ROLES = {
     "system": "system",
     "developer": "system",
 }
-BUFFER = (
-    1024  # conversations among which the next is drawn: the order depends on the seed, the file is read as needed
-)
+# Conversations among which the next is drawn: the order depends on the seed, the file is read as needed.
+BUFFER = 1024
 THINK_S = 1.0
 
 

@@ -7,12 +7,10 @@ from random import Random
 
 from vivace.bench.traffic.prompt_text import PromptText
 
-ENGINE_BLOCK_LEN = (
-    16  # the smallest unit in which engines share prefixes: blocks that part, part within so many tokens
-)
-_OPENING_TOKENS = (
-    8  # whole words of so many are compared: the word behind them ends before the 16th, or nearly all do
-)
+# The smallest unit in which engines share prefixes: blocks that part, part within so many tokens.
+ENGINE_BLOCK_LEN = 16
+# Whole words of so many are compared: the word behind them ends before the 16th, or nearly all do.
+_OPENING_TOKENS = 8
 _NUM_PLACES = 32  # tried before a text gets words in front that tell it apart
 _NUM_LEADS = 1024
 _ROOT = 0

@@ -1,0 +1,54 @@
+"""What the process may still take, as the system and its control group tell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vivace.engine import memory
+
+GIB = 1 << 30
+
+
+@pytest.fixture
+def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine with 20 GiB to give."""
+    (tmp_path / "meminfo").write_text(
+        f"MemTotal:  {64 << 20} kB\nMemAvailable:  {20 << 20} kB\nHugePages_Total:  0\n"
+    )
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    return tmp_path
+
+
+def limit(system: Path, most: str, used: int, **charged: int) -> None:
+    (system / "memory.max").write_text(f"{most}\n")
+    (system / "memory.current").write_text(f"{used}\n")
+    (system / "memory.stat").write_text("".join(f"{name} {number}\n" for name, number in charged.items()))
+
+
+def test_without_a_group_the_system_tells(system: Path) -> None:
+    assert memory.available_memory_bytes() == 20 * GIB
+    limit(system, "max", 50 * GIB)
+    assert memory.available_memory_bytes() == 20 * GIB
+
+
+def test_a_group_gives_what_is_left_of_its_limit(system: Path) -> None:
+    limit(system, str(16 * GIB), 6 * GIB, anon=6 * GIB)
+    assert memory.available_memory_bytes() == 10 * GIB
+    limit(system, str(64 * GIB), 6 * GIB)
+    assert memory.available_memory_bytes() == 20 * GIB
+    limit(system, str(4 * GIB), 5 * GIB)
+    assert memory.available_memory_bytes() == 0
+
+
+def test_pages_of_files_make_way(system: Path) -> None:
+    """A model of 8 GiB was read before, by a process that has ended: its pages are charged to the container."""
+    limit(system, str(10 * GIB), 9 * GIB, anon=GIB, file=8 * GIB, inactive_file=5 * GIB, active_file=3 * GIB)
+    assert memory.available_memory_bytes() == 9 * GIB
+
+
+def test_a_system_that_does_not_tell(system: Path) -> None:
+    (system / "meminfo").unlink()
+    assert memory.available_memory_bytes() > 0
