@@ -122,6 +122,7 @@ class Served:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", nargs="*", type=int, default=range(len(CASES)))
+    parser.add_argument("--seed", type=int, default=0, help="of the traffic")
     options = parser.parse_args()
     backend = CpuBackend()
     machine = this_machine(backend)
@@ -129,7 +130,7 @@ def main() -> None:
     errors: dict[str, list[float]] = {}
     for case in (CASES[index] for index in options.cases):
         reads = [read_rate_over(backend)]
-        predicted, measured = compare(backend, machine, case)
+        predicted, measured = compare(backend, machine, case, options.seed)
         reads.append(read_rate_over(backend))
         line = []
         for name in FIGURES:
@@ -146,7 +147,7 @@ def main() -> None:
     print(f"all: median error {statistics.median(abs(one) for values in errors.values() for one in values):.1%}")
 
 
-def compare(backend: CpuBackend, machine: Machine, case: Case) -> tuple[Outcome, Outcome]:
+def compare(backend: CpuBackend, machine: Machine, case: Case, seed: int = 0) -> tuple[Outcome, Outcome]:
     """Predicted, then played."""
     loaded = _load(backend, case)
     encoder = loaded.tokenizer or WordEncoder()
@@ -156,6 +157,7 @@ def compare(backend: CpuBackend, machine: Machine, case: Case) -> tuple[Outcome,
         num_requests=case.num_requests,
         concurrency=case.users or 16,
         max_model_len=MAX_MODEL_LEN,
+        seed=seed,
     )
     traffic = tokenised(made, encoder, BLOCK_SIZE)
     _warm_up(loaded.engine)
@@ -167,10 +169,10 @@ def compare(backend: CpuBackend, machine: Machine, case: Case) -> tuple[Outcome,
         block_size=BLOCK_SIZE,
     )
     cost = StepCost(step_model(loaded.spec, now, deployment), deployment)
-    players = Players(traffic, users=case.users, rate=case.rate)
-    simulation = Simulation(traffic, players, cost, deployment, num_kv_blocks=NUM_KV_BLOCKS)
+    players = Players(traffic, users=case.users, rate=case.rate, seed=seed)
+    simulation = Simulation(traffic, players, cost, deployment, num_kv_blocks=NUM_KV_BLOCKS, wake_s=cost.wake_s)
     predicted = outcome(simulation.play(), simulation.totals)
-    records = Served(loaded.engine, traffic, Players(traffic, users=case.users, rate=case.rate)).play()
+    records = Served(loaded.engine, traffic, Players(traffic, users=case.users, rate=case.rate, seed=seed)).play()
     return predicted, outcome(records, Totals())
 
 

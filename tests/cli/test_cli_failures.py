@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from command_run import Vivace
@@ -22,7 +23,19 @@ def test_an_interrupt_is_code_130(vivace: Vivace, stories: str, monkeypatch: pyt
 
     monkeypatch.setattr("vivace.cli.generate.open_llm", interrupted)
     done = vivace("generate", stories, "--prompt", "x")
-    assert (done.code, done.stdout, done.stderr) == (130, "", "")
+    assert (done.code, done.stdout, done.stderr) == (130, "", "vivace: interrupted\n")
+
+
+def test_an_interrupt_says_where_the_same_command_goes_on(
+    vivace: Vivace, stories: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupted(_config: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vivace.cli.evaluate.open_llm", interrupted)
+    done = vivace("evaluate", stories, "-o", str(tmp_path / "quality.json"))
+    assert done.code == 130
+    assert "the same command goes on" in done.stderr
 
 
 def test_a_reader_that_left_is_no_error_message(stories: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,6 +63,31 @@ def test_what_cannot_be_met_is_refused() -> None:
         EngineConfig(max_num_seqs=0)
     with pytest.raises(ConfigError, match="kv_cache_dtype must be one of"):
         EngineConfig(kv_cache_dtype="int3")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gpu_memory_utilization": "0.9"}, "gpu_memory_utilization must be a number, not '0.9'"),
+        ({"static_batch_timeout_ms": "50"}, "static_batch_timeout_ms must be a number, not '50'"),
+        ({"static_batch_timeout_ms": float("inf")}, "static_batch_timeout_ms must be 0 or more, not inf"),
+        ({"enable_prefix_caching": "no"}, "enable_prefix_caching must be true or false, not 'no'"),
+        ({"seed": 1.5}, r"seed must be an integer, not 1\.5"),
+        ({"kv_cache_dtype": ["bf16"]}, "kv_cache_dtype must be one of"),
+        ({"max_num_seqs": True}, "max_num_seqs must be a positive integer, not True"),
+        ({"model": 7}, "model must be a string, not 7"),
+    ],
+)
+def test_options_of_another_type_are_refused_by_name(options: dict[str, Any], message: str) -> None:
+    """Python's callers give them too, and no file's reader has looked at those."""
+    with pytest.raises(ConfigError, match=message):
+        EngineConfig.from_options(options)
+
+
+def test_a_path_may_be_one_of_pathlibs() -> None:
+    assert EngineConfig.from_options({"model": Path("a/b"), "tokenizer": Path("c")}) == EngineConfig(
+        model="a/b", tokenizer="c"
+    )
 
 
 @pytest.mark.parametrize("dtype", ["int8_per_token_head", "int4_per_token_head", "int4_k_per_channel", "fp8_e4m3"])

@@ -153,6 +153,14 @@ def test_a_killed_training_goes_on_to_the_same_bytes(
     assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
 
 
+def test_a_folder_that_cannot_be_is_refused_in_one_line(tiny: Path, text: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    llm = LLM(str(tiny))
+    for output in (tmp_path / "file", tmp_path / "file" / "heads"):
+        with pytest.raises(ConfigError, match=r"cannot write .*file.*; name another folder"):
+            train_medusa(llm, str(tiny), [text], output, SMALL)
+
+
 def test_folders_of_others_are_left_alone(tiny: Path, text: Path, tmp_path: Path) -> None:
     llm = LLM(str(tiny))
     (tmp_path / "mine").mkdir()

@@ -20,6 +20,7 @@ from virtual_laboratory import (
 
 from vivace.core.errors import ConfigError
 from vivace.optimize.candidate import Candidate
+from vivace.optimize.cautions import cautions
 from vivace.optimize.gate import QualityBar
 from vivace.optimize.notebook import Forgetful
 from vivace.optimize.space import make_space
@@ -131,6 +132,32 @@ def test_drift_is_seen_and_does_not_change_the_answer() -> None:
     assert shaken.num_discarded > 0
     assert shaken.pick.candidate == calm.pick.candidate
     assert shaken.pick.measured.tokens_per_s == pytest.approx(calm.pick.measured.tokens_per_s)
+
+
+@pytest.mark.parametrize("seconds", [60.0, 90.0, 150.0])
+def test_what_is_told_of_the_gain_is_one_figure(seconds: float) -> None:
+    """With a single heat or two, where medians and ratios differ: the pick's line has the headline's figure."""
+    answer = optimization(VirtualLaboratory(noise=0.05), seconds=seconds).run()
+    assert answer.pick.times_naive == answer.speedup.value
+    assert answer.naive.times_naive == pytest.approx(1.0)
+    assert answer.pick.tokens_per_s / answer.naive.tokens_per_s == pytest.approx(answer.speedup.value, rel=0.1)
+
+
+def test_a_better_one_that_was_not_judged_is_named() -> None:
+    answer = optimization(VirtualLaboratory()).run()
+    assert answer.overlooked is None, "all that are as good were judged"
+    assert not any("too late" in one for one in cautions(answer))
+    better = replace(answer.results[1], score=1.2 * answer.pick.score)
+    assert any("20% better than the pick" in one for one in cautions(replace(answer, overlooked=better)))
+
+
+@pytest.mark.parametrize("seconds", [60.0, 90.0, 120.0, 150.0, 200.0])
+def test_no_reason_in_the_file_speaks_against_the_pick(seconds: float) -> None:
+    """A rival that turns out better, judged in time, is the pick; one that was not is named."""
+    answer = optimization(VirtualLaboratory(noise=0.01), seconds=seconds).run()
+    fair = [one for one in answer.results if not one.refusal and one.candidate.batching == "continuous"]
+    best = max(fair, key=lambda one: one.score)
+    assert best.score <= 1.03 * answer.pick.score or answer.overlooked is not None
 
 
 def front_of(run_answer: object) -> set[str]:

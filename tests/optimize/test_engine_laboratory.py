@@ -228,6 +228,17 @@ def test_quality_is_that_of_the_text(shelf: EngineShelf, workload: Workload) -> 
     assert laboratory(shelf, workload).quality(SERVED) is None
 
 
+def test_the_reference_is_scored_once_and_says_the_same(shelf: EngineShelf) -> None:
+    reference = Candidate("f32", "f32", num_threads=1)
+    remembering, forgetting = (Judge(shelf, reference, sample_text()[:1500], []) for _ in range(2))
+    forgetting._reference_logits.most_bytes = 0
+    for _ in range(2):
+        one, other = remembering.quality(SERVED), forgetting.quality(SERVED)
+        assert replace(one, seconds=0.0) == replace(other, seconds=0.0)
+    assert remembering._reference_logits.num_bytes > 0
+    assert forgetting._reference_logits.num_bytes == 0
+
+
 def test_a_cache_that_ruins_the_text_is_refused(shared: Path) -> None:
     """int4 by token on heads of 8: 35% of perplexity lost, at the least memory of all caches."""
     config = EngineConfig(model=str(shared / "weights" / "stories260K"), num_threads=1, max_model_len=512)

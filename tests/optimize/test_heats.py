@@ -102,6 +102,20 @@ def candidates(count: int) -> list[Candidate]:
     return [replace(BASE, max_num_seqs=one) for one in seqs]
 
 
+def test_who_ran_once_does_not_hide_a_bad_heat() -> None:
+    """Three newcomers in a heat at half speed: its luck is told by the one who is known from elsewhere."""
+    standings = standings_of()
+    known, *others = (replace(BASE, max_num_seqs=count) for count in (1, 2, 4, 8))
+    for name in ("1", "2"):
+        standings.trials.heat([known], name=name)
+    for trial in standings.trials.heat([known, *others], name="slow"):
+        assert trial.measurement is not None
+        halved = replace(trial.measurement, tokens_per_s=trial.measurement.tokens_per_s / 2)
+        standings.trials.runs[trial.candidate][-1] = replace(trial, measurement=halved)
+    for one in (known, *others):
+        assert standings.strength(one) == pytest.approx(true_speed(one))
+
+
 def test_standings_join_heats_that_have_members_in_common() -> None:
     standings = standings_of(noise=0.01)
     a, b, c = candidates(3)

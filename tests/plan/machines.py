@@ -18,6 +18,8 @@ PERFECT = Efficiency(
     attention_keys=0.0,
     sequence_s=0.0,
     logit_s=0.0,
+    admission_s=0.0,
+    admission_token_s=0.0,
 )
 
 

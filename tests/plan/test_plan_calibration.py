@@ -15,7 +15,16 @@ from vivace.models.presets import preset_spec
 from vivace.plan.calibration import fit
 from vivace.plan.deployment import Deployment
 from vivace.plan.machine import RateCurve, WidthRates
-from vivace.plan.measurement import CACHED_STREAMS, SHALLOW, StepSample, Work
+from vivace.plan.measurement import (
+    CACHED_STREAMS,
+    PAUSE_S,
+    SHALLOW,
+    WAKING_ROUNDS,
+    RequestCosts,
+    StepSample,
+    Work,
+    measure_requests,
+)
 from vivace.plan.step_time import step_model
 from vivace.plan.this_machine import calibration_of, calibration_path, load_calibration, save_calibration
 
@@ -91,6 +100,26 @@ def test_known_laws_are_found_again() -> None:
         curve = efficiency.rates["q8_0"].at_width(width)
         assert curve.at(48) == pytest.approx(RATE, rel=0.05)
     assert efficiency.is_measured
+
+
+def test_one_round_in_a_quiet_moment_promises_nothing() -> None:
+    """Overheads are those of the median round."""
+    quick = [
+        replace(one, python_s=one.python_s / 2, rows=replace(one.rows, seconds=one.rows.seconds / 2))
+        for one in _samples()
+        if one.python_s is not None
+    ]
+    assert len(quick) == 2
+    usual, hopeful = fit(list(_samples()), "test"), fit([*_samples(), *_samples(), *quick], "test")
+    assert (hopeful.step_s, hopeful.op_s) == (pytest.approx(usual.step_s), pytest.approx(usual.op_s))
+
+
+def test_requests_are_measured_on_a_real_engine() -> None:
+    """No figures of this machine are asserted: a clock that stands still finds nothing, and pauses are taken."""
+    pauses: list[float] = []
+    found = measure_requests(CpuBackend(num_threads=1), lambda: 0.0, pauses.append)
+    assert found == RequestCosts(0.0, 0.0, 0.0)
+    assert pauses == [PAUSE_S] * WAKING_ROUNDS
 
 
 def test_samples_of_one_kind_are_refused() -> None:

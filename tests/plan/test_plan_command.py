@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -37,9 +38,43 @@ def test_the_table_the_reasons_and_the_page(tmp_path: Path) -> None:
     assert file.read_text().startswith("<!DOCTYPE html>")
 
 
+def test_sizes_of_a_small_model_are_no_zeros() -> None:
+    result = RUNNER.invoke(app, ["plan", "--hardware", "l4,l4", "--quantization", "bf16"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    assert "embedded, 3.41 M parameters" in result.stdout
+    assert "0.0068" in result.stdout
+    assert result.stdout.count("0.0068") == 1, "a machine that is named twice has one row"
+
+
+def test_it_says_what_narrower_weights_would_bring() -> None:
+    options = ["--hardware", "h100", "--quantization", "bf16,awq", "--price", "h100=2"]
+    result = RUNNER.invoke(app, ["plan", "llama-3.1-8b", *options])
+    assert result.exit_code == 0, result.output
+    best = next(line for line in result.stdout.splitlines() if "cheapest a token" in line)
+    assert "with bf16 weights" in best
+    assert "awq weights give 1." in best
+    assert "lose text" in best
+
+
+def test_more_users_than_one_machine_could_have_are_divided() -> None:
+    options = ["--hardware", "h100", "--quantization", "bf16", "--users", "5000", "--slo", "ttft:500,tpot:50"]
+    result = RUNNER.invoke(app, ["plan", "llama-3.1-8b", *options, "--json"])
+    assert result.exit_code == 0, result.output
+    (candidate,) = json.loads(result.stdout)["candidates"]
+    assert candidate["num_machines"] == math.ceil(5000 / candidate["capacity"]["users"])
+
+
+def test_a_file_that_is_not_there_is_no_preset() -> None:
+    result = RUNNER.invoke(app, ["plan", "nowhere.json"])
+    assert result.exit_code == 2
+    assert "there is no file nowhere.json" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        (["--hardware", "h100", "--price", "a100=2/h"], "did you mean 'a100-80'"),
+        (["--hardware", "l4", "--users", "5000"], "need an --slo"),
         (["--hardware", "h1000"], "did you mean 'h100'"),
         (["--hardware", ""], "needs a name"),
         (["--hardware", "l4", "--calibrate"], "add `this`"),

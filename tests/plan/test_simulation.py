@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from machines import perfect_machine
 
 from vivace.bench.traffic.request import Traffic, TrafficRequest
 from vivace.bench.traffic.scenario import make_traffic
@@ -17,10 +18,12 @@ from vivace.core.config import EngineConfig
 from vivace.core.sampling import SamplingParams
 from vivace.core.step import StepPlan
 from vivace.engine.loader import load_engine
+from vivace.models.presets import preset_spec
 from vivace.plan.deployment import Deployment, SpeculationPlan
 from vivace.plan.players import Players
-from vivace.plan.simulation import Cost, Simulation
-from vivace.plan.step_time import StepTime
+from vivace.plan.simulation import WAKE_AFTER_S, Cost, Simulation
+from vivace.plan.step_cost import StepCost
+from vivace.plan.step_time import StepTime, step_model
 from vivace.plan.tokenised_traffic import TokenisedTraffic, WordEncoder, fixed_traffic, tokenised
 
 BLOCK = 16
@@ -57,6 +60,31 @@ def test_one_server_with_a_fixed_time_makes_waits_of_pollaczek_and_khinchine() -
     assert statistics.mean(waits) == pytest.approx(expected, abs=4 * error)
     assert error < 0.1 * expected
     assert simulation.totals.busy_s == pytest.approx(count * service_s)
+
+
+def test_the_first_step_after_a_pause_takes_longer() -> None:
+    """In proportion to the pause, up to a limit; a request that finds the engine at work pays nothing."""
+    times = (0.0, 1.0, 1.2 + WAKE_AFTER_S / 4)  # the second one's steps end at 1.2
+    asked = tuple(TrafficRequest(i, 4, 2, token_ids=(i, 5, 6, 7), arrival_s=at) for i, at in enumerate(times))
+    traffic = tokenised(Traffic("spaced", asked), WordEncoder(), BLOCK)
+    simulation = Simulation(
+        traffic, Players(traffic), constant(0.05), Deployment(), num_kv_blocks=MANY_BLOCKS, wake_s=0.1
+    )
+    first_s = [one.token_s[0] - one.intended_s for one in sorted(simulation.play(), key=lambda one: one.index)]
+    assert first_s == pytest.approx([0.05, 0.15, 0.05 + 0.1 / 4])
+
+
+def test_an_arrival_costs_the_engine_something_beside_its_steps() -> None:
+    machine = perfect_machine()
+    busy = replace(machine, efficiency=replace(machine.efficiency, admission_s=0.25, admission_token_s=0.01))
+    traffic = fixed(100, 5, 1)
+    deployment = Deployment(max_num_seqs=4, max_num_batched_tokens=40)
+    latencies = []
+    for one in (machine, busy):
+        cost = StepCost(step_model(preset_spec("llama-3.2-1b"), one, deployment), deployment)
+        play = Simulation(traffic, Players(traffic, users=1), cost, deployment, num_kv_blocks=MANY_BLOCKS).play()
+        latencies.append(play[0].token_s[0] - play[0].intended_s)
+    assert latencies[1] - latencies[0] == pytest.approx(0.25 + 100 * 0.01)
 
 
 def test_without_a_queue_a_request_takes_its_own_steps() -> None:

@@ -37,6 +37,13 @@ class Watched:
             assert time.monotonic() < end, expression
             self.page.wait_for_timeout(POLL_MS)
 
+    def wait_figure(self, name: str, expected: float) -> None:
+        """Until the figure with this id is `expected`."""
+        end = time.monotonic() + DEADLINE_S
+        while (found := self.value(name)) != pytest.approx(expected):
+            assert time.monotonic() < end, f"{name} is {found}, not {expected}"
+            self.page.wait_for_timeout(POLL_MS)
+
     def wait_serving(self) -> None:
         self.wait("document.getElementById('status').dataset.kind === 'fine'")
 
@@ -48,7 +55,7 @@ def chromium() -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("there is no Chromium")
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS), timeout=2e3 * DEADLINE_S)
         yield browser
         browser.close()
 

@@ -50,9 +50,9 @@ def singing(server: ServedProcess) -> Iterator[None]:
         finally:
             output, _ = process.communicate(timeout=120)
     report: dict[str, Any] = json.loads(output)
-    assert not report["failures"]
-    assert report["num_answers"] >= NUM_STREAMS
-    assert report["longest_gap_s"] < LONGEST_GAP_S
+    assert not report["failures"], report
+    assert report["num_answers"] >= NUM_STREAMS, report
+    assert report["longest_gap_s"] < LONGEST_GAP_S, report
     assert server.engine_pid == engine_pid, "the engine was restarted"
     assert eventually(lambda: gauge(server, "num_requests_running") == 0), "requests are left"
     assert eventually(lambda: num_used_blocks(server) == 0), "blocks are left"

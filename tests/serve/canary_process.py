@@ -27,7 +27,7 @@ class Report:
     failures: list[str] = field(default_factory=list)
 
 
-class Late(Exception):
+class LateRequestError(Exception):
     """A request of ours that came too late, as the server says."""
 
 
@@ -62,7 +62,7 @@ class Canary:
         while not ending.is_set():
             try:
                 text = await self.stream()
-            except Late:
+            except LateRequestError:
                 continue
             except (OSError, ValueError, KeyError, asyncio.IncompleteReadError) as error:
                 self.report.failures.append(f"seed {self.seed}: {error!r}")
@@ -97,7 +97,7 @@ class Canary:
         while line := await reader.readline():
             if not line.startswith(b"data: "):
                 if line.startswith(b"HTTP/1.1 408 ") and is_late:
-                    raise Late
+                    raise LateRequestError
                 if line.startswith(b"HTTP/1.1 ") and b" 200 " not in line:
                     raise ValueError(f"answered {line!r}")
                 continue

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Iterator
 from importlib.resources import files
+from typing import Any
 
 import httpx
 import pytest
@@ -18,13 +20,22 @@ STATIC = files("vivace.serve.dashboard") / "static"
 
 
 @pytest.fixture(scope="module")
-def client(server: ServedProcess) -> httpx.Client:
-    return httpx.Client(base_url=server.base_url, headers={"Authorization": f"Bearer {server.api_key}"})
+def client(server: ServedProcess) -> Iterator[httpx.Client]:
+    headers = {"Authorization": f"Bearer {server.api_key}"}
+    with httpx.Client(base_url=server.base_url, headers=headers, timeout=60.0) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def stranger(server: ServedProcess) -> Iterator[httpx.Client]:
+    """Without a key."""
+    with httpx.Client(base_url=server.base_url, timeout=60.0) as client:
+        yield client
 
 
 @pytest.mark.parametrize("path", sorted(ASSET_PATHS))
-def test_files_are_open_and_carry_their_headers(server: ServedProcess, path: str) -> None:
-    answer = httpx.get(server.base_url + path)
+def test_files_are_open_and_carry_their_headers(stranger: httpx.Client, path: str) -> None:
+    answer = stranger.get(path)
     assert answer.status_code == 200
     name = path.removeprefix("/dashboard/") if path != "/" else "index.html"
     assert answer.content == (STATIC / name).read_bytes()
@@ -33,16 +44,14 @@ def test_files_are_open_and_carry_their_headers(server: ServedProcess, path: str
     assert "unsafe" not in policy
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["cache-control"] == "no-cache"
-    again = httpx.get(server.base_url + path, headers={"If-None-Match": answer.headers["etag"]})
+    again = stranger.get(path, headers={"If-None-Match": answer.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
-    assert httpx.get(server.base_url + path, headers={"If-None-Match": '"other"'}).status_code == 200
-    assert httpx.head(server.base_url + path).status_code == 200
+    assert stranger.get(path, headers={"If-None-Match": '"other"'}).status_code == 200
+    assert stranger.head(path).status_code == 200
 
 
-def test_every_file_has_its_media_type(server: ServedProcess) -> None:
-    types = {
-        path.rpartition(".")[2]: httpx.get(server.base_url + path).headers["content-type"] for path in ASSET_PATHS
-    }
+def test_every_file_has_its_media_type(stranger: httpx.Client) -> None:
+    types = {path.rpartition(".")[2]: stranger.get(path).headers["content-type"] for path in ASSET_PATHS}
     assert types == {
         "/": "text/html; charset=utf-8",
         "js": "text/javascript; charset=utf-8",
@@ -84,10 +93,9 @@ def test_methods_that_change_something_are_refused(client: httpx.Client) -> None
         assert client.post(path).status_code == 405
 
 
-def test_numbers_need_a_key_and_are_not_kept(server: ServedProcess, client: httpx.Client) -> None:
-    url = f"{server.base_url}/dashboard/state"
-    assert httpx.get(url).status_code == 401
-    assert httpx.get(url, headers={"Authorization": "Bearer wrong"}).status_code == 401
+def test_numbers_need_a_key_and_are_not_kept(stranger: httpx.Client, client: httpx.Client) -> None:
+    assert stranger.get("/dashboard/state").status_code == 401
+    assert stranger.get("/dashboard/state", headers={"Authorization": "Bearer wrong"}).status_code == 401
     answer = client.get("/dashboard/state")
     assert answer.status_code == 200
     assert answer.headers["cache-control"] == "no-store"
@@ -97,28 +105,34 @@ def test_numbers_need_a_key_and_are_not_kept(server: ServedProcess, client: http
 def test_numbers_are_those_of_the_metrics(client: httpx.Client) -> None:
     body = {"prompt": "Once upon a time there was", "max_tokens": 12, "ignore_eos": True}
     assert client.post("/v1/completions", json=body).status_code == 200
-    samples: dict[str, float] = {}
-    state: dict[str, dict[str, float]] = {}
+    state: dict[str, Any] = {}
+    pairs: dict[str, tuple[float, float]] = {}
 
     def agree() -> bool:  # other tests' requests may end between the two answers
         state.update(client.get("/dashboard/state").json())
         families = text_string_to_metric_families(client.get("/metrics").text)
-        samples.update({one.name: one.value for family in families for one in family.samples if len(one.labels) == 1})
-        return samples["vivace:generation_tokens_total"] == state["num_generation_tokens"]
+        samples = {one.name: one.value for family in families for one in family.samples if len(one.labels) == 1}
+        pairs.update({name: (samples[f"vivace:{name}"], figure) for name, figure in figures(state).items()})
+        return all(first == second for first, second in pairs.values())
 
-    assert eventually(agree)
+    assert eventually(agree), pairs
     engine, blocks = state["engine"], state["blocks"]
-    assert samples["vivace:prompt_tokens_total"] == state["num_prompt_tokens"]
-    assert samples["vivace:engine_steps_total"] == engine["num_steps"]
-    rows = engine["num_prefill_rows"] + engine["num_decode_rows"] + engine["num_guess_rows"]
-    assert samples["vivace:engine_computed_tokens_total"] == rows
     assert min(engine["num_prefill_rows"], engine["num_decode_rows"]) > 0
-    assert samples["vivace:prefix_cache_hits_total"] == blocks["num_prefix_hits"]
-    assert samples["vivace:kv_cache_num_cached_blocks"] == blocks["num_cached"]
     assert blocks["num_free"] + blocks["num_cached"] + blocks["num_used"] == blocks["num_blocks"] == 2048
-    first_token = state["latencies"]["first_token"]
-    assert isinstance(first_token, dict)
-    assert sum(first_token["counts"]) == samples["vivace:time_to_first_token_seconds_count"]
+
+
+def figures(state: dict[str, Any]) -> dict[str, float]:
+    """By the names that the metrics have for them."""
+    engine = state["engine"]
+    return {
+        "generation_tokens_total": state["num_generation_tokens"],
+        "prompt_tokens_total": state["num_prompt_tokens"],
+        "engine_steps_total": engine["num_steps"],
+        "engine_computed_tokens_total": sum(engine[f"num_{kind}_rows"] for kind in ("prefill", "decode", "guess")),
+        "prefix_cache_hits_total": state["blocks"]["num_prefix_hits"],
+        "kv_cache_num_cached_blocks": state["blocks"]["num_cached"],
+        "time_to_first_token_seconds_count": sum(state["latencies"]["first_token"]["counts"]),
+    }
 
 
 def test_the_map_comes_with_a_later_answer(client: httpx.Client) -> None:

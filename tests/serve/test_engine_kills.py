@@ -75,25 +75,27 @@ def streams_under_a_kill(client: httpx.Client, server: ServedProcess, num_chars:
             reached.set()
 
     def one(number: int) -> list[Any]:
-        together.wait(60)
+        together.wait(120)
         return pieces(client, number, count)
 
     with ThreadPoolExecutor(NUM_STREAMS) as pool:
         futures = [pool.submit(one, number) for number in range(NUM_STREAMS)]
-        assert reached.wait(60)
+        assert reached.wait(120)
         os.kill(server.engine_pid, signal.SIGKILL)
-        return [future.result(120) for future in futures]
+        return [future.result(240) for future in futures]
 
 
 def test_streams_go_on_to_the_bit(victim: ServedProcess) -> None:
     rng = random.Random(SEED)
     headers = {"Authorization": f"Bearer {victim.api_key}"}
     limits = httpx.Limits(max_connections=NUM_STREAMS)
-    with httpx.Client(base_url=victim.base_url, headers=headers, timeout=120, limits=limits) as client:
+    with httpx.Client(base_url=victim.base_url, headers=headers, timeout=240, limits=limits) as client:
         undisturbed = [pieces(client, number) for number in range(NUM_STREAMS)]
         for round_number in range(1, NUM_KILLS + 1):
             num_chars = rng.randrange(1, NUM_STREAMS * MAX_TOKENS)  # a token has two or three
             answers = streams_under_a_kill(client, victim, num_chars)
             assert answers == undisturbed, f"seed {SEED}, round {round_number}"
-            assert gauge(victim, "engine_restarts_total") == round_number
+            # the last kill of a round may have come when every text was there: then nobody waits for the next engine
+            assert eventually(lambda expected=round_number: gauge(victim, "engine_restarts_total") == expected)
+            assert victim.engine_pid
     assert eventually(lambda: num_used_blocks(victim) == 0)

@@ -10,7 +10,8 @@ from typing import Any
 
 import httpx
 import pytest
-from served_process import ServedProcess, eventually, served
+from canaries import gauge
+from served_process import ServedProcess, eventually, served, standing_still
 
 from vivace.core.errors import OverloadedError
 from vivace.serve.stories import PromptStory, RequestBook, RequestStory
@@ -26,6 +27,8 @@ FLAGS = (
     "2",
     "--max-num-batched-tokens",
     "64",
+    "--max-queue-s",
+    "600",  # on a slow machine too, the number of requests is what refuses
 )
 GUESSES = ("--speculative-config", '{"method": "ngram", "adaptive": false}')
 TEXT = "the sea and the stone and the river and the old woman who sang to the wind " * 4
@@ -39,8 +42,10 @@ def keyed() -> Iterator[ServedProcess]:
 
 
 @pytest.fixture(scope="module")
-def client(keyed: ServedProcess) -> httpx.Client:
-    return httpx.Client(base_url=keyed.base_url, headers={"Authorization": "Bearer test-key"}, timeout=60.0)
+def client(keyed: ServedProcess) -> Iterator[httpx.Client]:
+    headers = {"Authorization": "Bearer test-key"}
+    with httpx.Client(base_url=keyed.base_url, headers=headers, timeout=120.0) as client:
+        yield client
 
 
 def complete(client: httpx.Client, prompt: Any, **options: Any) -> httpx.Response:
@@ -80,11 +85,11 @@ def test_embeddings_have_one_too(client: httpx.Client) -> None:
 def test_only_the_key_that_made_it_is_told(keyed: ServedProcess, client: httpx.Client) -> None:
     request_id = complete(client, "Mine alone").headers["x-request-id"]
     path = f"{keyed.base_url}/v1/requests/{request_id}/explain"
-    other = httpx.get(path, headers={"Authorization": "Bearer other-key"})
+    other = httpx.get(path, headers={"Authorization": "Bearer other-key"}, timeout=60.0)
     unknown = client.get(f"/v1/requests/{request_id[:-1]}x/explain")
     assert (other.status_code, unknown.status_code) == (404, 404)
     assert other.json()["error"]["code"] == unknown.json()["error"]["code"] == "request_not_found"
-    assert httpx.get(path).status_code == 401
+    assert httpx.get(path, timeout=60.0).status_code == 401
     assert client.get(f"/v1/requests/{request_id}/explain").headers["cache-control"] == "no-store"
 
 
@@ -152,7 +157,7 @@ def test_a_wait_has_its_reason_and_a_running_request_is_told_of(keyed: ServedPro
     def hold() -> None:
         url = f"{keyed.base_url}/v1/completions"
         while not leave.is_set():
-            with httpx.stream("POST", url, json=body, headers=headers, timeout=60.0) as answer:
+            with httpx.stream("POST", url, json=body, headers=headers, timeout=120.0) as answer:
                 ids.append(answer.headers["x-request-id"])
                 for _ in answer.iter_raw():
                     if leave.is_set():
@@ -192,7 +197,7 @@ def test_a_refusal_is_told_of(keyed: ServedProcess, client: httpx.Client) -> Non
     def stay() -> None:
         url, headers = f"{keyed.base_url}/v1/completions", {"Authorization": "Bearer test-key"}
         while not leave.is_set():
-            with httpx.stream("POST", url, json=crowd, headers=headers, timeout=60.0) as answer:
+            with httpx.stream("POST", url, json=crowd, headers=headers, timeout=120.0) as answer:
                 for _ in answer.iter_raw():
                     if leave.is_set():
                         break
@@ -224,19 +229,30 @@ def test_a_refusal_is_told_of(keyed: ServedProcess, client: httpx.Client) -> Non
 
 
 def test_a_restart_is_told_of(keyed: ServedProcess, client: httpx.Client) -> None:
-    """Last in this module: the engine that the others used dies here."""
-    answers: list[httpx.Response] = []
-    options = {"max_tokens": 700, "ignore_eos": True}
-    reader = threading.Thread(target=lambda: answers.append(complete(client, "Long ago", **options)))
-    num_before = len(keyed.logs)
-    reader.start()
-    metrics = httpx.Client(base_url=keyed.base_url, headers={"Authorization": "Bearer test-key"})
-    running = 'vivace:num_requests_running{model_name="vivace-embedded"} 1.0'
-    assert eventually(lambda: running in metrics.get("/metrics").text)
-    os.kill(keyed.engine_pid, signal.SIGKILL)
-    reader.join()
-    assert any("restarting it" in line["message"] for line in keyed.logs[num_before:])
-    prompt = only(explained(client, answers[0].json()["id"]))
+    """Last in this module: the engine that the others used dies here, and stands still until it does.
+
+    What it has sent by then has been read when the server answers the question how much is under way.
+    """
+    body = {"prompt": "Long ago", "max_tokens": 700, "ignore_eos": True, "stream": True}
+    died: list[str] = []
+
+    def dies_on_the_way() -> bool:
+        """Whether the engine died over a request, which has brought something, before it was complete."""
+        engine_pid = keyed.engine_pid
+        with client.stream("POST", "/v1/completions", json=body) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            with standing_still(engine_pid):
+                if gauge(keyed, "http_requests_open") == 2:  # this request and the look itself
+                    os.kill(engine_pid, signal.SIGKILL)
+                    died.append(answer.headers["x-request-id"])
+            assert list(lines)[-2:] == ["data: [DONE]", ""]
+        return bool(died)
+
+    assert eventually(lambda: gauge(keyed, "http_requests_open") == 1)
+    assert eventually(dies_on_the_way)
+    keyed.line_with("restarting it")
+    prompt = only(explained(client, died[0]))
     assert prompt["num_restarts"] == 1
     assert "died once" in prompt["summary"][1]
     assert "of the last engine alone" in prompt["summary"][1]

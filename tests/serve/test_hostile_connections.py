@@ -6,6 +6,7 @@ import json
 import random
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -15,6 +16,7 @@ import pytest
 from canaries import gauge, num_used_blocks, singing
 from hostile_requests import (
     COMPLETION,
+    HEADER_TIMEOUT_S,
     JSON_TYPE,
     MAX_CONNECTIONS,
     chunks,
@@ -23,7 +25,7 @@ from hostile_requests import (
     prompt_connection,
 )
 from raw_http import Answer, RawConnection, exchange, request_bytes
-from served_process import API_KEY, ServedProcess, eventually, resident_bytes
+from served_process import API_KEY, ServedProcess, eventually, resident_bytes, standing_still
 
 MIB = 1024 * 1024
 
@@ -137,6 +139,25 @@ def test_a_flood_of_connections_hurts_nobody(server: ServedProcess) -> None:
     assert eventually(lambda: is_healthy(server.port))
 
 
+@pytest.mark.parametrize("is_used", [False, True])
+def test_a_server_that_stood_still_blames_nobody(hasty: ServedProcess, is_used: bool) -> None:
+    """Its time-outs are over before it reads what came in time, on a fresh connection and on one kept alive."""
+    health = request_bytes(target="/health")
+    is_in_time = False
+    while not is_in_time:
+        began = time.monotonic()
+        with RawConnection(hasty.port) as connection:
+            if is_used:
+                connection.send(health).answer()
+            is_healthy(hasty.port)  # who came before has been accepted
+            with standing_still(hasty.pid):
+                is_in_time = time.monotonic() - began < HEADER_TIMEOUT_S / 2  # else we stood still
+                connection.send(health)
+                assert eventually(lambda since=began: time.monotonic() - since > 2 * HEADER_TIMEOUT_S)
+            if is_in_time:
+                assert connection.answer().status == 200
+
+
 def test_half_open_sockets_do_not_hurt(hasty: ServedProcess) -> None:
     """Ten times more than may be open; the others are told, and room is there again after the time-out."""
     sockets = [socket.socket() for _ in range(10 * MAX_CONNECTIONS)]
@@ -230,7 +251,7 @@ def test_deaf_readers_are_cut_off(strict: ServedProcess, num_read: int) -> None:
 
     before, name = resident_bytes(strict.pid), f"deaf-{num_read}"
     with ExitStack() as opened:
-        connections = [opened.enter_context(_deaf(strict.port, name)) for _ in range(2)]
+        connections = [opened.enter_context(_deaf(strict.port, name, num=16)) for _ in range(2)]
         assert eventually(is_cut_off, 120.0)
         assert _statuses(strict, name) == [499, 499]
         assert eventually(lambda: _is_idle(strict))
@@ -241,14 +262,14 @@ def test_deaf_readers_do_not_disturb_those_who_listen(strict: ServedProcess) -> 
     """Four that never read, each with more than its buffers hold, beside eight that do."""
     with singing(strict), ExitStack() as opened:
         for _ in range(4):
-            opened.enter_context(_deaf(strict.port, "deaf beside"))
-        assert strict.wait_for(lambda: len(_statuses(strict, "deaf beside")) == 4)
-    assert _statuses(strict, "deaf beside") == [499] * 4
+            opened.enter_context(_deaf(strict.port, "deaf-beside", num=2))
+        assert strict.wait_for(lambda: len(_statuses(strict, "deaf-beside")) == 4)
+    assert _statuses(strict, "deaf-beside") == [499] * 4
 
 
-def _deaf(port: int, name: str) -> socket.socket:
-    """A client with 3 MB of answers to come and small buffers."""
-    fields = {"prompt": "Once", "max_tokens": 1000, "ignore_eos": True, "stream": True, "n": 16}
+def _deaf(port: int, name: str, num: int) -> socket.socket:
+    """A client with small buffers and megabytes to come, of log probabilities: texts shrink where they are joined."""
+    fields = {"prompt": "Once", "max_tokens": 1000, "ignore_eos": True, "stream": True, "n": num, "logprobs": 20}
     one = socket.socket()
     one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
     one.connect(("127.0.0.1", port))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ KEY = {"Authorization": f"Bearer {API_KEY}"}
 DEADLINE_S = 60.0
 VARIABLES = {"$__rate_interval": "1m", "$model": ".*", "$instance": ".*", "$job": ".*"}
 NAME = re.compile(r"\b(?:vivace:[a-z_0-9]+|process_[a-z_]+)\b")
+LISTENING = re.compile(r'msg="Listening on" address=(\S+)')
 ONLY_WITH_SPECULATION = {"vivace:spec_decode_num_accepted_tokens_per_pos_total", "vivace:spec_decode_choices_total"}
 
 
@@ -44,13 +44,13 @@ def promtool(*arguments: str, given: str = "") -> subprocess.CompletedProcess[st
     tool = shutil.which("promtool")
     if tool is None:
         pytest.skip("there is no promtool")
-    return subprocess.run([tool, *arguments], input=given, capture_output=True, text=True, cwd=FOLDER, timeout=60)
+    return subprocess.run([tool, *arguments], input=given, capture_output=True, text=True, cwd=FOLDER, timeout=120)
 
 
 @pytest.fixture(scope="module")
 def metrics(server: ServedProcess) -> str:
     ask(server)
-    return httpx.get(f"{server.base_url}/metrics", headers=KEY).text
+    return httpx.get(f"{server.base_url}/metrics", headers=KEY, timeout=DEADLINE_S).text
 
 
 def ask(server: ServedProcess) -> None:
@@ -59,7 +59,7 @@ def ask(server: ServedProcess) -> None:
     for _ in range(2):
         answer = httpx.post(f"{server.base_url}/v1/completions", json=asked, headers=KEY, timeout=DEADLINE_S)
         assert answer.status_code == 200
-    assert httpx.get(f"{server.base_url}/nowhere", headers=KEY).status_code == 404
+    assert httpx.get(f"{server.base_url}/nowhere", headers=KEY, timeout=DEADLINE_S).status_code == 404
 
 
 def test_promtool_accepts_rules_and_configuration() -> None:
@@ -119,21 +119,23 @@ def prometheus(server: ServedProcess, folder: Path) -> Iterator[httpx.Client]:
         ],
     }
     (folder / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [
-            program,
-            f"--config.file={folder / 'prometheus.yml'}",
-            f"--storage.tsdb.path={folder / 'data'}",
-            f"--web.listen-address=127.0.0.1:{port}",
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    log = folder / "prometheus.log"
+    with log.open("w") as lines:
+        process = subprocess.Popen(
+            [
+                program,
+                f"--config.file={folder / 'prometheus.yml'}",
+                f"--storage.tsdb.path={folder / 'data'}",
+                "--web.listen-address=127.0.0.1:0",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=lines,
+        )
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=10.0) as client:
+        wait(lambda: LISTENING.search(log.read_text()) is not None)
+        found = LISTENING.search(log.read_text())
+        assert found is not None
+        with httpx.Client(base_url=f"http://{found[1]}/api/v1", timeout=DEADLINE_S) as client:
             yield client
     finally:
         process.kill()
@@ -150,7 +152,7 @@ def alerts(client: httpx.Client) -> list[dict[str, Any]]:
     return list(client.get("/rules").json()["data"]["groups"][0]["rules"])
 
 
-def wait(what: Callable[[], bool]) -> None:
+def wait(what: Callable[[], bool], name: str = "") -> None:
     end = time.monotonic() + DEADLINE_S
     while True:
         try:
@@ -158,7 +160,7 @@ def wait(what: Callable[[], bool]) -> None:
                 return
         except (httpx.TransportError, json.JSONDecodeError):  # it is starting
             pass
-        assert time.monotonic() < end, what
+        assert time.monotonic() < end, name or what
         time.sleep(0.1)  # between two looks at its API, which cannot be waited on
 
 
@@ -172,11 +174,14 @@ def test_a_real_prometheus_answers_the_dashboard(server: ServedProcess, tmp_path
             if ONLY_WITH_SPECULATION & set(NAME.findall(query)):
                 answered(client, query)
             elif "changes(" not in query:
-                assert answered(client, query), query
+                wait(lambda query=query: bool(answered(client, query)), query)
         ttft = next(query for query in queries() if "0.5, sum by (le) (rate(vivace:time_to_first" in query)
-        assert 0 < float(answered(client, ttft)[0]["value"][1]) < DEADLINE_S
-        groups = client.get("/rules").json()["data"]["groups"]
-        wait(
-            lambda: all(rule["health"] == "ok" for rule in client.get("/rules").json()["data"]["groups"][0]["rules"])
-        )
-        assert {rule["state"] for rule in groups[0]["rules"]} <= {"inactive", "pending"}
+
+        def is_known() -> bool:
+            """Not where the requests are more than a minute old."""
+            ask(server)
+            return any(0 < float(one["value"][1]) < DEADLINE_S for one in answered(client, ttft))
+
+        wait(is_known)
+        wait(lambda: all(rule["health"] == "ok" for rule in alerts(client)))
+        assert {rule["state"] for rule in alerts(client)} <= {"inactive", "pending"}

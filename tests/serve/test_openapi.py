@@ -104,8 +104,8 @@ def test_bounds_are_those_of_the_served_model(document: dict[str, Any], body: di
 
 def test_server_gives_its_own_document_to_who_has_a_key(server: ServedProcess) -> None:
     url = f"{server.base_url}/openapi.json"
-    assert httpx.get(url).status_code == 401
-    document = httpx.get(url, headers={"Authorization": f"Bearer {server.api_key}"}).json()
+    assert httpx.get(url, timeout=60.0).status_code == 401
+    document = httpx.get(url, headers={"Authorization": f"Bearer {server.api_key}"}, timeout=60.0).json()
     model = ServedModel(("vivace-embedded",), vocab_size=4096, hidden_size=256)
     assert document == build_document(OPERATIONS, model, secured=True)
 

@@ -21,7 +21,7 @@ MAX_MODEL_LEN = 1024
 @pytest.fixture(scope="module")
 def client(server: ServedProcess) -> Iterator[httpx.Client]:
     headers = {"Authorization": f"Bearer {server.api_key}"}
-    with httpx.Client(base_url=server.base_url, headers=headers, timeout=30.0) as client:
+    with httpx.Client(base_url=server.base_url, headers=headers, timeout=120.0) as client:
         yield client
 
 

@@ -19,7 +19,8 @@ def client(advised: ServedProcess) -> Iterator[openai.OpenAI]:
 
 
 def test_models_and_the_log_tell_the_defaults(advised: ServedProcess) -> None:
-    answer = httpx.get(f"{advised.base_url}/v1/models", headers={"Authorization": f"Bearer {API_KEY}"}).json()
+    headers = {"Authorization": f"Bearer {API_KEY}"}
+    answer = httpx.get(f"{advised.base_url}/v1/models", headers=headers, timeout=60.0).json()
     assert answer["data"][0]["default_sampling_params"] == {
         "temperature": 0.0,
         "top_k": 0,

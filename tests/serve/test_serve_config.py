@@ -89,6 +89,11 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, text: str, message: st
         configurations({"config": _write(tmp_path, text)}, {})
 
 
+def test_a_file_may_say_fp8_as_the_flag_does(tmp_path: Path) -> None:
+    engine, _ = configurations({"config": _write(tmp_path, "[engine]\nkv_cache_dtype = 'fp8'")}, {})
+    assert engine.kv_cache_dtype == "fp8_e4m3"
+
+
 def test_a_flag_is_not_blamed_on_the_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^port must be"):
         configurations({"config": _write(tmp_path, EXAMPLE)}, {"port": -1})

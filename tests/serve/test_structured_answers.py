@@ -17,6 +17,7 @@ from served_process import ServedProcess
 
 MODEL = "vivace-embedded"
 ASK = [{"role": "user", "content": "What is the weather?"}]
+MAX_RETRIES = 20  # a machine too busy to compile a constraint within 0.9 s says so: 429, and when to come again
 OPTIONS = {"model": MODEL, "messages": ASK, "seed": 5, "max_tokens": 200}
 TOOL = {
     "type": "function",
@@ -41,14 +42,17 @@ class Weather(BaseModel):
 
 @pytest.fixture
 def client(server: ServedProcess) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.base_url}/v1", api_key=server.api_key, max_retries=0) as client:
+    url = f"{server.base_url}/v1"
+    with openai.OpenAI(base_url=url, api_key=server.api_key, max_retries=MAX_RETRIES) as client:
         yield client
 
 
 @pytest.fixture
 def langchain(server: ServedProcess) -> ChatOpenAI:
     url = f"{server.base_url}/v1"
-    return ChatOpenAI(model=MODEL, base_url=url, api_key=server.api_key, seed=5, max_tokens=200, max_retries=0)
+    return ChatOpenAI(
+        model=MODEL, base_url=url, api_key=server.api_key, seed=5, max_tokens=200, max_retries=MAX_RETRIES
+    )
 
 
 def check_call(name: str, arguments: str) -> None:
@@ -164,7 +168,8 @@ def test_langchain(langchain: ChatOpenAI) -> None:
 @pytest.fixture
 def litellm_fields(server: ServedProcess) -> dict[str, Any]:
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-    return {**OPTIONS, "model": f"openai/{MODEL}", "api_base": f"{server.base_url}/v1", "api_key": server.api_key}
+    address = {"api_base": f"{server.base_url}/v1", "api_key": server.api_key, "max_retries": MAX_RETRIES}
+    return {**OPTIONS, "model": f"openai/{MODEL}", **address}
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # its own types, as pydantic reads them

@@ -164,7 +164,7 @@ def test_the_command_line_says_it_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "opentelemetry" / "__init__.py").write_text("raise ImportError('it is not there')")
     command = "import sys; sys.path.insert(0, sys.argv.pop(1)); from vivace.cli import main; main()"
     arguments = [str(tmp_path), "serve", "--otlp-endpoint", "http://localhost:4318"]
-    done = subprocess.run([sys.executable, "-c", command, *arguments], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", command, *arguments], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert "pip install 'vivace[otel]'" in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr
@@ -220,11 +220,11 @@ def collector() -> Iterator[Collector]:
 
 def chat(server: ServedProcess, **headers: str) -> httpx.Response:
     url = f"{server.base_url}/v1/chat/completions"
-    return httpx.post(url, json=CHAT, headers=headers, timeout=60.0).raise_for_status()
+    return httpx.post(url, json=CHAT, headers=headers, timeout=120.0).raise_for_status()
 
 
 def test_a_server_sends_its_spans(collector: Collector) -> None:
-    environment = {"OTEL_BSP_SCHEDULE_DELAY": "50"}
+    environment = {"OTEL_BSP_SCHEDULE_DELAY": "50", "OTEL_EXPORTER_OTLP_TIMEOUT": "60"}
     with served(*SMALL, "--otlp-endpoint", collector.url, api_key=None, environment=environment) as server:
         server.wait_ready()
         answer = chat(server, traceparent=TRACEPARENT)

@@ -83,6 +83,7 @@ def test_another_vocabulary_is_refused(shared: Path) -> None:
     ("value", "message"),
     [
         ("{", "is not JSON"),
+        ("ngram", "'ngram' is not JSON"),
         ("[]", "must be an object"),
         ({}, "needs a method"),
         ({"method": "eagle"}, "must be one of ngram, draft_model"),

@@ -26,6 +26,7 @@ from vivace.ops.backend import (
 from vivace.runtime.batch import BatchBuilder
 from vivace.runtime.runner import Runner
 
+ADMISSIONS = 11
 DECODE_STEPS = 24  # the median of so many tells 0.1 ms apart on a busy machine
 
 
@@ -99,7 +100,35 @@ def engine_overhead(
     return EngineOverhead(statistics.median(python), statistics.median(sampling))
 
 
-def _engine(loaded: LoadedEngine, program: ProfileProgram, phase: Phase, model: TimedModel) -> Engine:
+def admission_overhead(
+    loaded: LoadedEngine, program: ProfileProgram, num_tokens: int, clock: Callable[[], float]
+) -> float:
+    """Seconds of Python for a request of so many prompt tokens until its first token: arrival, hashes of its blocks,
+    step. The program needs room for all of them in one step."""
+    model = TimedModel(program.executable, loaded.backend, clock)
+    engine = _engine(loaded, program, Phase("admission", 1, num_tokens, 0), model, enable_prefix_caching=True)
+    params = SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True)
+    python = []
+    for number in range(ADMISSIONS):
+        vocab_size = loaded.spec.vocab_size
+        prompt = [(place * place + 7 * number) % vocab_size for place in range(num_tokens)]
+        model.run_s = model.sampling_s = 0.0
+        started = clock()
+        engine.add(f"admission-{number}", prompt, params)
+        engine.step()
+        python.append(clock() - started - model.run_s - model.sampling_s)
+        engine.forget(f"admission-{number}")
+    return statistics.median(python)
+
+
+def _engine(
+    loaded: LoadedEngine,
+    program: ProfileProgram,
+    phase: Phase,
+    model: TimedModel,
+    *,
+    enable_prefix_caching: bool = False,
+) -> Engine:
     backend: Any = model
     config = replace(
         loaded.engine.config,
@@ -107,7 +136,7 @@ def _engine(loaded: LoadedEngine, program: ProfileProgram, phase: Phase, model: 
         num_kv_blocks=program.kv_cache.num_blocks,
         max_num_batched_tokens=program.limits.max_tokens,
         batching="continuous",
-        enable_prefix_caching=False,
+        enable_prefix_caching=enable_prefix_caching,
     )
     batch = BatchBuilder(config.max_num_seqs, config.max_model_len, config.block_size)
     runner = Runner(backend, model, program.kv_cache, batch, model)

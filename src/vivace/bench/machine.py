@@ -9,7 +9,8 @@ from vivace.backends.cpu.backend import CpuBackend
 from vivace.bench.ceilings import Ceilings
 from vivace.ops.backend import Backend
 
-BARRIER_REPETITIONS, BARRIER_ROUNDS = 1000, 5  # some milliseconds
+FIRST_BARRIERS, MOST_BARRIERS, BARRIER_ROUNDS = 10, 1000, 5  # some milliseconds
+BARRIER_ROUND_S = 0.02  # a barrier waits for a time slice, thousands of times its own, where threads lack a core
 
 
 def ceiling_probe(backend: Backend) -> Callable[[], Ceilings] | None:
@@ -33,5 +34,10 @@ def barrier_probe(backend: Backend) -> Callable[[], float] | None:
     """Seconds that busy threads take to start and end together, the median of a few rounds; None without threads."""
     if not isinstance(backend, CpuBackend):
         return None
-    device = backend.device
-    return lambda: median(device.measure_barrier(BARRIER_REPETITIONS) for _ in range(BARRIER_ROUNDS))
+    measure = backend.device.measure_barrier
+
+    def probe() -> float:
+        count = min(MOST_BARRIERS, max(1, int(BARRIER_ROUND_S / max(measure(FIRST_BARRIERS), 1e-9))))
+        return median(measure(count) for _ in range(BARRIER_ROUNDS))
+
+    return probe

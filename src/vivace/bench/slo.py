@@ -27,7 +27,7 @@ class SLO:
         for entry in " ".join(entries).replace(",", " ").split():
             name, _, value = entry.partition(":")
             if name not in names:
-                raise ConfigError(f"unknown objective {name!r}{nearest_name(name, names)}: write ttft:500 (ms)")
+                raise ConfigError(f"unknown objective {name!r}{nearest_name(name, names)} (as in ttft:500, ms)")
             try:
                 bounds[name] = float(value)
             except ValueError:

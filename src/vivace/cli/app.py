@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from vivace import __version__
 from vivace.cli.bench import bench_latency, bench_throughput
@@ -29,6 +31,9 @@ from vivace.cli.serve import serve
 from vivace.cli.tokenize import tokenize
 from vivace.cli.train_medusa import train_medusa
 
+BENCH_HELP = "Measure speed, beside what the machine could do at most."
+LIBRARY_HELP = "List the models in the package; `vivace models show NAME` prints a card."
+
 
 def _typer(help_text: str, *, runs_alone: bool = False) -> typer.Typer:
     """Plain help and errors: rich's would cost 0.1 s of import on the way to every first token."""
@@ -50,8 +55,8 @@ def _print_version(wanted: bool) -> None:
 
 
 app = _typer("Makes a language model fast on the machine you have, and proves it.")
-bench = _typer("Measure speed, beside what the machine could do at most.")
-library = _typer("List the models in the package; `vivace models show NAME` prints a card.", runs_alone=True)
+bench = _typer(BENCH_HELP)
+library = _typer(LIBRARY_HELP, runs_alone=True)
 
 
 @app.callback()
@@ -63,22 +68,33 @@ def vivace(
     """Makes a language model fast on the machine you have, and proves it."""
 
 
+def _add(group: typer.Typer, name: str, command: Callable[..., None], cls: type[TyperCommand] | None = None) -> None:
+    """The group's list shows the whole first sentence: left to itself it is cut off in the middle of one."""
+    group.command(name, cls=cls, short_help=first_sentence(command))(guarded(command))
+
+
+def first_sentence(command: Callable[..., None]) -> str:
+    """Of its docstring, in one line."""
+    sentence, stop, _ = " ".join((command.__doc__ or "").split()).partition(". ")
+    return sentence + stop.strip()
+
+
 for command in (generate, chat, serve, tokenize, doctor, quantize, evaluate, profile, plan, optimize):
-    app.command(command.__name__)(guarded(command))
-bench.command("latency")(guarded(bench_latency))
-bench.command("throughput")(guarded(bench_throughput))
-bench.command("serve", cls=GoodputCommand)(guarded(bench_serve))
-bench.command("compare", cls=GoodputCommand)(guarded(bench_compare))
-bench.command("speculate")(guarded(bench_speculate))
-bench.command("list")(guarded(bench_list))
-bench.command("show")(guarded(bench_show))
-bench.command("diff")(guarded(bench_diff))
-bench.command("prune")(guarded(bench_prune))
-app.add_typer(bench, name="bench")
-app.command("train-medusa")(guarded(train_medusa))
+    _add(app, command.__name__, command)
+_add(bench, "latency", bench_latency)
+_add(bench, "throughput", bench_throughput)
+_add(bench, "serve", bench_serve, GoodputCommand)
+_add(bench, "compare", bench_compare, GoodputCommand)
+_add(bench, "speculate", bench_speculate)
+_add(bench, "list", bench_list)
+_add(bench, "show", bench_show)
+_add(bench, "diff", bench_diff)
+_add(bench, "prune", bench_prune)
+app.add_typer(bench, name="bench", short_help=BENCH_HELP)
+_add(app, "train-medusa", train_medusa)
 library.callback()(guarded(models))
-library.command("show")(guarded(show))
-app.add_typer(library, name="models")
+_add(library, "show", show)
+app.add_typer(library, name="models", short_help=LIBRARY_HELP)
 
 
 def main() -> None:

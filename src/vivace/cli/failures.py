@@ -13,6 +13,8 @@ from vivace.core.errors import VivaceError
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+INTERRUPTED = "interrupted"
+GOES_ON = ": the same command goes on from what is done"  # of every command with --output
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 
@@ -28,6 +30,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             print(f"vivace: {one_line(str(error))}", file=sys.stderr)
             raise typer.Exit(EXIT_ERROR) from None
         except KeyboardInterrupt:
+            print(f"vivace: {INTERRUPTED}{GOES_ON if options.get('output') else ''}", file=sys.stderr)
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except BrokenPipeError:
             discard_stdout()

@@ -13,6 +13,7 @@ from rich.table import Table
 from vivace.optimize.answer import Answer, Result
 from vivace.optimize.cautions import cautions
 from vivace.optimize.interval import Interval
+from vivace.optimize.objective import UNKEPT
 
 MOST_ROWS = 8
 PLAIN_WIDTH, WIDE = 120, 110
@@ -76,8 +77,8 @@ def _results(answer: Answer, *, is_wide: bool) -> Table:
             mark,
             result.candidate.short,
             *([column[1]] if (column := answer.objective.column(measured)) else []),
-            f"{measured.tokens_per_s:,.0f}",
-            f"{measured.tokens_per_s / answer.naive.measured.tokens_per_s:.1f}",
+            f"{result.tokens_per_s:,.0f}",
+            _times_naive(answer, result),
             f"{measured.single_latency_ms:,.1f}",
             f"{measured.memory_bytes / 2**20:,.0f}",
             "" if result.quality is None else f"{result.quality.kl:.2g}",
@@ -86,6 +87,13 @@ def _results(answer: Answer, *, is_wide: bool) -> Table:
             cells += ["" if error is None else f"{100 * error:+.0f}%", f"{measured.ttft_ms:,.1f}"]
         table.add_row(*cells)
     return table
+
+
+def _times_naive(answer: Answer, result: Result) -> str:
+    """By what is asked for: good requests or the time of an answer at a rate, or throughput."""
+    if not answer.objective.is_at_rates:
+        return f"{result.times_naive:.1f}"
+    return f"{result.score / answer.naive.score:.1f}" if answer.naive.score > 2 * UNKEPT else ""
 
 
 def _marked(answer: Answer, results: list[Result]) -> Iterator[tuple[str, Result]]:

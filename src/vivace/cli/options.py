@@ -50,9 +50,21 @@ def _optional(parameter: Parameter, help_text: str | None) -> Parameter:
     kind, option = parameter.annotation.__origin__, parameter.annotation.__metadata__[0]
     if isinstance(option, ArgumentInfo):
         return parameter
-    shown = False if parameter.default is None else str(parameter.default)
-    option = typer.Option(help=help_text or option.help, show_default=shown)
+    shown = help_text or option.help
+    if parameter.default is not None:
+        shown = f"{shown}  [default: {_as_typed(parameter)}]"
+    option = typer.Option(help=shown, show_default=False)
     return parameter.replace(default=None, annotation=Annotated[kind | None, option])
+
+
+def _as_typed(parameter: Parameter) -> str:
+    """The default as one would give it: of a switch the flag's name."""
+    flag = parameter.name.replace("_", "-")
+    return (
+        {True: flag, False: f"no-{flag}"}[parameter.default]
+        if isinstance(parameter.default, bool)
+        else str(parameter.default)
+    )
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

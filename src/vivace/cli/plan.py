@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 DEFAULT_HARDWARE = "this,rtx4090,l4,l40s,a100-80,h100,epyc-9654"
 DEFAULT_USERS = 16
+MOST_USERS = 4096  # of one machine without objectives: a play of so many takes some 40 s
 LONGEST_ROW = 200  # columns: a row is never broken, whatever the terminal's width
 
 
@@ -134,6 +135,8 @@ def _load(
         raise ConfigError(f"--slo-percentile is above 0, 100 at most, not {percentile:g}")
     if users is None and rate is None and trace is None:
         users = DEFAULT_USERS
+    if users is not None and users > MOST_USERS and not slo:
+        raise ConfigError(f"more than {MOST_USERS:,} users need an --slo, which says how many share a machine")
     return Load(users, rate, SLO.parse(slo) if slo else None, percentile / 100)
 
 
@@ -174,7 +177,8 @@ def _machines(names: list[str], calibrate: bool) -> list[Machine]:
     from vivace.plan.hardware import NAMES, hardware
     from vivace.plan.this_machine import this_machine
 
-    wanted = ["this", *NAMES] if names == ["all"] else names
+    expanded = (each for name in names for each in (["this", *NAMES] if name == "all" else [name]))
+    wanted = list(dict.fromkeys(expanded))
     if not wanted:
         raise ConfigError(f"--hardware needs a name: this, {', '.join(NAMES)}")
     if calibrate and "this" not in wanted:
@@ -188,6 +192,9 @@ def _machines(names: list[str], calibrate: bool) -> list[Machine]:
 
 
 def _prices(entries: list[str]) -> dict[str, float]:
+    from vivace.core.nearest_name import nearest_name
+    from vivace.plan.hardware import NAMES
+
     prices = {}
     for entry in " ".join(entries).replace(",", " ").split():
         name, _, value = entry.partition("=")
@@ -198,6 +205,8 @@ def _prices(entries: list[str]) -> dict[str, float]:
             number = -1.0
         if not name or unit not in ("", "h") or not 0 < number < float("inf"):
             raise ConfigError(f"a price is MACHINE=AMOUNT/h, as in h100=2.5/h, not {entry!r}")
+        if name not in ("this", *NAMES):
+            raise ConfigError(f"--price: no machine {name!r} in the table{nearest_name(name, NAMES)}")
         prices[name] = number
     return prices
 
@@ -243,12 +252,12 @@ def _print(
     from rich.console import Console
     from rich.table import Table
 
-    from vivace.plan.row import cells, columns, load_words
+    from vivace.plan.row import cells, columns, load_words, size_words
 
     names, rows = columns(load), [cells(one, load) for one in candidates]
     shown = [index for index in range(len(names)) if index < 3 or _tells(index, rows)]
     console = Console(highlight=False)
-    console.print(f"{planned.name}, {planned.num_parameters / 1e9:.2f} B parameters", soft_wrap=True, style="bold")
+    console.print(f"{planned.name}, {size_words(planned.num_parameters)}", soft_wrap=True, style="bold")
     console.print(load_words(workload, load), soft_wrap=True)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for index in shown:

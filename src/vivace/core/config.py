@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, fields
+from os import PathLike, fspath
 from typing import Any, Literal, get_args
 
 from vivace.core.errors import ConfigError
 from vivace.core.nearest_name import nearest_name
+from vivace.core.option_types import check_types
 from vivace.core.speculation import SpeculativeConfig
 
 LoadFormat = Literal["auto", "dummy"]
@@ -29,6 +32,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "backend": get_args(BackendName),
     "attention_backend": get_args(AttentionBackend),
 }
+PATHS = ("model", "tokenizer", "config", "generation_config")  # names, or paths in any form
+COUNTS = (
+    *("max_model_len", "max_num_seqs", "max_num_batched_tokens", "block_size", "num_threads"),
+    *("kv_cache_memory_bytes", "num_kv_blocks", "static_batch_size"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,22 +77,19 @@ class EngineConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "kv_cache_dtype", KV_CACHE_ALIASES.get(self.kv_cache_dtype, self.kv_cache_dtype))
-        for name, choices in CHOICES.items():
-            value = getattr(self, name)
-            if value not in choices:
-                raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
-        for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "block_size", "num_threads"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ConfigError(f"{name} must be a positive integer, not {value!r}")
-        for name in ("kv_cache_memory_bytes", "num_kv_blocks", "static_batch_size"):
+        for name in PATHS:
+            if isinstance(getattr(self, name), PathLike):
+                object.__setattr__(self, name, fspath(getattr(self, name)))
+        if isinstance(self.kv_cache_dtype, str):
+            object.__setattr__(self, "kv_cache_dtype", KV_CACHE_ALIASES.get(self.kv_cache_dtype, self.kv_cache_dtype))
+        for name in COUNTS:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ConfigError(f"{name} must be a positive integer, not {value!r}")
+        check_types(self)
         if not self.generation_config:
             raise ConfigError("generation_config must be auto, vllm, or the path of a directory or a file")
-        if not self.static_batch_timeout_ms >= 0:
+        if not 0 <= self.static_batch_timeout_ms < math.inf:
             raise ConfigError(f"static_batch_timeout_ms must be 0 or more, not {self.static_batch_timeout_ms!r}")
         if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", str(self.device)):
             raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, as in cuda:1, not {self.device!r}")
@@ -95,7 +100,10 @@ class EngineConfig:
         if self.backend == "cpu" and self.device.startswith("cuda"):
             raise ConfigError(f"the cpu backend does not run on {self.device}: leave out --backend")
         if self.config is not None and self.load_format != "dummy":
-            raise ConfigError("config gives a shape for random weights: use it with load_format='dummy'")
+            raise ConfigError(
+                "config gives a shape for random weights: use it with load_format='dummy' (a file with the table "
+                "[engine], for vivace serve, ends in .toml)"
+            )
         if self.load_format == "dummy" and self.config is None and self.model is None:
             raise ConfigError("load_format='dummy' needs a config: a preset's name or a config.json")
 

@@ -72,9 +72,9 @@ class SpeculativeConfig:
             try:
                 value = json.loads(value)
             except ValueError as error:
-                raise ConfigError(f"speculative_config is not JSON ({error}): {_EXAMPLE}") from None
+                raise ConfigError(f"speculative_config {value!r} is not JSON ({error}): give {_EXAMPLE}") from None
         if not isinstance(value, Mapping):
-            raise ConfigError(f"speculative_config must be an object: {_EXAMPLE}")
+            raise ConfigError(f"speculative_config must be an object, as in {_EXAMPLE}, not {value!r}")
         return cls._from_mapping(value)
 
     @classmethod

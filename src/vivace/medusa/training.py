@@ -27,7 +27,7 @@ from vivace.medusa.heads import Float, FrozenHead, head_output, label_ranks, tok
 from vivace.medusa.options import MedusaOptions
 from vivace.medusa.trainer import HeadTrainer
 from vivace.medusa.tree import Tree, build_tree
-from vivace.models.medusa import MANIFEST_NAME, MedusaHeads, write_medusa
+from vivace.models.medusa import MedusaHeads, write_medusa
 from vivace.models.weight_names import weight_names
 
 RUN_NAME, STATE_NAME = "run.json", "state.safetensors"
@@ -113,21 +113,28 @@ def _frozen_head(llm: LLM, model: str | None) -> tuple[FrozenHead, Float, str]:
 
 
 def _claim(output: Path, asked: dict[str, Any]) -> None:
-    """Makes the folder, or finds a run of the very same options in it to go on with."""
-    output.mkdir(parents=True, exist_ok=True)
-    run = output / RUN_NAME
+    """Makes the folder, or finds a run of the very same options in it to go on with. Raises `ConfigError`."""
     text = json.dumps(asked, sort_keys=True, indent=1) + "\n"
-    if run.exists():
-        if run.read_text() != text:
-            raise ConfigError(
-                f"{output} holds an unfinished training of other options, texts or model (see {run}): "
-                "delete it or name another folder"
-            )
-        return
-    if (output / MANIFEST_NAME).exists() or any(output.iterdir()):
-        raise ConfigError(f"{output} is not empty: name a new folder")
-    with atomic_writer(run) as file:
-        file.write(text.encode())
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        run = output / RUN_NAME
+        if run.exists():
+            _check_same(run, text)
+        elif any(output.iterdir()):
+            raise ConfigError(f"{output} is not empty: name a new folder")
+        else:
+            with atomic_writer(run) as file:
+                file.write(text.encode())
+    except OSError as error:
+        raise ConfigError(f"cannot write {output}: {error.strerror}; name another folder") from None
+
+
+def _check_same(run: Path, text: str) -> None:
+    if run.read_bytes() != text.encode():
+        raise ConfigError(
+            f"{run.parent} holds an unfinished training of other options, texts or model (see {run}): "
+            "delete it or name another folder"
+        )
 
 
 def _measure(trainer: HeadTrainer, heldout: Examples) -> MedusaReport:

@@ -11,6 +11,7 @@ from vivace.core.errors import ConfigError
 from vivace.models.spec import ModelSpec
 from vivace.optimize.candidate import Candidate
 from vivace.optimize.claims import Claim, claims
+from vivace.optimize.gains import Gains
 from vivace.optimize.gate import Gate
 from vivace.optimize.interval import Interval
 from vivace.optimize.ladder import Ladder, Rung, quickness, throughput
@@ -44,6 +45,8 @@ class Result:
     forecast: Forecast | None
     refusal: str
     score: float
+    tokens_per_s: float  # by all heats together, so that one machine's mood is everybody's
+    times_naive: float  # the throughput, beside the naive baseline
     is_on_front: bool = False
     drift: float = 0.0
 
@@ -61,6 +64,8 @@ class Result:
             "quality": None if self.quality is None else self.quality.record(),
             "forecast": None if self.forecast is None else asdict(self.forecast),
             "prediction_error": self.prediction_error,
+            "tokens_per_s": self.tokens_per_s,
+            "times_naive": self.times_naive,
             "refusal": self.refusal,
             "is_on_front": self.is_on_front,
         }
@@ -74,6 +79,7 @@ class Answer:
     pick: Result
     runner_up: Result | None
     why_not: str
+    overlooked: Result | None  # better still as measured, but there was no time to judge its text
     lead: Interval | None  # the pick's score over the runner-up's, in common heats
     naive: Result
     results: tuple[Result, ...]  # of whole runs, in the order of their measurement
@@ -113,6 +119,7 @@ class Answer:
             "pick": self.pick.record(),
             "runner_up": None if self.runner_up is None else self.runner_up.record(),
             "why_not": self.why_not,
+            "overlooked": None if self.overlooked is None else self.overlooked.record(),
             "lead": None if self.lead is None else asdict(self.lead),
             "naive": self.naive.record(),
             "speedup": asdict(self.speedup),
@@ -153,7 +160,8 @@ def make_answer(
         reasons = sorted(set(gate.refused.values()))
         raise ConfigError(f"no configuration passes: {reasons[0] if reasons else 'the time was over'}")
     on_front = set(front(accepted, lambda one: _merits(trials, one)))
-    results = [_result(trials, search, one, one in on_front) for one in trials.runs if trials.measurement(one)]
+    gains = Gains(trials, ladder.naive)
+    results = [_result(search, gains, one, one in on_front) for one in trials.runs if trials.measurement(one)]
     by_candidate = {one.candidate: one for one in results}
     ranked = [by_candidate[one] for one in search.ranking((checked & {*accepted}) or {*accepted})]
     pick, runner_up = ranked[0], _runner_up(ranked)
@@ -162,15 +170,16 @@ def make_answer(
         objective=objective,
         pick=pick,
         runner_up=runner_up,
-        why_not="" if runner_up is None else _why_not(objective, pick, runner_up),
+        why_not="" if runner_up is None else _why_not(pick, runner_up),
+        overlooked=_overlooked(pick, results, checked),
         lead=None if runner_up is None else search.standings.ratio(pick.candidate, runner_up.candidate),
         naive=by_candidate[ladder.naive],
         results=tuple(results),
         rungs=ladder.rungs(trials),
         top=ladder.top,
         claims=tuple(claims(trials, ladder, spec, pick.candidate)),
-        speedup=_speedup(trials, pick, ladder.naive),
-        quickening=trials.ratio(pick.candidate, ladder.naive, quickness),
+        speedup=gains.of(pick.candidate, throughput),
+        quickening=gains.of(pick.candidate, quickness),
         binds=binds,
         next_step=NEXT.get(binds, ""),
         dropped=tuple(search.dropped),
@@ -194,7 +203,8 @@ def _merits(trials: Trials, candidate: Candidate) -> tuple[float, ...]:
     return speed, quick, -measured.memory_bytes, -loss
 
 
-def _result(trials: Trials, search: Search, candidate: Candidate, is_on_front: bool) -> Result:
+def _result(search: Search, gains: Gains, candidate: Candidate, is_on_front: bool) -> Result:
+    trials = search.trials
     measured = trials.measurement(candidate)
     assert measured is not None
     return Result(
@@ -205,6 +215,8 @@ def _result(trials: Trials, search: Search, candidate: Candidate, is_on_front: b
         forecast=search.forecast(candidate),
         refusal=search.gate.refused.get(candidate, ""),
         score=search.score(candidate),
+        tokens_per_s=gains.level(candidate, throughput),
+        times_naive=gains.of(candidate, throughput).value,
         is_on_front=is_on_front,
         drift=max(one.drift for one in trials.runs[candidate]),
     )
@@ -221,16 +233,27 @@ def _runner_up(ranked: list[Result]) -> Result | None:
     return next(kinds, ranked[1] if len(ranked) > 1 else None)
 
 
-def _why_not(objective: Objective, pick: Result, other: Result) -> str:
-    shown = f"{objective.shown(other.score)} against {objective.shown(pick.score)}"
+def _overlooked(pick: Result, results: list[Result], checked: Set[Candidate]) -> Result | None:
+    """The best that may be better than the pick, for all that is known."""
+    open_ones = (
+        one
+        for one in results
+        if one.candidate not in checked and not one.refusal and one.candidate.batching == "continuous"
+    )
+    best = max(open_ones, key=lambda one: one.score, default=None)
+    return best if best is not None and TIE * best.score > pick.score else None
+
+
+def _why_not(pick: Result, other: Result) -> str:
+    """Without figures of speed: scores are of common heats, the figures beside them of each one's own."""
     if other.score < TIE * pick.score:
-        return f"{100 * (1 - other.score / pick.score):.1f}% behind: {shown}"
+        return f"{100 * (1 - other.score / pick.score):.1f}% behind"
     if _loss(other) > _loss(pick):
-        return f"as fast within noise ({shown}), but KL divergence {_loss(other):.2g} against {_loss(pick):.2g} nats"
+        return f"as fast within noise, but KL divergence {_loss(other):.2g} against {_loss(pick):.2g} nats"
     own, its = pick.measured.memory_bytes / 2**20, other.measured.memory_bytes / 2**20
     if its < 1.01 * own:
-        return f"as fast within noise: {shown}"
-    return f"as fast within noise ({shown}), but {its:,.0f} MiB against {own:,.0f}"
+        return "as fast within noise"
+    return f"as fast within noise, but {its:,.0f} MiB against {own:,.0f}"
 
 
 def _loss(result: Result) -> float:
@@ -250,10 +273,6 @@ def _binding(pick: Result, results: list[Result]) -> str:
         and one.forecast is not None
     ]
     return wider[0] if pick.forecast.binds == "queueing" and wider else pick.forecast.binds
-
-
-def _speedup(trials: Trials, pick: Result, naive: Candidate) -> Interval:
-    return trials.ratio(pick.candidate, naive, throughput)
 
 
 def _rung_record(rung: Rung) -> dict[str, Any]:

@@ -16,14 +16,15 @@ def cautions(answer: Answer) -> Iterator[str]:
     if answer.overrun_s > OVERRUN_S:
         yield (
             f"It took {answer.seconds:.0f} s instead of {answer.extra['time_budget_s']:.0f}: the naive baseline and "
-            "one configuration to serve are measured whatever the time."
+            "one configuration to serve are measured whatever the time, and what was begun is ended."
         )
     if answer.naive.measured.is_extended:
         yield (
             "The naive baseline is too slow for this time budget to wait for a whole answer: its "
             f"{answer.naive.measured.single_latency_ms / 1e3:.1f} s are its first tokens' pace, gone on with."
         )
-    num_skipped = len({one.candidate for one in answer.dropped if one.stage == "time"})
+    skipped = {one.candidate for one in answer.dropped if one.stage == "time"}
+    num_skipped = len(skipped - {one.candidate for one in answer.results})
     if num_skipped:
         yield f"There was no time for {num_skipped} of the promising candidates: a longer --time-budget has it."
     pick = answer.pick
@@ -38,6 +39,12 @@ def cautions(answer: Answer) -> Iterator[str]:
         yield (
             f"Nothing keeps the SLO for {100 * GOOD_SHARE:.0f}% of its requests at any rate; of the pick's, "
             f"{share:.0f}% do. A looser --slo, or a faster machine."
+        )
+    if answer.overlooked is not None:
+        better = 100 * (answer.overlooked.score / pick.score - 1)
+        yield (
+            f"{answer.overlooked.candidate.words} did {better:.0f}% better than the pick, but too late to have its "
+            "text judged: a longer --time-budget decides."
         )
     if pick.repetitions < FEW:
         runs = "once" if pick.repetitions == 1 else "twice"

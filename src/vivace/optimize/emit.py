@@ -40,7 +40,7 @@ class Equivalent:
 def check_engine(name: str) -> None:
     """Raises `ConfigError` for an engine that is not known."""
     if name not in ENGINES:
-        raise ConfigError(f"unknown engine {name!r}{nearest_name(name, [*ENGINES])}: {', '.join(ENGINES)}")
+        raise ConfigError(f"unknown engine {name!r}{nearest_name(name, [*ENGINES])}")
 
 
 def equivalent(name: str, config: EngineConfig, kv_pool_bytes: int) -> str:

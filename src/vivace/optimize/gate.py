@@ -33,7 +33,7 @@ class QualityBar:
             name, _, text = entry.partition(":")
             if name not in BAR_NAMES:
                 raise ConfigError(
-                    f"unknown measure of quality {name!r}{nearest_name(name, BAR_NAMES)}: write kl:0.02"
+                    f"unknown measure of quality {name!r}{nearest_name(name, BAR_NAMES)} (as in kl:0.02)"
                 )
             bars[name] = _amount(name, text)
         if not bars:
@@ -78,8 +78,8 @@ class Gate:
     def allows_memory(self, candidate: Candidate, memory_bytes: int) -> bool:
         if self.max_memory_bytes is None or memory_bytes <= self.max_memory_bytes:
             return True
-        needs, allowed = memory_bytes / 2**20, self.max_memory_bytes / 2**20
-        return self._refuse(candidate, f"weights and KV pool take {needs:,.0f} MiB, allowed {allowed:,.0f}")
+        needs, allowed = mebibytes(memory_bytes), mebibytes(self.max_memory_bytes)
+        return self._refuse(candidate, f"weights and KV pool take {needs} MiB, allowed {allowed}")
 
     def allows_quality(self, candidate: Candidate, quality: Quality | None) -> bool:
         """None passes: there is no quality to lose."""
@@ -116,6 +116,12 @@ def _amount(name: str, text: str) -> float:
     if name == "kl" and is_percent:
         raise ConfigError(f"KL divergence is in nats, as in kl:0.02, not {text!r}")
     return value
+
+
+def mebibytes(num_bytes: float) -> str:
+    """Three figures or more."""
+    value = num_bytes / 2**20
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def parse_bytes(text: str) -> int:

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field, replace
 from vivace.core.config import KVDtype
 from vivace.core.sampling import SamplingParams
 from vivace.engine.llm import LLM
+from vivace.engine.loader import LoadedEngine
 from vivace.evaluate.quality import measure_quality
 from vivace.evaluate.tasks import PosedTask, TaskResult, run_task
 from vivace.optimize.candidate import Candidate
 from vivace.optimize.engine_shelf import EngineShelf
 from vivace.optimize.measurement import Interaction, Quality
+from vivace.optimize.remembered_logits import LogitsMemory, RememberedLLM
 
 PROBE_TOKENS = 32  # greedy ones of each probe: later ones follow from those before
 ACCURACIES = ("acc_norm", "acc", "exact_match")  # the first that a task has counts
@@ -43,12 +45,14 @@ class Judge:
     probes: list[list[int]]
     tasks: tuple[PosedTask, ...] = ()
     clock: Callable[[], float] = time.monotonic
+    _reference_logits: LogitsMemory = field(default_factory=LogitsMemory)
     _reference_tasks: list[TaskResult] | None = None
     _texts: dict[Candidate, list[list[int]]] = field(default_factory=dict)
 
     def quality(self, candidate: Candidate) -> Quality:
         started = self.clock()
-        llm, reference = self._llm(candidate), self._llm(self.reference)
+        llm = self._llm(candidate)
+        reference = RememberedLLM.over(self._scoring(self.reference), self._reference_logits)
         window = min(512, llm.engine.config.max_model_len)
         found = measure_quality(llm, reference, self.text, window=window, stride=window // 2)
         assert found.kl_divergence_mean is not None
@@ -102,8 +106,12 @@ class Judge:
         return self._texts[candidate]
 
     def _llm(self, candidate: Candidate) -> LLM:
+        return LLM.of(self._scoring(candidate))
+
+    def _scoring(self, candidate: Candidate) -> LoadedEngine:
         """Made for scoring: what serves only speed is left out."""
-        return self._open(replace(plain(candidate), max_num_seqs=EVALUATION_SEQS, num_threads=candidate.num_threads))
+        bare = replace(plain(candidate), max_num_seqs=EVALUATION_SEQS, num_threads=candidate.num_threads)
+        return self.shelf.engine(bare)
 
     def _open(self, candidate: Candidate) -> LLM:
         return LLM.of(self.shelf.engine(candidate))

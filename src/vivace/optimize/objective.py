@@ -20,8 +20,8 @@ WORDS: dict[ObjectiveName, str] = {
     "cost": "output tokens for a second of one core",
 }
 OFFERED_WORDS: dict[str, str] = {
-    "latency": "mean time of a whole answer, of requests",
-    "goodput": "requests a second that keep the SLO, of",
+    "latency": "mean time of a whole answer at {:g} requests a second, at random",
+    "goodput": "requests a second that keep the SLO, of {:g} that come at random",
 }
 LEAST_IDLE = 0.01  # of the time, where more is offered than can be done
 UNKEPT = 1e-6  # of goodput: where no rate keeps the SLO, the larger share of good requests is better
@@ -50,8 +50,7 @@ class Objective:
         if name is None:
             return cls(_usual(slo, offered_per_s), offered_per_s)
         if name not in get_args(ObjectiveName):
-            known = ", ".join(get_args(ObjectiveName))
-            raise ConfigError(f"unknown objective {name!r}{nearest_name(name, get_args(ObjectiveName))}: {known}")
+            raise ConfigError(f"unknown objective {name!r}{nearest_name(name, get_args(ObjectiveName))}")
         if name == "goodput" and slo is None:
             raise ConfigError("goodput counts requests that keep an SLO: give one, as in --slo ttft:500,tpot:50")
         if offered_per_s is not None and name not in OFFERED_WORDS:
@@ -65,7 +64,7 @@ class Objective:
     def words(self) -> str:
         if self.offered_per_s is None:
             return WORDS[self.name]
-        return f"{OFFERED_WORDS[self.name]} {self.offered_per_s:g} a second that come at random"
+        return OFFERED_WORDS[self.name].format(self.offered_per_s)
 
     @property
     def is_at_rates(self) -> bool:

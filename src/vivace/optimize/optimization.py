@@ -72,11 +72,16 @@ class Optimization:
         while True:
             search.climb()
             race.run(search.contenders(), RACING_UNTIL)
-            for candidate in search.leaders(FINALISTS):
-                self._check(candidate)
+            self._ranking_checked(search)
             if search.best() == best:
                 return
             best = search.best()
+
+    def _ranking_checked(self, search: Search) -> list[Candidate]:
+        """The pick first, of those whose texts were compared: the leaders' are, as far as the time goes."""
+        for candidate in search.leaders(FINALISTS):
+            self._check(candidate)
+        return search.ranking(self.checked)
 
     def _check(self, candidate: Candidate) -> None:
         """Compare its texts, if there is time for it; the first one's in any case."""
@@ -87,14 +92,15 @@ class Optimization:
         self.checked.add(candidate)
 
     def _close(self, search: Search) -> None:
-        """The reasons for each value of the pick; then the first two beside the naive baseline: what it brought
-        altogether."""
+        """The reasons for each value of the pick, which may show a better one; then the first two beside the naive
+        baseline: what it brought altogether."""
         ranking = search.ranking(self.checked)
         if ranking:
             self.trials.fusion(ranking[0])
             rivals = [ranking[0], *search.rivals(ranking[0])]
             if len(rivals) > 1 and self.trials.affords(rivals, LAST_UNTIL, name="rivals"):
                 self.trials.heat(rivals, name="rivals")
+                ranking = self._ranking_checked(search)
         heat = [self.naive, *ranking[:2]]
         for repetition in range(CLOSING_HEATS):
             if self.trials.affords(heat, LAST_UNTIL, name=f"close {repetition}"):

@@ -13,7 +13,7 @@ from vivace.bench.slo import SLO
 from vivace.core.config import EngineConfig
 from vivace.core.errors import ConfigError
 from vivace.engine.backend import free_memory_bytes, gpu_backend
-from vivace.evaluate.evaluation import sample_text
+from vivace.evaluate.evaluation import Plan, sample_text
 from vivace.evaluate.tasks import PosedTask
 from vivace.optimize.candidate import Candidate
 from vivace.optimize.engine_laboratory import EngineLaboratory
@@ -83,6 +83,23 @@ class Inquiry:
             )
         return Objective.parse(self.objective, self.slo, self.request_rate)
 
+    def identity(self, subject: Subject, machine: dict[str, object]) -> dict[str, Any]:
+        """What every figure depends on beside the traffic: figures of another identity are not recalled."""
+        return {
+            "version": __version__,
+            "method": METHOD,
+            "model": subject.identity,
+            "context": subject.config.max_model_len,
+            "machine": machine,
+            "workload": self.workload,
+            "seed": subject.config.seed,
+            "seconds": self.seconds,
+            "slo": None if self.slo is None else str(self.slo),
+            "swept": self.check().is_at_rates,
+            "request_rate": self.request_rate,
+            "evaluation": Plan(self.text, self.tasks).identity(),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -106,21 +123,7 @@ def prepare(inquiry: Inquiry, memory: Memory, report: Report, clock: Callable[[]
     report("reading the model", None)
     subject = read_subject(inquiry.config, inquiry.draft)
     machine = machine_identity(subject.config)
-    identity = {
-        "version": __version__,
-        "method": METHOD,
-        "model": subject.identity,
-        "context": subject.config.max_model_len,
-        "machine": machine,
-        "workload": inquiry.workload,
-        "seed": subject.config.seed,
-        "seconds": inquiry.seconds,
-        "slo": None if inquiry.slo is None else str(inquiry.slo),
-        "swept": objective.is_at_rates,
-        "request_rate": inquiry.request_rate,
-        "text": inquiry.text,
-        "tasks": [task.file.name for task in inquiry.tasks],
-    }
+    identity = inquiry.identity(subject, machine)
     report("measuring the machine", None)
     sizing = _Sizing(inquiry, subject, memory, identity)
     workload = sizing.workload()
@@ -141,7 +144,7 @@ def prepare(inquiry: Inquiry, memory: Memory, report: Report, clock: Callable[[]
         limit_s=max(1.0, LIMIT_SHARE * inquiry.seconds),
         room_bytes=ROOM_SHARE * free_memory_bytes(subject.config),
     )
-    notebook = Notebook(memory, {**identity, "requests": workload.num_requests})
+    notebook = Notebook(memory, {**identity, "traffic": workload.digest})
     budget = TimeBudget(inquiry.seconds, clock, started)
     optimization = Optimization(
         trials=Trials(laboratory, notebook, budget, report, sweeps=objective.is_at_rates),

@@ -54,9 +54,9 @@ FRONT_LEAD = (
 CLAIMS_LEAD = "Rules of thumb about these techniques, and what they come to with this model on this machine."
 RESULTS_LEAD = (
     "Whole runs, best first. A name is weights, cache, sequences at once, tokens a step / a block, threads (2t). "
-    "Figures are scaled by a baseline that ran in between, so that a machine that slows down does not decide; the "
-    "order follows from the heats that configurations ran together. Forecasts are the planner's, in line with the "
-    "ladder's measurements."
+    "Figures are scaled by a baseline that ran in between, so that a machine that slows down does not decide; tok/s "
+    "and the order follow from the heats that configurations ran together. Forecasts are the planner's, in line with "
+    "the ladder's measurements."
 )
 
 
@@ -71,7 +71,9 @@ def _tiles(answer: Answer) -> Iterator[Tile]:
         yield Tile("An answer", f"{measured.offered_latency_ms:,.1f}", "ms", f"at {offered:g} requests a second")
     yield Tile("Throughput", f"{answer.speedup.value:.1f}×", "naive", _range(answer.speedup))
     yield Tile("One user", f"{answer.quickening.value:.1f}×", "faster", _range(answer.quickening))
-    yield Tile("Output tokens", f"{measured.tokens_per_s:,.0f}", "tok/s", f"naive: {naive.tokens_per_s:,.0f}")
+    yield Tile(
+        "Output tokens", f"{answer.pick.tokens_per_s:,.0f}", "tok/s", f"naive: {answer.naive.tokens_per_s:,.0f}"
+    )
     weights = measured.weight_bytes / 2**20
     yield Tile("Weights", f"{weights:,.1f}", "MiB", f"naive: {naive.weight_bytes / 2**20:,.1f} MiB")
     if answer.pick.quality is not None:
@@ -153,7 +155,7 @@ def _columns(results: list[Result], objective: Objective) -> Iterator[list[str]]
             CACHE_WORDS[one.candidate.kv_cache_dtype],
             speculation_words(one.candidate.speculation),
             str(one.candidate.max_num_seqs),
-            f"{measured.tokens_per_s:,.0f}",
+            f"{one.tokens_per_s:,.0f}",
             f"{measured.ttft_ms:,.1f}",
             f"{measured.tpot_ms:.3g}",
             *([column[1]] if column else []),
@@ -164,17 +166,18 @@ def _columns(results: list[Result], objective: Objective) -> Iterator[list[str]]
 
 
 def _ladder(answer: Answer) -> str:
-    naive = answer.naive.measured.tokens_per_s
-    stages = [Stage("naive", naive)]
+    naive = answer.naive.tokens_per_s
+    stages, height = [Stage("naive", naive)], naive
     for rung in answer.rungs:
         if rung.measured is not None:
-            stages.append(_stage(rung, naive))
+            stages.append(_stage(rung, naive, height))
+            height = stages[-1].value if rung.kept else height
     if answer.pick.candidate != answer.top:
         low, high = answer.speedup.low, answer.speedup.high
         stages.append(
             Stage(
                 "search: the pick",
-                answer.pick.measured.tokens_per_s,
+                answer.speedup.value * naive,
                 low=None if low is None else low * naive,
                 high=None if high is None else high * naive,
             )
@@ -213,17 +216,15 @@ def _costs(answer: Answer) -> str:
     return table(headers, rows, caption="What it costs on top of the others, and whether it stays")
 
 
-def _stage(rung: Rung, naive: float) -> Stage:
+def _stage(rung: Rung, naive: float, below: float) -> Stage:
+    """As high as all together were beside the baseline in several heats. One heat alone may contradict what the next
+    one says of a step: then the step stands on those below it, as the table has it."""
     assert rung.measured is not None
-    total = rung.total_speed
-    known = total is not None and total.low is not None and total.high is not None
-    return Stage(
-        rung.name,
-        naive * total.value if total is not None else rung.measured.tokens_per_s,
-        kept=rung.kept,
-        low=naive * total.low if known and total is not None and total.low is not None else None,
-        high=naive * total.high if known and total is not None and total.high is not None else None,
-    )
+    total, step = rung.total_speed, rung.top_speed
+    if total is not None and total.low is not None and total.high is not None:
+        low, high = naive * total.low, naive * total.high
+        return Stage(rung.name, naive * total.value, kept=rung.kept, low=low, high=high)
+    return Stage(rung.name, rung.measured.tokens_per_s if step is None else below * step.value, kept=rung.kept)
 
 
 def _fronts(answer: Answer) -> str:
@@ -237,7 +238,7 @@ def _fronts(answer: Answer) -> str:
 
 def _point(answer: Answer, one: Result, x: float) -> Point:
     candidate = one.candidate
-    return Point(candidate.short, x, one.measured.tokens_per_s, note=candidate.words, chosen=one is answer.pick)
+    return Point(candidate.short, x, one.tokens_per_s, note=candidate.words, chosen=one is answer.pick)
 
 
 def _claims(answer: Answer) -> str:
@@ -255,7 +256,7 @@ def _results(answer: Answer) -> str:
         rows.append(
             (
                 one.candidate.short,
-                f"{one.measured.tokens_per_s:,.0f}",
+                f"{one.tokens_per_s:,.0f}",
                 None if one.forecast is None else f"{one.forecast.tokens_per_s:,.0f}",
                 None if error is None else f"{100 * error:+.0f}%",
                 f"{one.measured.single_latency_ms:,.1f}",

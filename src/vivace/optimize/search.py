@@ -243,7 +243,8 @@ class Search:
         return min(1, len(candidates))
 
     def _drop_for_time(self, candidates: Sequence[Candidate]) -> None:
-        self.dropped += [Dropped(one, "time", "the time budget was over") for one in candidates]
+        known = {one.candidate for one in self.dropped if one.stage == "time"} | {*self.trials.runs}
+        self.dropped += [Dropped(one, "time", "the time budget was over") for one in candidates if one not in known]
 
     def _survivors(self, runs: list[Trial], share: float) -> list[Candidate]:
         """The best by score that the gate lets through, and those with the least latency and memory. Quality is

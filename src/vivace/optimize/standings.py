@@ -2,7 +2,8 @@
 
 The score of candidate c in heat h is taken as strength(c) * luck(h) * noise, and both are found by medians in turn
 (median polish; Tukey, 1977, on logarithms): candidates that ran together are compared by what they did together, and
-a single disturbed run moves nobody.
+a single disturbed run moves nobody. Who ran in one heat alone says nothing of that heat's luck: it is told by those
+who ran elsewhere as well, and is none where there are no such.
 """
 
 from __future__ import annotations
@@ -63,8 +64,7 @@ class Standings:
                 candidate: statistics.median(points - luck[heat] for heat, points in found)
                 for candidate, found in entries.items()
             }
-            luck = {
-                heat: statistics.median(points - strengths[candidate] for candidate, points in found)
-                for heat, found in heats.items()
-            }
+            for heat, found in heats.items():
+                told = [points - strengths[one] for one, points in found if len(entries[one]) > 1]
+                luck[heat] = statistics.median(told) if told else 0.0
         return {candidate: math.exp(points) for candidate, points in strengths.items()}

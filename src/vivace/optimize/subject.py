@@ -112,5 +112,6 @@ def _drafts(config: EngineConfig, draft: str | None, is_random: bool) -> tuple[S
         methods.append(SpeculativeConfig("medusa"))
         draft = draft or EMBEDDED_DRAFT
     if draft is not None:
+        locate(draft)  # a name that is none is refused now, not when its turn comes
         methods.append(SpeculativeConfig("draft_model", model=draft))
     return tuple(methods)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,6 +65,12 @@ class Workload:
         before = [by_index[one.after] for one in self.crowd.requests if one.after in by_index]
         return sum(one.prompt_len + one.output_len for one in before) / self.num_requests
 
+    @property
+    def digest(self) -> str:
+        """Tells it from any other: a file of requests may change and keep its name."""
+        requests = repr((self.crowd.requests, self.crowd.concurrency, self.alone.requests))
+        return hashlib.sha256(requests.encode()).hexdigest()
+
     def part(self, share: float) -> Workload:
         """The first requests of each kind."""
         if share >= 1:
@@ -106,15 +113,14 @@ def check_workload(name: str) -> None:
         if not path.is_file():
             raise ConfigError(f"there is no trace {path}")
     elif name not in SCENARIOS:
-        known = ", ".join(SCENARIOS)
         hint = nearest_name(name, [*SCENARIOS])
-        raise ConfigError(f"unknown workload {name!r}{hint}: {known}, or {TRACE_PREFIX}FILE")
+        raise ConfigError(f"unknown workload {name!r}{hint} (or {TRACE_PREFIX}FILE)")
 
 
 def make_workload(name: str, reader: PromptReader, num_requests: int, seed: int) -> Workload:
     """`num_requests` for the crowd, of which at most `MOST_USERS` are under way at once, and an eighth more for one
     user alone. Raises `ConfigError`."""
-    num_alone = max(1 if num_requests <= LEAST_REQUESTS else 2, math.ceil(ALONE_SHARE * num_requests))
+    num_alone = max(2, math.ceil(ALONE_SHARE * num_requests))
     users = min(MOST_USERS, max(1, math.ceil(num_requests / 2)))
     if num_requests < FEW_REQUESTS and not name.startswith(TRACE_PREFIX):
         crowd = abreast(_traffic(name, reader, 4 * num_requests, seed), num_requests, users)

@@ -60,9 +60,11 @@ def write_whole(path: Path, text: str) -> None:
 def _heading(answer: Answer) -> list[str]:
     pick, extra = answer.pick.measured, answer.extra
     first = (
-        f"{pick.tokens_per_s:,.0f} output tokens/s, {pick.single_latency_ms:.1f} ms for one user's answer, "
+        f"{answer.pick.tokens_per_s:,.0f} output tokens/s, {pick.single_latency_ms:.1f} ms for one user's answer, "
         f"{pick.memory_bytes / 2**20:,.0f} MiB of weights and cache"
     )
+    if pick.offered_latency_ms is not None:
+        first += f", {pick.offered_latency_ms:.1f} ms an answer at {pick.offered_per_s:g} requests/s"
     lines = [
         f"Written by vivace optimize {extra.get('version', '')}: model {extra.get('model', '')}, "
         f"workload {extra.get('workload', '')}, on {extra.get('machine', '')}.",

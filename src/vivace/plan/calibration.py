@@ -30,7 +30,7 @@ def fit(samples: Sequence[StepSample], basis: str, cache_bytes: int = 0) -> Effi
     streamed = [one for one in samples if not one.is_cached]
     if not cached or not streamed:
         raise ConfigError("a calibration needs steps over weights in the caches and over weights in memory")
-    op_s = min(one.rows.seconds / one.rows.num_ops for one in cached)
+    op_s = _operation_overhead(cached)
     product_op_s = _product_overhead(cached)
     rates = {
         layout: _width_rates([one for one in samples if one.layout == layout], product_op_s)
@@ -63,6 +63,12 @@ def fit(samples: Sequence[StepSample], basis: str, cache_bytes: int = 0) -> Effi
 
 def _rows(sample: StepSample) -> int:
     return sample.num_streams * sample.num_new
+
+
+def _operation_overhead(cached: Sequence[StepSample]) -> float:
+    """Of a row's operations, whose work is nothing beside it: as a rule. At its best it is two thirds of that."""
+    fewest = min(map(_rows, cached))
+    return statistics.median(one.rows.seconds / one.rows.num_ops for one in cached if _rows(one) == fewest)
 
 
 def _product_overhead(cached: Sequence[StepSample]) -> float:
@@ -227,20 +233,21 @@ def _row_rate(streamed: Sequence[StepSample], op_s: float) -> float:
 
 
 def _engine(cached: Sequence[StepSample]) -> tuple[float, float, float]:
-    """Seconds a step, a sequence and a logit that is sampled from: a line through the samples that have them."""
-    best: dict[int, StepSample] = {}
-    for one in cached:
-        if one.python_s is not None and one.python_s <= (best.get(_rows(one), one).python_s or 0.0):
-            best[_rows(one)] = one
-    timed = sorted(best.values(), key=_rows)
-    if len(timed) < 2:
+    """Seconds a step, a sequence and a logit that is sampled from: a line through the fewest and the most sequences,
+    each at the median of its rounds. The best round would promise what a core that is shared seldom keeps: from one
+    round to the next Python takes from one to two times as long."""
+    timed = [one for one in cached if one.python_s is not None]
+    if len({one.num_streams for one in timed}) < 2:
         raise ConfigError("a calibration needs the engine's overhead at two numbers of sequences")
-    few, many = timed[0], timed[-1]
-    difference = many.num_streams - few.num_streams
-    assert few.python_s is not None
-    assert many.python_s is not None
-    sequence_s = max(0.0, (many.python_s - few.python_s) / difference)
-    sampling = [(one.sampling_s or 0.0, one.num_streams * one.vocab_size) for one in (few, many)]
-    logit_s = max(0.0, (sampling[1][0] - sampling[0][0]) / (sampling[1][1] - sampling[0][1]))
-    step_s = few.python_s - sequence_s * few.num_streams + sampling[0][0] - logit_s * sampling[0][1]
+    few, many = (end(one.num_streams for one in timed) for end in (min, max))
+    python_s, sampling_s = (
+        {
+            count: statistics.median(getattr(one, name) or 0.0 for one in timed if one.num_streams == count)
+            for count in (few, many)
+        }
+        for name in ("python_s", "sampling_s")
+    )
+    sequence_s = max(0.0, (python_s[many] - python_s[few]) / (many - few))
+    logit_s = max(0.0, (sampling_s[many] - sampling_s[few]) / ((many - few) * timed[0].vocab_size))
+    step_s = python_s[few] - sequence_s * few + sampling_s[few] - logit_s * few * timed[0].vocab_size
     return max(0.0, step_s), sequence_s, logit_s

@@ -12,7 +12,7 @@ from vivace.plan.machine import Machine
 from vivace.plan.outcome import Outcome
 from vivace.plan.planned_model import PlannedModel
 from vivace.plan.prediction import Prediction, predict
-from vivace.plan.service import Capacity, PlannedService
+from vivace.plan.service import MAX_USERS, Capacity, PlannedService
 from vivace.plan.weights import STORED
 from vivace.plan.workload import Load, Workload
 
@@ -28,8 +28,9 @@ class Candidate:
     """One machine with one quantization.
 
     `num_machines`: replicas, each with the whole model, that serve the load within its objectives, or None where none
-    can. `outcome`: what its requests then feel, each replica with its share of the load; of one machine with all of
-    it where none can; None where nothing fits. `capacity`: the most that one machine takes, None where nobody asked.
+    can. `outcome`: what its requests then feel, each replica with its share of the load; where none can, of one
+    machine with all of it, or with as many users as are played; None where nothing fits. `capacity`: the most that
+    one machine takes, None where nobody asked.
     """
 
     machine: Machine
@@ -134,8 +135,9 @@ def _candidate(
     prediction = predict(model.spec, machine, deployment, workload.shape(load), stored=stored)
     if not (service.memory.fits and prediction.fits):
         return Candidate(machine, deployment, prediction, None, None, None, price)
-    alone = service.play(load)
-    is_enough = _keeps(alone, load)
+    played = _playable(load)
+    alone = service.play(played)
+    is_enough = played == load and _keeps(alone, load)
     capacity = None
     if load.slo is not None or not is_enough:
         asked = load if load.users is not None or load.rate_per_s is not None else replace(load, users=8)
@@ -143,6 +145,13 @@ def _candidate(
     num_machines = 1 if is_enough else _replicas(load, capacity)
     outcome = alone if num_machines in (None, 1) else service.play(_share(load, num_machines or 1))
     return Candidate(machine, deployment, prediction, outcome, capacity, num_machines, price)
+
+
+def _playable(load: Load) -> Load:
+    """Plays grow with the crowd: of one that no machine is asked to serve alone, as many as it could be."""
+    if load.users is None or load.slo is None or load.users <= MAX_USERS:
+        return load
+    return replace(load, users=MAX_USERS)
 
 
 def _keeps(outcome: Outcome, load: Load) -> bool:

@@ -19,7 +19,8 @@ TERA = 10**12
 
 GPU_EFFICIENCY = Efficiency(
     basis="assumed for GPUs: 80% of the bandwidth for weights, 65% for keys and values, 55% of the dense peak for "
-    "products, 35% for attention, 0.25 ms and 3 us an operation of overhead a step",
+    "products, 35% for attention, 0.25 ms and 3 us an operation of overhead a step, 0.1 ms a request and "
+    "0.4 us a prompt token",
     bandwidth={"": 0.80},
     kv_bandwidth=0.65,
     arithmetic=0.55,
@@ -35,7 +36,7 @@ GPU_EFFICIENCY = Efficiency(
 CPU_EFFICIENCY = Efficiency(
     basis="assumed for processors, after our kernels on two cores of Zen 4: 80% of the bandwidth for weights, 60% "
     "for keys and values, 60% of the vector peak for products, 35% for attention, 0.1 ms and 5 us an operation of "
-    "overhead a step",
+    "overhead a step, 0.1 ms a request and 0.4 us a prompt token",
     bandwidth={"": 0.80},
     kv_bandwidth=0.60,
     arithmetic=0.60,
@@ -215,7 +216,7 @@ def hardware(name: str) -> Machine:
         return _processor(key, PROCESSORS[key], CPU_EFFICIENCY)
     if key in APPLE_PROCESSORS:
         return _processor(key, APPLE_PROCESSORS[key], APPLE_EFFICIENCY)
-    raise ConfigError(f"no machine {name!r} in the table{nearest_name(key, NAMES)}; `this` is the one you are on")
+    raise ConfigError(f"no machine {name!r} in the table{nearest_name(key, NAMES)} (`this` is the one you are on)")
 
 
 def _gpu(name: str, sheet: Sheet) -> Machine:

@@ -89,6 +89,10 @@ class Efficiency:
     attention_groups: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     sequence_s: float = 2e-6  # the engine's own work for a sequence in a step
     logit_s: float = 1e-10  # sampling
+    # A request's arrival: checks, the hashes of its blocks, its place in the batch; by request and by prompt token.
+    admission_s: float = 100e-6
+    admission_token_s: float = 0.4e-6
+    wake_s: float = 0.0  # that the first steps after a pause take longer: caches and cores have gone cold
     threads: Mapping[int, tuple[float, float]] = field(default_factory=dict)  # shares that fewer threads reach
 
     def at_clock(self, ratio: float) -> Efficiency:
@@ -103,6 +107,8 @@ class Efficiency:
             product_op_s=self.product_op_s / ratio,
             sequence_s=self.sequence_s / ratio,
             logit_s=self.logit_s / ratio,
+            admission_s=self.admission_s / ratio,
+            admission_token_s=self.admission_token_s / ratio,
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from vivace.backends.cpu.backend import CpuBackend
-from vivace.bench.engine_step import engine_overhead
+from vivace.bench.engine_step import admission_overhead, engine_overhead
 from vivace.bench.op_cost import op_cost
 from vivace.bench.profile_step import Phase, ProfileProgram, profile_program, step_inputs
 from vivace.core.config import EngineConfig, KVDtype
+from vivace.core.sampling import SamplingParams
+from vivace.engine.engine import Engine
 from vivace.engine.loader import LoadedEngine, load_engine
 from vivace.models.parameters import dummy_parameters
 from vivace.ops.backend import Float64Array, KVSpec
@@ -61,6 +64,8 @@ CACHED_ATTENTION_PHASES = (
     Phase("shallow", CACHED_STREAMS, 1, SHALLOW),
     Phase("cached", CACHED_STREAMS, 1, 512),
 )
+SHORT_PROMPT, LONG_PROMPT = 16, 1_024
+WAKING_PROMPT, WAKING_STEPS, WAKING_ROUNDS, PAUSE_S = 64, 4, 13, 0.05
 REPEATS, FEW_REPEATS = 11, 3
 READ_BYTES, READ_REPETITIONS = 1 << 27, 2
 PEAK_ITERATIONS = 250_000  # 1 ms
@@ -116,6 +121,16 @@ class StepSample:
     sampling_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class RequestCosts:
+    """Seconds of the engine for a request that comes, for each token of its prompt, and by which its first steps
+    take longer after a pause."""
+
+    request_s: float
+    token_s: float
+    wake_s: float
+
+
 def measure_steps(
     backend: CpuBackend,
     clock: Clock,
@@ -160,6 +175,35 @@ def measure_threads(backend: CpuBackend, clock: Clock) -> dict[int, tuple[float,
     )
     most = backend.num_threads
     return {count: (min(1.0, compute[count] / compute[most]), min(1.0, read[count] / read[most])) for count in counts}
+
+
+def measure_requests(backend: CpuBackend, clock: Clock, sleep: Callable[[float], None] = time.sleep) -> RequestCosts:
+    """What a request costs beside its steps, and what a pause before it does, about 2 s."""
+    loaded = _load(backend, CACHED)
+    program = profile_program(loaded, [Phase("admission", 1, LONG_PROMPT, 0)])
+    short_s, long_s = (admission_overhead(loaded, program, length, clock) for length in (SHORT_PROMPT, LONG_PROMPT))
+    token_s = max(0.0, (long_s - short_s) / (LONG_PROMPT - SHORT_PROMPT))
+    decode = Phase("decode", 1, 1, SHALLOW)
+    step_s = engine_overhead(loaded, profile_program(loaded, [decode]), decode, clock).python_s
+    request_s = max(0.0, short_s - SHORT_PROMPT * token_s - step_s)
+    return RequestCosts(request_s, token_s, _wake_s(loaded.engine, clock, sleep))
+
+
+def _wake_s(engine: Engine, clock: Clock, sleep: Callable[[float], None]) -> float:
+    """By how much a request of a few steps takes longer after a pause: the median of neighbours' differences."""
+    differences = []
+    params = SamplingParams(max_tokens=WAKING_STEPS, temperature=0.0, ignore_eos=True)
+    for number in range(2 * WAKING_ROUNDS):
+        if number % 2:
+            sleep(PAUSE_S)
+        started = clock()
+        engine.add(str(number), [(place * place + number) % 1_000 for place in range(WAKING_PROMPT)], params)
+        while engine.num_unfinished:
+            engine.step()
+        differences.append(clock() - started)
+        engine.forget(str(number))
+    pairs = zip(differences[1::2], differences[::2], strict=True)
+    return max(0.0, statistics.median(after - before for after, before in pairs))
 
 
 def _thread_engine(backend: CpuBackend, num_threads: int) -> tuple[LoadedEngine, ProfileProgram]:

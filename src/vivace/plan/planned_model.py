@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from vivace.core.errors import ConfigError
 from vivace.engine.source import locate
 from vivace.formats.checkpoint import Checkpoint, open_checkpoint
 from vivace.models.gguf_config import spec_from_gguf
@@ -38,6 +39,8 @@ def planned_model(name: str | None) -> PlannedModel:
     if path.is_file() and path.suffix == ".json":
         return PlannedModel(str(path), read_config_file(path))
     if not path.exists() and "/" not in name and name not in ("embedded", "embedded-draft"):
+        if path.suffix in (".json", ".gguf"):
+            raise ConfigError(f"there is no file {name}")
         return PlannedModel(name, preset_spec(name))
     source = locate(None if name == "embedded" and not path.exists() else name)
     if source.kind == "directory":

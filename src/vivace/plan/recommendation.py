@@ -18,6 +18,7 @@ HELPS: dict[Binding, str] = {
     "memory": "memory binds: fewer bits for weights or cache, shorter contexts or more memory help",
     "queueing": "requests wait for each other: another replica helps, or fewer users",
 }
+WORTH_SAYING = 1.02  # times the tokens a second
 ONE_DEVICE = "Vivace runs a model on one device (no tensor parallelism): replicas add throughput, never memory"
 
 
@@ -27,7 +28,7 @@ def recommendation(model: PlannedModel, candidates: Sequence[Candidate], load: L
     best = chosen(candidates, load)
     if best is None:
         return [_nothing_fits(model, candidates)]
-    sentences = [_answer(best, load), *_replicas(bests)]
+    sentences = [_answer(best, load, candidates), *_replicas(bests)]
     sentences += [_does_not_fit(name, ones) for name, ones in _unfitting(candidates)]
     sentences += [f"{one.machine.name}: {_why(one, load)}" for one in bests]
     return sentences
@@ -60,16 +61,30 @@ def _wants_speed(load: Load) -> bool:
     return load.slo is None and load.rate_per_s is None
 
 
-def _answer(best: Candidate, load: Load) -> str:
+def _answer(best: Candidate, load: Load, candidates: Sequence[Candidate]) -> str:
     if best.num_machines is None:
         return f"no machine here keeps {_goal(load)}; the fastest is {_named(best)}: {_felt(best)}"
+    narrower = _narrower(best, candidates)
     if best.cost_per_million is not None:
         full = "" if best.cost_when_full is None else f", {best.cost_when_full:.2f} with machines kept full"
-        return f"cheapest a token: {_named(best)}, {best.cost_per_million:.2f} for a million tokens{full}"
+        price = f"{best.cost_per_million:.2f} for a million tokens{full}"
+        return f"cheapest a token: {_named(best)}, {price}{narrower}"
     if _wants_speed(load):
-        return f"fastest: {_named(best)}, {best.tokens_per_s:,.0f} tokens/s: {_felt(best)}"
+        return f"fastest: {_named(best)}, {best.tokens_per_s:,.0f} tokens/s: {_felt(best)}{narrower}"
     goal = f" within {_goal(load)}" if load.slo else ""
     return f"fewest and smallest machines for this traffic{goal}: {_named(best)}: {_felt(best)}"
+
+
+def _narrower(best: Candidate, candidates: Sequence[Candidate]) -> str:
+    """What weights of fewer bits would bring on the same machine: they are not chosen where nothing asks for them."""
+    others = [one for one in candidates if one.machine.name == best.machine.name and one.num_machines is not None]
+    other = max(others, key=lambda one: one.tokens_per_s / (one.num_machines or 1))
+    gain = other.tokens_per_s / (other.num_machines or 1) * (best.num_machines or 1) / best.tokens_per_s
+    if gain < WORTH_SAYING:
+        return ""
+    cost = "" if other.cost_per_million is None else f" at {other.cost_per_million:.2f} for a million"
+    name = other.deployment.quantization
+    return f"; {name} weights give {gain:.2f} times the tokens{cost}, and lose text: `vivace evaluate` says how much"
 
 
 def _goal(load: Load) -> str:
@@ -100,7 +115,11 @@ def _why(one: Candidate, load: Load) -> str:
     assert found is not None  # best_of gives no other
     capacity = ""
     if one.capacity is not None and load.slo is not None:
-        capacity = f"; one takes up to {capacity_words(one, load)} within the objectives"
+        capacity = (
+            f"; one takes up to {capacity_words(one, load)} within the objectives"
+            if one.capacity.rate_per_s
+            else "; it keeps the objectives for nobody"
+        )
     caveat = f"{one.machine.caveat}; " if one.machine.caveat else ""
     return (
         f"{caveat}{one.deployment.quantization} weights, {one.tokens_per_s:,.0f} tokens/s, {found.running:.0f} "

@@ -14,7 +14,7 @@ from vivace.plan.comparison import Candidate
 from vivace.plan.machine import Machine
 from vivace.plan.planned_model import PlannedModel
 from vivace.plan.recommendation import chosen
-from vivace.plan.row import cells, columns, load_words, number
+from vivace.plan.row import cells, columns, gigabytes, load_words, number, size_words
 from vivace.plan.workload import Load, Workload
 
 LATENCY_LEAD = (
@@ -47,7 +47,7 @@ def html(
         Section("Machines", _machines(machines), MACHINE_LEAD),
         Section("How far to trust it", _trust(machines), TRUST_LEAD),
     ]
-    subtitle = f"{model.num_parameters / 1e9:.2f} B parameters · {load_words(workload, load)}"
+    subtitle = f"{size_words(model.num_parameters)} · {load_words(workload, load)}"
     return page(f"Plan for {model.name}", sections, subtitle=subtitle)
 
 
@@ -125,11 +125,10 @@ def _memory(candidates: Sequence[Candidate]) -> str:
     for one in candidates:
         need = one.prediction.memory
         parts = (need.weights_bytes + need.draft_bytes, need.activation_bytes, need.runtime_bytes, need.kv_pool_bytes)
-        gigabytes = [f"{part / 1e9:.2f}" for part in parts]
         context = f"{need.max_context:,}" if need.fits else None
         token = f"{need.kv_bytes_per_token / 1e3:.1f}"
         fit = f"{need.max_sequences:,}" if need.fits else None
-        rows.append((one.machine.name, one.deployment.quantization, *gigabytes, token, fit, context))
+        rows.append((one.machine.name, one.deployment.quantization, *map(gigabytes, parts), token, fit, context))
     return table(headers, rows)
 
 

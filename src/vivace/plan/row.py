@@ -7,7 +7,7 @@ from vivace.plan.outcome import Percentiles
 from vivace.plan.workload import Load, Workload
 
 COLUMNS = (
-    *("machine", "weights", "GB", "fit", "TTFT ms p50 / p95", "ITL ms p50 / p95", "tokens/s", "most users"),
+    *("machine", "weights", "GB", "requests fit", "TTFT ms p50 / p95", "ITL ms p50 / p95", "tokens/s", "most users"),
     *("machines", "per 1M", "binds"),
 )
 RATE_COLUMN = "most req/s"  # in place of users, in an open loop
@@ -26,7 +26,7 @@ def cells(one: Candidate, load: Load) -> tuple[str, ...]:
     return (
         one.machine.name,
         one.deployment.quantization,
-        f"{need.weights_bytes / 1e9:.2f}",
+        gigabytes(need.weights_bytes),
         "no" if found is None else f"{need.max_sequences:,}",
         _pair(ttft),
         _pair(itl),
@@ -46,6 +46,18 @@ def load_words(workload: Workload, load: Load) -> str:
         f"{workload.name}: prompts of {shape.prompt_len:.0f} tokens on average{cached}, answers of "
         f"{shape.output_len:.0f}; {load.words()}"
     )
+
+
+def size_words(num_parameters: int) -> str:
+    """As models are spoken of: 8.03 B parameters, 3.41 M parameters."""
+    unit, name = (1e9, "B") if num_parameters >= 1e9 else (1e6, "M")
+    return f"{num_parameters / unit:.3g} {name} parameters"
+
+
+def gigabytes(num_bytes: float) -> str:
+    """With two figures at least."""
+    value = num_bytes / 1e9
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def number(value: float) -> str:

@@ -68,7 +68,8 @@ class PlannedService:
         players = Players(traffic, users=load.users, rate=load.rate_per_s)
         deployment = self._deployment
         blocks = self.memory.num_kv_blocks(deployment.block_size)
-        simulation = Simulation(traffic, players, self._cost, deployment, num_kv_blocks=blocks)
+        wake_s = self._cost.wake_s
+        simulation = Simulation(traffic, players, self._cost, deployment, num_kv_blocks=blocks, wake_s=wake_s)
         records = simulation.play()
         if whole or (load.users is None and load.rate_per_s is None):
             return outcome(records, simulation.totals, load.slo)

@@ -28,6 +28,7 @@ from vivace.schedule.scheduler import Scheduler
 from vivace.schedule.static import StaticBatching
 
 STATIC_WAIT_S = 0.050  # that a static batch waits for more requests: the engine's default
+WAKE_AFTER_S = 0.02  # a pause of so long makes the next steps as slow as any; a shorter one in proportion
 Cost = Callable[[StepPlan], StepTime]
 
 
@@ -68,7 +69,7 @@ class _Run:
 
 
 class Simulation:
-    """One play of one traffic. `play` may be called once."""
+    """One play of one traffic. `play` may be called once. `wake_s`: that a step after a long pause takes longer."""
 
     def __init__(
         self,
@@ -78,9 +79,11 @@ class Simulation:
         deployment: Deployment,
         *,
         num_kv_blocks: int,
+        wake_s: float = 0.0,
         seed: int = 0,
     ) -> None:
         self.now = 0.0
+        self._wake_s, self._paused_s = wake_s, 0.0
         self.totals = Totals()
         self.records: list[RequestRecord] = []
         self._players = players
@@ -105,6 +108,7 @@ class Simulation:
                 moment = self._players.next_s()
                 if moment is None:
                     break
+                self._paused_s += max(0.0, moment - self.now)
                 self.now = max(self.now, moment)
                 continue
             self.step()
@@ -130,6 +134,9 @@ class Simulation:
             if run.queue_s is None:
                 run.queue_s, run.num_cached = self.now - run.due_s, sequence.num_cached
         step = self._cost(plan)
+        if self._paused_s and self._wake_s:
+            step = step.delayed(self._wake_s * min(1.0, self._paused_s / WAKE_AFTER_S))
+        self._paused_s = 0.0
         self.now += step.total_s
         self.totals.count(step, len(plan.scheduled), self.scheduler.block_manager.usage)
         self._advance(plan)

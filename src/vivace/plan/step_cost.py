@@ -15,6 +15,11 @@ class StepCost:
         self._draft = draft
         self._num_guesses = deployment.rows_a_sequence - 1
 
+    @property
+    def wake_s(self) -> float:
+        """By how much the first steps after a pause take longer."""
+        return self._model.wake_s
+
     def __call__(self, plan: StepPlan) -> StepTime:
         """Of a plan with at least one row."""
         num_decoding = rows = context = num_drawn = 0
@@ -30,6 +35,9 @@ class StepCost:
         each = rows / num_decoding if num_decoding else 1.0
         mean_context = context / num_decoding if num_decoding else 0.0
         step = self._model.mixed(num_decoding, mean_context, each, chunks, num_drawn)
+        if plan.table_resets:
+            num_tokens = sum(sequence.num_prompt for sequence in plan.table_resets)
+            step = step.delayed(self._model.admission_s(len(plan.table_resets), num_tokens))
         if self._draft is None or rows == num_decoding:
             return step
         guess = self._draft.step(num_decoding, mean_context)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from vivace.models.spec import ModelSpec
@@ -36,6 +36,10 @@ class StepTime:
     bandwidth_s: float
     arithmetic_s: float
     overhead_s: float
+
+    def delayed(self, seconds: float) -> StepTime:
+        """The same, longer by what is neither reading nor computing."""
+        return replace(self, total_s=self.total_s + seconds, overhead_s=self.overhead_s + seconds)
 
     def followed_by(self, other: StepTime, times: float) -> StepTime:
         """Both, one after the other, the second so many times."""
@@ -84,6 +88,8 @@ class StepModel:
         self._row_s = row_floats(spec) * FLOAT_BYTES / (row_rate * compute)
         self._sequence_s = efficiency.sequence_s
         self._sampled_s = efficiency.logit_s * spec.vocab_size / compute
+        self._request_s, self._prompt_token_s = efficiency.admission_s, efficiency.admission_token_s
+        self.wake_s = efficiency.wake_s
 
     def seconds(
         self,
@@ -143,6 +149,10 @@ class StepModel:
             self._fixed_s + rows * self._row_s + num_sequences * self._sequence_s + num_sampled * self._sampled_s
         )
         return StepTime(total + overhead, memory, arithmetic, overhead)
+
+    def admission_s(self, num_requests: int, num_tokens: int) -> float:
+        """What so many new requests with so many prompt tokens altogether cost the engine beside their steps."""
+        return num_requests * self._request_s + num_tokens * self._prompt_token_s
 
     def _streamed(self, num_keys: float) -> float:
         """The share of what is read that comes from memory."""

@@ -25,8 +25,10 @@ from vivace.plan.machine import Efficiency, Machine
 from vivace.plan.measurement import (
     READ_BYTES,
     READ_REPETITIONS,
+    RequestCosts,
     StepSample,
     clock_rate,
+    measure_requests,
     measure_steps,
     measure_threads,
 )
@@ -75,9 +77,12 @@ def this_machine(backend: CpuBackend | None = None, *, use_calibration: bool = T
     calibration = load_calibration(backend) if use_calibration else None
     if calibration is None:
         return _machine(backend, UNCALIBRATED)
-    ratio = clock_rate(backend, CLOCK_PROBES) / calibration.peak_per_s
+    # Twice, with a second in between: threads that have just begun may share a core for the length of a probe.
+    early = clock_rate(backend, CLOCK_PROBES)
+    machine = _machine(backend, calibration.efficiency)
+    ratio = max(early, clock_rate(backend, CLOCK_PROBES)) / calibration.peak_per_s
     moved = abs(ratio - 1) > CLOCK_NOISE
-    return _machine(backend, calibration.efficiency.at_clock(ratio) if moved else calibration.efficiency)
+    return replace(machine, efficiency=calibration.efficiency.at_clock(ratio)) if moved else machine
 
 
 def calibrated_machine(backend: CpuBackend, calibration: Calibration) -> Machine:
@@ -94,7 +99,8 @@ def calibrate(
     """Measure steps of small models, about a minute, and keep what follows from them."""
     backend = backend or CpuBackend()
     samples = measure_steps(backend, clock, progress=progress)
-    calibration = calibration_of(backend, samples, time.time(), measure_threads(backend, clock))
+    threads, requests = measure_threads(backend, clock), measure_requests(backend, clock)
+    calibration = calibration_of(backend, samples, time.time(), threads, requests)
     save_calibration(backend, calibration)
     return calibration
 
@@ -104,8 +110,9 @@ def calibration_of(
     samples: list[StepSample],
     measured_at: float,
     threads: Mapping[int, tuple[float, float]] | None = None,
+    requests: RequestCosts | None = None,
 ) -> Calibration:
-    """Fitted to `samples`; `threads` as `measure_threads` gives them."""
+    """Fitted to `samples`; `threads` as `measure_threads` gives them, `requests` as `measure_requests`."""
     day = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(measured_at))
     reads = sorted(one.read_bytes_per_s for one in samples if not one.is_cached)
     low, high = (reads[int(share * (len(reads) - 1))] / 1e9 for share in (0.1, 0.9))
@@ -113,6 +120,13 @@ def calibration_of(
     basis = f"{steps}, while memory was read at {low:.0f} to {high:.0f} GB/s"
     read, peak = statistics.median(reads), _clock(samples)
     fitted = replace(fit(samples, basis, _last_level_bytes(detect())), threads=dict(threads or {}))
+    if requests is not None:
+        fitted = replace(
+            fitted,
+            admission_s=requests.request_s,
+            admission_token_s=requests.token_s,
+            wake_s=requests.wake_s,
+        )
     return Calibration(identity(backend), measured_at, read, peak, fitted, len(samples))
 
 

@@ -151,7 +151,7 @@ def _lengths(name: str, max_model_len: int) -> tuple[int, int, int]:
     if len(parts) not in (2, 3) or not all(part.isdecimal() for part in parts):
         known = tuple(one for one in SCENARIOS if one != CONVERSATIONS)
         hint = nearest_name(name, known)
-        raise ConfigError(f"unknown workload {name!r}{hint}, or PROMPT:ANSWER[:CACHED] in tokens")
+        raise ConfigError(f"unknown workload {name!r}{hint} (or PROMPT:ANSWER[:CACHED] in tokens)")
     prompt, answer, cached = [*map(int, parts), 0][:3]
     if prompt < 1 or answer < 1:
         raise ConfigError(f"prompt and answer have 1 token or more, not {name!r}")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Literal, get_args
 
 from vivace.core.errors import ConfigError
-from vivace.core.speculation import SpeculativeConfig
+from vivace.core.option_types import check_types
 
 LogFormat = Literal["text", "json"]
 
@@ -75,9 +74,7 @@ class ServeConfig:
     otlp_endpoint: str | None = None
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for entry in fields(self):
-            check_type(entry.name, getattr(self, entry.name), hints[entry.name])
+        check_types(self)
         if not 0 <= self.port <= 65_535:
             raise ConfigError(f"port must be from 0 to 65535, not {self.port}")
         for name in _COUNTS:
@@ -124,32 +121,3 @@ def check_api_key(key: str, where: str) -> None:
     """A key is what an Authorization header can carry."""
     if not key or len(key) > 4_096 or not all("!" <= char <= "~" for char in key):
         raise ConfigError(f"{where}: a key needs 1 to 4096 printable ASCII characters without blanks")
-
-
-_KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
-    str: ("a string", (str,)),
-    bool: ("true or false", (bool,)),
-    int: ("an integer", (int,)),
-    float: ("a number", (int, float)),
-}
-
-
-def check_type(name: str, value: object, hint: Any) -> None:
-    """Whether a value that a file or a caller gave fits its field. Raises `ConfigError`."""
-    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    if value is None and type(None) in kinds:
-        return
-    hint = kinds[0]
-    if hint is SpeculativeConfig:
-        SpeculativeConfig.parse(value)
-        return
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise ConfigError(f"{name} must be one of {', '.join(get_args(hint))}, not {value!r}")
-    elif hint == tuple[str, ...]:
-        if not isinstance(value, tuple) or not all(isinstance(entry, str) for entry in value):
-            raise ConfigError(f"{name} must be a list of strings, not {value!r}")
-    else:
-        expected, types = _KINDS[hint]
-        if not isinstance(value, types) or (isinstance(value, bool) and hint is not bool):
-            raise ConfigError(f"{name} must be {expected}, not {value!r}")

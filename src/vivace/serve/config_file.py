@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from vivace.core.config import EngineConfig
+from vivace.core.config import KV_CACHE_ALIASES, EngineConfig
 from vivace.core.errors import ConfigError
 from vivace.core.nearest_name import nearest_name
-from vivace.serve.config import ServeConfig, check_type
+from vivace.core.option_types import check_type, field_types
+from vivace.serve.config import ServeConfig
 
 SUFFIX = ".toml"
 TABLES: dict[str, type] = {"engine": EngineConfig, "serve": ServeConfig}
@@ -58,16 +58,17 @@ class ConfigFile:
         table = self._tables[name]
         if not isinstance(table, dict):
             raise ConfigError(f"{self._where('', name)}: write [{name}] and its keys below it")
-        known = [entry.name for entry in fields(TABLES[name])]
-        hints = get_type_hints(TABLES[name])
+        types = field_types(TABLES[name])
         for key, value in table.items():
-            if key not in known:
+            if key not in types:
                 raise ConfigError(
-                    f"{self._where(name, key)}: unknown key {key!r} in [{name}]{nearest_name(key, known)}"
+                    f"{self._where(name, key)}: unknown key {key!r} in [{name}]{nearest_name(key, [*types])}"
                 )
+            if key == "kv_cache_dtype" and isinstance(value, str):
+                value = KV_CACHE_ALIASES.get(value, value)
             table[key] = tuple(value) if isinstance(value, list) else value
             try:
-                check_type(key, table[key], hints[key])
+                check_type(key, table[key], types[key])
             except ConfigError as error:
                 raise ConfigError(f"{self._where(name, key)}: {error}") from None
 

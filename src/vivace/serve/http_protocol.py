@@ -2,7 +2,8 @@
 
 A connection reads a head (request line and headers), then a body, then waits for its answer. Head and body have a
 deadline each; an answer that its reader does not take has one as well. What breaks a bound is answered in OpenAI's
-error shape and closed.
+error shape and closed. A time that is over is looked at twice: on a machine that stood still timers come before what
+has lain in the socket all along.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from vivace.serve.request_scope import new_request_id
 WRITE_BUFFER_BYTES = 64 * 1024
 LINGER_S = 2.0  # a refusal is lost where the connection is closed under a client that is still sending
 SPARE_CONNECTIONS = 256  # beyond the bound: these are told so, further ones only closed
+LAST_LOOK_S = 0.05  # once a time is over; the loop reads its sockets meanwhile
 FRAMING_BYTES = 64 * 1024  # chunk sizes and trailers that any body may have, and half its own length more
 
 access_logger = logging.getLogger("vivace.access")
@@ -133,7 +135,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stall = self.loop.call_later(self._limits.send_timeout_s, self._abandon)
+        self._stall = self.loop.call_later(self._limits.send_timeout_s, self._look_at_reader_again)
 
     def resume_writing(self) -> None:
         if self._stall is not None:
@@ -142,7 +144,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().resume_writing()
 
     def timeout_keep_alive_handler(self) -> None:
-        self._close()
+        self.timeout_keep_alive_task = self.loop.call_later(LAST_LOOK_S, self._close)
 
     def shutdown(self) -> None:
         """The server is draining: this answer is the connection's last."""
@@ -318,7 +320,13 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _set_deadline(self, seconds: float) -> None:
         self._clear_deadline()
-        self._deadline = self.loop.call_later(seconds, self._on_deadline)
+        self._deadline = self.loop.call_later(seconds, self._look_at_sender_again)
+
+    def _look_at_sender_again(self) -> None:
+        self._deadline = self.loop.call_later(LAST_LOOK_S, self._on_deadline)
+
+    def _look_at_reader_again(self) -> None:
+        self._stall = self.loop.call_later(LAST_LOOK_S, self._abandon)
 
     def _clear_deadline(self) -> None:
         if self._deadline is not None:

@@ -100,6 +100,23 @@ def test_a_connection_that_was_closed_while_idle_is_opened_again() -> None:
     assert len(seen) == 2
 
 
+def test_a_connection_that_was_closed_before_it_was_used_is_told() -> None:
+    async def closing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async def late(client: HttpClient) -> list[WholeResponse]:
+        connection = await client.connected()
+        while connection.is_open:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)  # its end is taken out of the inbox
+        await client.exchange(connection, client.request("GET", "/"), WholeResponse())
+        return []
+
+    with pytest.raises(ConnectionLost) as lost:
+        talk(closing, late)
+    assert not lost.value.had_begun
+
+
 @pytest.mark.parametrize(
     ("piece", "had_begun"),
     [(b"", False), (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhi", True), (b"SSH-2.0-OpenSSH\r\n", True)],

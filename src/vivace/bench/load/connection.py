@@ -87,6 +87,10 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None
         self._sink, self._done = sink, asyncio.get_running_loop().create_future()
         self._headers, self._has_head, self._has_begun = {}, False, False
+        if not self.is_open:  # its end may have been looked at before anybody waited for it
+            done = self._done
+            self._fail("the server closed the connection")
+            return done
         left = request[self._written(request) :]
         if left:
             self._transport.write(left)

@@ -75,9 +75,7 @@ def _model_name(target: Target, names: list[str]) -> str:
             raise TargetError(f"{target.address} does not say which models it serves: name one with --model-name")
         return names[0]
     if names and target.model not in names:
-        served = ", ".join(names[:8])
-        hint = nearest_name(target.model, names)
-        raise TargetError(f"{target.address} has no model {target.model!r}{hint}: it serves {served}")
+        raise TargetError(f"{target.address} has no model {target.model!r}{nearest_name(target.model, names[:8])}")
     return target.model
 
 
