@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gpu.attention import attention_items
-from gpu.products import product_items
+from gpu.products import joined_items, product_items
 from gpu.row_operations import row_items
 from gpu.sampling import sampling_items
 from gpu.setting import Item, Setting
@@ -21,6 +21,7 @@ def kernel_items(setting: Setting) -> Iterator[Item]:
     yield from first
     yield from products[:12]
     yield from row_items(setting, ceilings)
+    yield from joined_items(setting, ceilings)
     yield from (item for item in attention if item not in first)
     yield from products[12:]
     yield from sampling_items(setting, ceilings)

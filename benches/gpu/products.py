@@ -31,6 +31,8 @@ from vivace.ops.program import Program
 
 OUTPUTS, INPUTS = 28_672, 4_096
 ROWS = (1, 8, 64, 512)
+QUERIES_KEYS_VALUES = (4_096, 1_024, 1_024)
+JOINED = ("bf16", "int4_g128", "int8_channel", "fp8_channel")
 CHECKED = 256  # outputs at either end: the reference is slow
 FIRST = ("bf16", "q4_0", "int8_channel", "q8_0", "int8_outlier", "int4_g128", "q4_k", "q6_k")
 
@@ -77,6 +79,42 @@ def _error(stored: StoredTensor, result: np.ndarray, step: Any) -> float:
     program = _program(reference, stored.select_rows(ends), 1)
     expected = run_on_device(reference, program, reference.kv_cache(NO_CACHE, 1), step)
     return relative_error(result[:, ends], expected)
+
+
+def joined_items(setting: Setting, ceilings: Ceilings) -> Iterator[Item]:
+    """Queries, keys and values of Llama-3.1-8B: three matrices, one launch."""
+    for encoding in JOINED:
+        for num_rows in (3,) if setting.is_tiny else (1, 64):
+            key = f"q, k and v {encoding} {num_rows} rows"
+            yield Item(key, partial(measure_joined, setting, ceilings, encoding, num_rows), 8.0)
+
+
+def measure_joined(setting: Setting, ceilings: Ceilings, encoding: str, num_rows: int) -> dict[str, Any]:
+    inputs = 256 if setting.is_tiny else INPUTS
+    outputs = (256, 64, 64) if setting.is_tiny else QUERIES_KEYS_VALUES
+    tensors = DummyTensors(encoding, setting.seed % 1000)
+    stored = [tensors.matrix(f"m{number}", (count, inputs)) for number, count in enumerate(outputs)]
+    rng = np.random.default_rng([setting.seed, num_rows, *encoding.encode()])
+    step = row_step(bfloat16(rng.standard_normal((num_rows, inputs), dtype=np.float32)))
+    backend, reference = setting.backend(), reference_backend()
+    num_bytes = sum(outputs) * row_bytes(encoding, inputs)
+    program, cache = _joined_program(backend, stored, copies_of(num_bytes, setting)), backend.kv_cache(NO_CACHE, 1)
+    result = run_on_device(backend, program, cache, step)
+    expected = run_on_device(reference, _joined_program(reference, stored, 1), reference.kv_cache(NO_CACHE, 1), step)
+    executable = backend.compile(program, cache, limits_of(step))
+    shape = StepShape((num_rows,), (num_rows,))
+    peers: Peers = {"cuBLAS bf16": partial(_dense, setting, (num_rows, sum(outputs), inputs))}
+    timed = measured(setting, ceilings, executable, program, step, shape, NO_CACHE, (ir.Linear,), peers)
+    return verdict(relative_error(result, expected)) | timed | {"runs": backend.kernels.explain()}
+
+
+def _joined_program(backend: Any, stored: list[StoredTensor], count: int) -> Program:
+    program = Program()
+    x = program.given_states(stored[0].shape[1])
+    for number in range(count):
+        out = program.linear(x, [backend.pack(f"{tensor.name}.{number}", tensor) for tensor in stored])
+    program.output = program.gather_rows(out)
+    return program
 
 
 def _peers(setting: Setting, encoding: str, size: tuple[int, int, int]) -> Peers:

@@ -30,6 +30,7 @@ VARIANTS = [
     ("llama", "int8", "int4_per_token_head"),
     ("gemma2", "w8a8", "f16"),
     ("llama", "llm_int8", "fp8_e4m3"),
+    ("llama", "fp8", "bf16"),
 ]
 
 
@@ -96,7 +97,7 @@ def test_prefix_hits_equal_computing(options: dict[str, Any]) -> None:
 def test_greedy_tokens_are_those_of_the_reference_backend(options: dict[str, Any]) -> None:
     """Where they part, the reference's two best must be a tie: weights and caches are the same numbers, but codes of
     activations or keys turn a last bit into another level."""
-    coded = options["quantization"] in ("w8a8", "llm_int8") or options["kv_cache_dtype"].startswith("int")
+    coded = options["quantization"] in ("w8a8", "llm_int8", "fp8") or options["kv_cache_dtype"].startswith("int")
     margin = 0.05 if coded else 1e-4
     requests = prompts(3, low=5, high=30)
     greedy = SamplingParams(temperature=0.0, max_tokens=10, logprobs=2, ignore_eos=True)

@@ -26,6 +26,7 @@ from vivace.backends.cuda.kernels import (
     attention,
     attention_kernel,
     attention_merge,
+    coded_norm,
     coded_product,
     fp8_product,
     gated_activation,
@@ -51,6 +52,7 @@ from vivace.backends.cuda.kernels.paged_plane import (
     int8_plane,
 )
 from vivace.backends.cuda.kernels.ragged_rows import PART
+from vivace.backends.cuda.token_codes import TOKEN_ENCODINGS
 
 SIXTEENS = ("num_inputs", "num_outputs", "num_padded")
 OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
@@ -163,8 +165,6 @@ def attend_variant(
 def row_variants() -> Iterator[Variant]:
     pointers = dict.fromkeys(("x", "residual", "total", "out", "gate_up", "ranges"), "*bf16")
     pointers |= dict.fromkeys(("weight", "table"), "*fp32") | {"slots": "*i32", "codes": "*u8"}
-    constants = {"WIDTH": 4096, "COLUMNS": 4096, "HAS_RESIDUAL": True}
-    yield Variant("rms_norm", rms_norm.normalize, pointers, constants, ("eps",), options={"num_warps": 8})
     constants = {"ACTIVATION": "silu", "COLUMNS": 1024}
     yield Variant("gated_activation", gated_activation.gate, pointers, constants)
     constants = {"HEAD_DIM": 128, "DIM": 128, "PAIRS": 64}
@@ -177,6 +177,27 @@ def row_variants() -> Iterator[Variant]:
         constants |= {"QUERY_HEADS": 32, "KV_HEADS": 8}
         options = {"num_warps": 1, "enable_fp_fusion": False}
         yield Variant(f"rope_write {kind}", kv_write.write_slots, dict(pointers), constants, (), strides, options)
+
+
+def norm_variants() -> Iterator[Variant]:
+    """Rows of 4096, as many as a power of two has and not, in 32 bits; every encoding."""
+    yield from norms_of("bf16", 4096, TOKEN_ENCODINGS)
+    yield from norms_of("bf16", 5120, ("int8_channel",))
+    yield from norms_of("fp32", 2048, ("fp8_channel",))
+
+
+def norms_of(values: str, width: int, encodings: tuple[str, ...]) -> Iterator[Variant]:
+    columns = triton.next_power_of_2(width)
+    pointers = dict.fromkeys(("x", "residual", "total", "out"), f"*{values}") | {"outliers": "*u8"}
+    pointers |= dict.fromkeys(("weight", "scales"), "*fp32")
+    constants: dict[str, object] = {"WIDTH": width, "COLUMNS": columns, "HAS_RESIDUAL": True}
+    options, name = rms_norm.row_options(columns), f"rms_norm {values} {width}"
+    yield Variant(name, rms_norm.normalize, pointers, constants, ("eps",), options=options)
+    for encoding in encodings:
+        is_float = encoding == "fp8_channel"
+        more = {"STEP": 128, "KEEPS_OUTLIERS": encoding == "int8_outlier", "IS_FLOAT": is_float}
+        coded, kernel = pointers | {"codes": "*u8" if is_float else "*i8"}, coded_norm.normalize_and_code
+        yield Variant(f"coded {name} {encoding}", kernel, coded, constants | more, ("eps",), options=options)
 
 
 def product_variants() -> Iterator[Variant]:
@@ -223,7 +244,7 @@ def int8_variants() -> Iterator[Variant]:
 
 
 def fp8_variants() -> Iterator[Variant]:
-    """On tensor cores that take 8-bit floats (not for sm_80), and decoded to 16 bits."""
+    """On tensor cores that take 8-bit floats, and decoded to 16 bits."""
     pointers = dict.fromkeys(("x_codes", "codes"), "*u8") | dict.fromkeys(("x_scales", "scales", "bias"), "*fp32")
     for is_native in (True, False):
         for num_rows in (1, 64, 4096):
@@ -246,6 +267,7 @@ def sampling_variants() -> Iterator[Variant]:
 
 def variants() -> Iterator[Variant]:
     yield from attention_variants()
+    yield from norm_variants()
     yield from row_variants()
     yield from product_variants()
     yield from sampling_variants()
@@ -262,7 +284,15 @@ def compiled(variant: Variant, capability: int) -> dict[str, object]:
         "shared_bytes": result.metadata.shared,
         "ptx_bytes": len(result.asm["ptx"]),
         "cubin_bytes": len(result.asm["cubin"]),
+        "float_sums": float_sums(result.asm["ttgir"]),
     }
+
+
+def float_sums(intermediate: str) -> list[str]:
+    """How the operands of float32 sums are spread over threads, which is the order in which they are summed."""
+    layouts = dict(re.findall(r"^(#\w+) = (#ttg\..*)$", intermediate, re.MULTILINE))
+    sums = re.findall(r'"tt\.reduce".*?arith\.(\w+).*?\}\) : \(tensor<(\w+), (#\w+)>\)', intermediate, re.DOTALL)
+    return [f"{shape} {layouts[layout]}" for operation, shape, layout in sums if operation == "addf"]
 
 
 def usage(ptx: str, capability: int) -> tuple[int, int]:
@@ -277,6 +307,14 @@ def usage(ptx: str, capability: int) -> tuple[int, int]:
     return registers, sum(int(found) for found in re.findall(r"(\d+) bytes spill", said))
 
 
+def runs_on(variant: Variant, capability: int) -> bool:
+    """Tensor cores that take 8-bit floats get them; products are decoded for the others alone."""
+    has_fp8 = capability >= 89
+    if "native" in variant.name:
+        return has_fp8
+    return bool(variant.constants.get("IS_NATIVE", has_fp8)) == has_fp8
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--targets", default="80,89,90")
@@ -284,12 +322,10 @@ def main() -> None:
     options = parser.parse_args()
     for variant in variants():
         if any(part in variant.name for part in options.only):
-            native = variant.constants.get("IS_NATIVE", False)
-            for capability in (each for each in map(int, options.targets.split(",")) if each > 80 or not native):
-                if "native" in variant.name and capability < 89:
-                    continue
-                sys.stdout.write(json.dumps(compiled(variant, capability)) + "\n")
-                sys.stdout.flush()
+            for capability in map(int, options.targets.split(",")):
+                if runs_on(variant, capability):
+                    sys.stdout.write(json.dumps(compiled(variant, capability)) + "\n")
+                    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="the backend is torch's")
 
-from vivace.backends.cuda.fusion import AddNorm, RopeWrite, stages
+from vivace.backends.cuda.backend import CudaBackend
+from vivace.backends.cuda.fusion import AddNorm, CodedNorm, RopeWrite, stages
 from vivace.backends.cuda.last_uses import last_uses
+from vivace.formats.fp8_rows import quantize_fp8
 from vivace.ops.program import Program, Value, Weight
 
 WIDTH = 16
@@ -40,6 +43,30 @@ def test_a_layer() -> None:
     assert fused == [RopeWrite, AddNorm, AddNorm, RopeWrite, AddNorm]  # rows are gathered before the last norm
     assert [op for stage in found for op in stage.ops] == program.ops
     assert [buffers for stage in found for buffers in stage.dying] == last_uses(program)
+
+
+def fp8_matrix(num_rows: int) -> Weight:
+    return CudaBackend("cpu").pack("matrix", quantize_fp8("matrix", np.ones((num_rows, WIDTH), np.float32)))
+
+
+def test_norms_that_8_bit_products_read() -> None:
+    """With a sum before it and without; two products of one norm; not where anybody else reads the norm."""
+    program = Program()
+    x = program.embedding(weight(9, WIDTH))
+    first = program.rms_norm(x, weight(WIDTH), 1e-5)
+    total = program.add(x, program.linear(first, [fp8_matrix(WIDTH)]))
+    second = program.rms_norm(total, weight(WIDTH), 1e-5)
+    parts = [program.linear(second, [fp8_matrix(WIDTH), fp8_matrix(WIDTH)]).columns(0, WIDTH) for _ in range(2)]
+    third = program.rms_norm(program.add(*parts), weight(WIDTH), 1e-5)
+    program.add(third, program.linear(third, [fp8_matrix(WIDTH)]))
+    fourth = program.rms_norm(total, weight(WIDTH), 1e-5)
+    program.linear(fourth, [fp8_matrix(WIDTH), weight(WIDTH, WIDTH)])
+    program.states = program.rms_norm(total, weight(WIDTH), 1e-5)
+    program.output = program.linear(program.states, [fp8_matrix(WIDTH)])
+    found = [stage.fused for stage in stages(program) if stage.fused is not None]
+    assert [type(one) for one in found] == [CodedNorm, CodedNorm, AddNorm]
+    assert [one.encoding for one in found if isinstance(one, CodedNorm)] == ["fp8_channel"] * 2
+    assert [one.add is None for one in found if isinstance(one, CodedNorm)] == [True, False]
 
 
 def test_keys_that_are_read_again_are_kept() -> None:

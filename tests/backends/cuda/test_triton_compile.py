@@ -7,23 +7,30 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import triton_interpreter  # noqa: F401  skips where torch or triton is missing
 
 SCRIPT = Path(__file__).with_name("aot_kernels.py")
 # A kernel of tensor cores and one without: compiling all takes a minute a target.
-KERNELS = ("int4_g32 product 16", "rms_norm")
+KERNELS = ("int4_g32 product 16", "coded rms_norm bf16 4096 fp8")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="triton's compiler and ptxas are for Linux")
-def test_kernels_compile_without_a_device(tmp_path: Path) -> None:
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="triton's compiler and ptxas are for Linux")
+
+
+def compiled(folder: Path, targets: str, *names: str) -> list[dict[str, Any]]:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment |= {"TRITON_CACHE_DIR": str(tmp_path), "TRITON_DEFAULT_FP_FUSION": "1"}
-    command = [sys.executable, str(SCRIPT), "--targets", "80,89,90", "--only", *KERNELS]
+    environment |= {"TRITON_CACHE_DIR": str(folder), "TRITON_DEFAULT_FP_FUSION": "1"}
+    command = [sys.executable, str(SCRIPT), "--targets", targets, "--only", *names]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_kernels_compile_without_a_device(tmp_path: Path) -> None:
+    lines = compiled(tmp_path, "80,89,90", *KERNELS)
     assert {line["target"] for line in lines} == {"sm_80", "sm_89", "sm_90"}
     assert len(lines) == 3 * len(KERNELS)
     for line in lines:
@@ -31,3 +38,17 @@ def test_kernels_compile_without_a_device(tmp_path: Path) -> None:
         assert line["ptx_bytes"] > 0
         assert line["spilled_bytes"] == 0
         assert 0 < line["registers"] <= 255
+
+
+def test_a_norm_and_its_codes_sum_in_the_same_order(tmp_path: Path) -> None:
+    """Each thread has the same columns of the row in both kernels: so their bits are equal on a device."""
+    plain: dict[str, list[str]] = {}
+    for line in compiled(tmp_path, "90", "rms_norm"):
+        name = line["kernel"]
+        assert len(line["float_sums"]) == 1, name
+        if name.startswith("rms_norm"):
+            plain[name] = line["float_sums"]
+        else:
+            kind, _ = name.removeprefix("coded ").rsplit(" ", 1)
+            assert line["float_sums"] == plain[kind], name
+    assert len(plain) == 3

@@ -13,12 +13,18 @@ import pytest
 from recorded_driver import RecordedDriver
 from triton_interpreter import HAS_DEVICE
 
+from vivace.backends.cuda import executable as executable_module
 from vivace.backends.cuda.backend import CudaBackend
+from vivace.backends.cuda.fusion import Stage, stages
 from vivace.backends.cuda.graph_buckets import Bucket, GraphOptions
 from vivace.backends.cuda.kernels import trial
 from vivace.backends.cuda.kernels.ragged_rows import LEAST_GRAPH_PARTS
+from vivace.backends.cuda.token_codes import TOKEN_ENCODINGS
 from vivace.backends.reference.backend import ReferenceBackend
-from vivace.formats.quantize_rtn import encode
+from vivace.formats.fp8_rows import quantize_fp8
+from vivace.formats.quantize_rtn import encode, quantize_matrix
+from vivace.formats.stored_matrix import stored_matrix as stored_levels
+from vivace.formats.tensor import StoredTensor
 from vivace.ops.backend import KVSpec, StepInputs, StepLimits
 from vivace.ops.program import Program, Value, Weight
 
@@ -74,13 +80,23 @@ class TinyLlama:
 
     def _matrix(self, num_rows: int, num_columns: int, factor: float = 1.0) -> Weight:
         values = self._rng.standard_normal((num_rows, num_columns), dtype=np.float32)
-        stored = encode(values * np.float32(factor * num_columns**-0.5), self._encoding, "matrix")
+        stored = stored_matrix(values * np.float32(factor * num_columns**-0.5), self._encoding)
         weight: Weight = self._backend.pack("matrix", stored)
         return weight
 
     def _norm(self) -> Weight:
         weight: Weight = self._backend.vector("norm", self._rng.uniform(0.5, 1.5, WIDTH).astype(np.float32))
         return weight
+
+
+def stored_matrix(values: np.ndarray, encoding: str) -> StoredTensor:
+    if encoding == "fp8_channel":
+        return quantize_fp8("matrix", values)
+    if encoding in TOKEN_ENCODINGS:
+        return stored_levels(
+            "matrix", quantize_matrix(values, 8, -1), "token" if encoding == "int8_channel" else "outlier"
+        )
+    return encode(values, encoding, "matrix")
 
 
 def step(counts: tuple[int, ...], contexts: tuple[int, ...], seed: int) -> StepInputs:
@@ -128,6 +144,52 @@ def test_logits_are_those_of_the_reference(encoding: str, kv_dtype: str, prompts
     by_kernel = {line.partition(":")[0] for line in backend.kernels.explain() if ": triton" in line}
     coded = {"linear"} if encoding == "q4_0" else set()
     assert by_kernel == {"attention", "rope_kv_write", "rms_norm", "add_rms_norm", "gated_activation"} | coded
+
+
+def apart(program: Program) -> list[Stage]:
+    """Each operation by itself."""
+    found = stages(program)
+    return [Stage((op,), (dying,)) for stage in found for op, dying in zip(stage.ops, stage.dying, strict=True)]
+
+
+@pytest.mark.parametrize("encoding", TOKEN_ENCODINGS)
+@pytest.mark.parametrize("by_kernel", [True, False])
+def test_codes_of_norms_are_those_of_what_norms_would_store(
+    encoding: str, by_kernel: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step whose products round its rows to 8 bits, with and without kernels of several operations: equal bits."""
+    backend = interpreted() if by_kernel else CudaBackend("cpu")
+    together, reference = compiled(backend, encoding, "bf16"), ReferenceBackend(np.float64)
+    expected = compiled(reference, encoding, "bf16")
+    monkeypatch.setattr(executable_module, "stages", apart)
+    separate = compiled(backend, encoding, "bf16")
+    for inputs in steps(SHORT)[:2]:
+        result, wanted = logits(backend, together, inputs), logits(reference, expected, inputs)
+        np.testing.assert_array_equal(result, logits(backend, separate, inputs))
+        assert np.linalg.norm(result - wanted) < 0.15 * np.linalg.norm(wanted)  # another level here and there
+    said = backend.kernels.explain()
+    assert any(line.startswith("coded_rms_norm: triton") for line in said) == by_kernel
+
+
+@pytest.mark.parametrize("encoding", TOKEN_ENCODINGS)
+def test_rows_of_codes_do_not_depend_on_each_other(encoding: str) -> None:
+    """Two prompts in a step, and each in its own, to the bit."""
+    backend = interpreted()
+    together, alone = (compiled(backend, encoding, "bf16") for _ in range(2))
+    both = step(SHORT, SHORT, 1)
+    expected = logits(backend, together, both)
+    for sequence, rows in enumerate(np.split(np.arange(sum(SHORT)), [SHORT[0]])):
+        one = replace(
+            both,
+            token_ids_T=both.token_ids_T[rows],
+            positions_T=both.positions_T[rows],
+            slots_T=both.slots_T[rows],
+            query_starts_B1=np.array([0, len(rows)], np.int32),
+            context_lens_B=both.context_lens_B[[sequence]],
+            block_tables_BX=both.block_tables_BX[[sequence]],
+            sampled_rows_S=np.arange(len(rows), dtype=np.int32),
+        )
+        np.testing.assert_array_equal(logits(backend, alone, one), expected[rows])
 
 
 def test_keys_by_channel() -> None:

@@ -8,8 +8,8 @@ from paged_case import TYPES
 from triton_interpreter import DEVICE, HAS_DEVICE, torch
 
 from vivace.backends.cuda.code_layout import LAYOUTS
-from vivace.backends.cuda.kernels import coded_product, int8_product, split
 from vivace.backends.cuda.kernels import matrix_product as matrix_product_module
+from vivace.backends.cuda.kernels import split
 from vivace.backends.cuda.kernels.coded_product import is_packed
 from vivace.backends.cuda.kernels.matrix_product import matrix_product, write_product
 from vivace.backends.cuda.kernels.split import split_of
@@ -96,8 +96,7 @@ def test_parts_of_the_inputs_add_up(encoding: str, monkeypatch: pytest.MonkeyPat
     bias = torch.arange(64, dtype=torch.float32, device=DEVICE)
     results = []
     for most in (1, 4):
-        for module in (coded_product, int8_product):
-            monkeypatch.setattr(module, "split_of", lambda *shape, most=most: min(most, split_of(*shape)))
+        monkeypatch.setattr(split, "split_of", lambda *shape, most=most: min(most, split_of(*shape)))
         out = torch.full((2, 70), torch.nan, device=DEVICE)
         write_product(x, matrix, out[:, 6:], bias)
         assert out[:, :6].isnan().all()
@@ -145,7 +144,7 @@ def test_tokens_are_coded_as_defined() -> None:
         [[1], [1e3], [1e-33], [0], [1], [1]], np.float32
     )
     x_TD[4, 7], x_TD[5, 9] = np.nan, np.inf
-    coded = token_codes(torch.from_numpy(x_TD).to(DEVICE))
+    coded = token_codes(torch.from_numpy(x_TD).to(DEVICE), "int8_channel")
     rounded_TD = coded.codes_TD.float().cpu().numpy() * coded.scales_T.cpu().numpy()[:, None]
     np.testing.assert_array_equal(rounded_TD, round_tokens(x_TD))
 
@@ -187,7 +186,7 @@ def test_tokens_become_8_bit_floats_as_defined() -> None:
         np.float32
     )
     x_TD[1], x_TD[2], x_TD[4, 7], x_TD[5, 9] = 0, 1e-33, np.nan, np.inf
-    coded = token_codes(torch.from_numpy(x_TD).to(DEVICE), is_float=True)
+    coded = token_codes(torch.from_numpy(x_TD).to(DEVICE), "fp8_channel")
     numbers_TD = coded.codes_TD.view(torch.float8_e4m3fn).float().cpu().numpy()
     np.testing.assert_array_equal(numbers_TD * coded.scales_T.cpu().numpy()[:, None], round_tokens_fp8(x_TD))
 

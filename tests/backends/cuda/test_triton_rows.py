@@ -7,11 +7,15 @@ import pytest
 from paged_case import TYPES
 from triton_interpreter import DEVICE, torch
 
+from vivace.backends.cuda.kernels.coded_norm import coded_norm
 from vivace.backends.cuda.kernels.gated_activation import gated_activation
 from vivace.backends.cuda.kernels.kv_write import kv_write, rope_write
 from vivace.backends.cuda.kernels.paged_plane import PagedPlane, float_plane, int4_plane, int8_plane
 from vivace.backends.cuda.kernels.rms_norm import add_rms_norm, rms_norm
 from vivace.backends.cuda.kernels.rope import rope
+from vivace.backends.cuda.kernels.token_codes import token_codes
+from vivace.backends.cuda.token_codes import TOKEN_ENCODINGS
+from vivace.backends.cuda.token_codes import token_codes as token_codes_by_torch
 from vivace.ops import reference, reference_kv
 
 TOLERANCE = {"f32": 1e-5, "f16": 4e-3, "bf16": 4e-2}
@@ -44,6 +48,37 @@ def test_norm_of_a_sum(dtype: str) -> None:
     assert torch.equal(total.float().cpu(), rounded)
     expected = reference.rms_norm(rounded.numpy(), weight_D, 1e-6, 1)
     np.testing.assert_allclose(normed.float().cpu().numpy(), expected, rtol=0, atol=TOLERANCE[dtype])
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")  # infinity times 0 in the interpreter
+@pytest.mark.parametrize("encoding", TOKEN_ENCODINGS)
+@pytest.mark.parametrize(("dtype", "width"), [("f32", 80), ("f16", 128), ("bf16", 200), ("bf16", 640)])
+@pytest.mark.parametrize("has_residual", [False, True])
+def test_codes_of_a_norm(encoding: str, dtype: str, width: int, has_residual: bool) -> None:
+    """To the bit those of the norm as it would be stored: columns of wider rows, rows of zeros, rows not finite."""
+    (x, _), (y, _) = random_rows((5, 2 * width), dtype), random_rows((5, 2 * width), dtype)
+    x, y = x[:, width:], y[:, :width]
+    x[1], y[1], x[2, 3], x[3, 5] = 0, 0, torch.inf, torch.nan
+    weight = 3 * torch.rand(width, device=DEVICE) + 1  # beyond 6.0 now and then: an outlier
+    total, coded = coded_norm(x, y if has_residual else None, weight, 1e-5, encoding)
+    if has_residual:
+        expected_total, normed = add_rms_norm(x, y, weight, 1e-5)
+        assert total is not None
+        assert torch.equal(total.nan_to_num(7), expected_total.nan_to_num(7))
+    else:
+        assert total is None
+        normed = rms_norm(x, weight, 1e-5)
+    expected, by_torch = token_codes(normed, encoding), token_codes_by_torch(normed, encoding)
+    for one in (expected, by_torch):
+        assert torch.equal(coded.codes_TD, one.codes_TD)
+        assert torch.equal(coded.scales_T.nan_to_num(7), one.scales_T.nan_to_num(7))
+    assert coded.dtype == by_torch.dtype == x.dtype
+    if encoding == "int8_outlier":
+        assert coded.values_TD is not None
+        assert coded.outliers_TS is not None
+        assert torch.equal(coded.values_TD.nan_to_num(7), normed.nan_to_num(7))
+        assert torch.equal(coded.outliers_TS, expected.outliers_TS)
+        assert width < 200 or coded.outliers_TS.any()
 
 
 @pytest.mark.parametrize("activation", ["silu", "gelu", "gelu_tanh"])

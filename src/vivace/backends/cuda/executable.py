@@ -14,6 +14,7 @@ from vivace.backends.cuda.fusion import stages
 from vivace.backends.cuda.graph_buckets import GraphOptions
 from vivace.backends.cuda.graphs import Results, StepGraphs
 from vivace.backends.cuda.interpreter import Interpreter
+from vivace.backends.cuda.joined import joined
 from vivace.backends.cuda.kernels.provider import launchers_for
 from vivace.backends.cuda.kernels.ragged_rows import TilePlan
 from vivace.backends.cuda.kernels.registry import KernelRegistry
@@ -44,7 +45,7 @@ class CudaExecutable:
     ) -> None:
         if program.output is None:
             raise EngineError("the program has no output")
-        self._program = program
+        self._program = program = joined(program)
         self._cache = cache
         self._limits = limits
         self._stages = stages(program)

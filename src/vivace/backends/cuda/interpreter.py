@@ -12,12 +12,13 @@ from torch import Tensor
 
 from vivace.backends.cuda import rows
 from vivace.backends.cuda.attention import paged_attention
-from vivace.backends.cuda.fusion import AddNorm, Fused, RopeWrite, Stage
+from vivace.backends.cuda.fusion import AddNorm, CodedNorm, Fused, RopeWrite, Stage
 from vivace.backends.cuda.kv_cache import CudaKVCache
 from vivace.backends.cuda.matrix import Matrix
 from vivace.backends.cuda.precision import Precision
 from vivace.backends.cuda.products import embedding_rows, product
 from vivace.backends.cuda.step import DeviceStep
+from vivace.backends.cuda.token_codes import ProductRows, TokenCodes, token_codes
 from vivace.core.errors import EngineError
 from vivace.ops import program as ir
 from vivace.ops.program import Value, Weight
@@ -37,6 +38,7 @@ class Interpreter:
         self._precision = precision
         self._launchers = launchers
         self._buffers: dict[int, Tensor] = {}
+        self._coded: dict[int, TokenCodes] = {}  # what is there as codes alone
 
     def execute_stage(self, stage: Stage) -> None:
         """By one kernel where there is one; then let go of what nothing reads any more."""
@@ -46,7 +48,7 @@ class Interpreter:
             return
         for buffers in stage.dying:
             for buffer in buffers:
-                self._buffers.pop(buffer, None)  # what lies between the operations never was
+                self._release(buffer)  # what lies between the operations never was
 
     def execute(self, op: ir.Op, dying: list[int]) -> None:
         """One operation; then let go of the buffers `dying`."""
@@ -57,10 +59,16 @@ class Interpreter:
             result = self._result(op) if by_kernel is None else by_kernel
             self._buffers[op.out.buffer] = result.to(self._type_of(op))
         for buffer in dying:
-            del self._buffers[buffer]
+            self._release(buffer)
+
+    def _release(self, buffer: int) -> None:
+        self._buffers.pop(buffer, None)
+        self._coded.pop(buffer, None)
 
     def _is_fused(self, fused: Fused) -> bool:
-        """Whether a kernel computed these operations."""
+        """Whether these operations were computed together: by a kernel, or codes of a norm that torch found."""
+        if isinstance(fused, CodedNorm):
+            return self._is_coded(fused)
         if self._launchers is None:
             return False
         match fused:
@@ -74,6 +82,22 @@ class Interpreter:
                 if turned is not None:
                     self._buffers[q.out.buffer] = turned
                 return turned is not None
+
+    def _is_coded(self, ops: CodedNorm) -> bool:
+        """Whether the norm is there as codes; torch makes them where no kernel runs at all."""
+        both = self._codes_by_torch(ops) if self._launchers is None else self._launchers.coded_norm(ops, self.read)
+        if both is None:
+            return False
+        total, self._coded[ops.norm.out.buffer] = both
+        if ops.add is not None and total is not None:
+            self._buffers[ops.add.out.buffer] = total
+        return True
+
+    def _codes_by_torch(self, ops: CodedNorm) -> tuple[Tensor | None, TokenCodes]:
+        norm, values = ops.norm, self._precision.values
+        total = self.read(norm.x) if ops.add is None else self._result(ops.add).to(values)
+        normed = rows.rms_norm(total.to(self._precision.wide), _vector(norm.weight), norm.eps, norm.groups)
+        return total, token_codes(normed.to(values), ops.encoding)
 
     def read(self, value: Value) -> Tensor:
         return self._buffers[value.buffer][:, value.offset : value.offset + value.width]
@@ -128,13 +152,14 @@ class Interpreter:
         return paged_attention(q_TD, op, self._cache, step, self._precision)
 
     def _linear(self, op: ir.Linear) -> Tensor:
-        x_TD = self.read(op.x)
-        by_kernel = None if self._launchers is None else self._launchers.linear(op, x_TD)
+        coded = self._coded.get(op.x.buffer)
+        given: ProductRows = self.read(op.x) if coded is None else coded
+        by_kernel = None if self._launchers is None else self._launchers.linear(op, given)
         if by_kernel is not None:
             return by_kernel
         parts = []
         for weight, bias in zip(op.weights, op.biases, strict=True):
-            part_TN = product(x_TD, _matrix(weight), self._precision)
+            part_TN = product(given, _matrix(weight), self._precision)
             parts.append((part_TN if bias is None else part_TN + _vector(bias)).to(self._precision.values))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 

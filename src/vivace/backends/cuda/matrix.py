@@ -70,6 +70,10 @@ class Int8RowMatrix:
     dtype: torch.dtype = torch.float32  # sums of int8 products are exact in it up to 1040 inputs, near beyond
 
     @property
+    def encoding(self) -> str:
+        return "int8_outlier" if self.keeps_outliers else "int8_channel"
+
+    @property
     def num_bytes(self) -> int:
         return self.codes_ND.nbytes + self.scales_N.nbytes
 
@@ -87,6 +91,7 @@ class Fp8RowMatrix:
     num_columns: int
     order: Tensor | None
     dtype: torch.dtype = torch.bfloat16  # holds them exactly
+    encoding: str = "fp8_channel"
 
     @property
     def num_bytes(self) -> int:

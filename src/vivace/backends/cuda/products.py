@@ -11,22 +11,24 @@ from torch.nn.functional import linear
 
 from vivace.backends.cuda.matrix import FloatMatrix, Fp8RowMatrix, Int8RowMatrix, Matrix
 from vivace.backends.cuda.precision import Precision
-from vivace.ops.reference_activations import OUTLIER_MAGNITUDE, SMALLEST_MAGNITUDE
-from vivace.ops.reference_kv import E4M3_LARGEST
+from vivace.backends.cuda.token_codes import ProductRows, TokenCodes, token_codes
+from vivace.core.errors import EngineError
+from vivace.ops.reference_activations import OUTLIER_MAGNITUDE
 
 DECODED_ELEMENTS = 1 << 25  # of a slice: 64 MiB in bfloat16, some hundred more in temporaries
 
 
-def product(x_TD: Tensor, matrix: Matrix, precision: Precision) -> Tensor:
-    """[T, N], in the precision's own type or `precision.values`."""
-    if matrix.order is not None:
-        x_TD = x_TD[:, matrix.order]
-    if isinstance(matrix, Int8RowMatrix):
-        return _int8_product(x_TD, matrix, precision)
-    if isinstance(matrix, Fp8RowMatrix):
-        return _fp8_product(x_TD, matrix, precision)
+def product(rows: ProductRows, matrix: Matrix, precision: Precision) -> Tensor:
+    """[T, N], in the precision's own type or `precision.values`. Codes are for the matrix's encoding and order."""
+    if isinstance(rows, Tensor) and matrix.order is not None:
+        rows = rows[:, matrix.order]
+    if isinstance(matrix, Int8RowMatrix | Fp8RowMatrix):
+        coded = token_codes(rows, matrix.encoding) if isinstance(rows, Tensor) else rows
+        return _token_product(coded, matrix, precision)
+    if isinstance(rows, TokenCodes):
+        raise EngineError(f"codes of tokens are nothing to a {type(matrix).__name__}")
     dtype = precision.of_product(matrix.dtype)
-    x_TD = x_TD.to(dtype)
+    x_TD = rows.to(dtype)
     if isinstance(matrix, FloatMatrix):
         return linear(x_TD, matrix.values_ND.to(dtype))
     return torch.cat([linear(x_TD, matrix.decode(rows).to(dtype)) for rows in _slices(matrix)], dim=1)
@@ -47,53 +49,40 @@ def _slices(matrix: Matrix) -> list[slice]:
     return [slice(start, start + height) for start in range(0, matrix.num_rows, height)]
 
 
-def _int8_product(x_TD: Tensor, matrix: Int8RowMatrix, precision: Precision) -> Tensor:
-    """As `vivace.ops.reference_activations` defines it: int8 of a token times int8 of a row, and their two scales."""
-    x_TD = x_TD.float()
-    is_outlier_TD = (x_TD.abs() >= OUTLIER_MAGNITUDE) & matrix.keeps_outliers
-    codes_TD, scale_T1 = token_codes(torch.where(is_outlier_TD, 0, x_TD))
-    dtype, scales_N = precision.of_product(matrix.dtype), matrix.scales_N.to(precision.wide)
-    sums = [linear(codes_TD.to(dtype), matrix.codes_ND[rows].to(dtype)) for rows in _slices(matrix)]
-    out_TN = torch.cat(sums, dim=1).to(precision.wide) * scale_T1.to(precision.wide) * scales_N
-    if not matrix.keeps_outliers:
+def _token_product(coded: TokenCodes, matrix: Int8RowMatrix | Fp8RowMatrix, precision: Precision) -> Tensor:
+    """As `vivace.ops.reference_activations` defines it: 8 bits of a token times those of a row, and two scales."""
+    if isinstance(matrix, Fp8RowMatrix):
+        return _scaled(_fp8_sums(coded, matrix, precision), coded, matrix, precision)
+    dtype = precision.of_product(matrix.dtype)
+    out_TN = _scaled(_level_sums(coded.codes_TD.to(dtype), matrix), coded, matrix, precision)
+    if coded.values_TD is None:
         return out_TN
-    outliers_TD = torch.where(is_outlier_TD, x_TD, 0).to(dtype)
-    sums = [linear(outliers_TD, matrix.codes_ND[rows].to(dtype)) for rows in _slices(matrix)]
-    return out_TN + torch.cat(sums, dim=1).to(precision.wide) * scales_N
+    values_TD = coded.values_TD.float()
+    outliers_TD = torch.where(values_TD.abs() >= OUTLIER_MAGNITUDE, values_TD, 0).to(dtype)
+    return out_TN + _level_sums(outliers_TD, matrix).to(precision.wide) * matrix.scales_N.to(precision.wide)
 
 
-def _fp8_product(x_TD: Tensor, matrix: Fp8RowMatrix, precision: Precision) -> Tensor:
-    """e4m3 numbers of a token times those of a row, by tensor cores where they have them; and their two scales."""
-    scaled_TD, scale_T1 = _over_largest(x_TD.float(), E4M3_LARGEST)
-    codes_TD = scaled_TD.to(torch.float8_e4m3fn)
-    codes_ND = matrix.codes_ND.view(torch.float8_e4m3fn)
-    if x_TD.is_cuda and torch.cuda.get_device_capability(x_TD.device) >= (8, 9) and _is_in_sixteens(matrix):
-        one = torch.ones((), device=x_TD.device)
-        sums_TN = torch._scaled_mm(codes_TD, codes_ND.t(), scale_a=one, scale_b=one, out_dtype=torch.float32)
-    else:
-        dtype = precision.of_product(matrix.dtype)
-        parts = [linear(codes_TD.to(dtype), codes_ND[rows].to(dtype)) for rows in _slices(matrix)]
-        sums_TN = torch.cat(parts, dim=1)
-    return sums_TN.to(precision.wide) * scale_T1.to(precision.wide) * matrix.scales_N.to(precision.wide)
+def _scaled(sums_TN: Tensor, coded: TokenCodes, matrix: Int8RowMatrix | Fp8RowMatrix, precision: Precision) -> Tensor:
+    scales_T1, wide = coded.scales_T[:, None], precision.wide
+    return sums_TN.to(wide) * scales_T1.to(wide) * matrix.scales_N.to(wide)
+
+
+def _level_sums(x_TD: Tensor, matrix: Int8RowMatrix) -> Tensor:
+    """Of rows times int8 levels, in the rows' type."""
+    return torch.cat([linear(x_TD, matrix.codes_ND[rows].to(x_TD.dtype)) for rows in _slices(matrix)], dim=1)
+
+
+def _fp8_sums(coded: TokenCodes, matrix: Fp8RowMatrix, precision: Precision) -> Tensor:
+    """e4m3 numbers of a token times those of a row, by tensor cores where they have them."""
+    codes_TD, codes_ND = (codes.view(torch.float8_e4m3fn) for codes in (coded.codes_TD, matrix.codes_ND))
+    if codes_TD.is_cuda and torch.cuda.get_device_capability(codes_TD.device) >= (8, 9) and _is_in_sixteens(matrix):
+        one = torch.ones((), device=codes_TD.device)
+        return torch._scaled_mm(codes_TD, codes_ND.t(), scale_a=one, scale_b=one, out_dtype=torch.float32)
+    dtype = precision.of_product(matrix.dtype)
+    parts = [linear(codes_TD.to(dtype), codes_ND[rows].to(dtype)) for rows in _slices(matrix)]
+    return torch.cat(parts, dim=1)
 
 
 def _is_in_sixteens(matrix: Fp8RowMatrix) -> bool:
     """What `_scaled_mm` asks for."""
     return matrix.num_columns % 16 == 0 and matrix.num_rows % 16 == 0
-
-
-def token_codes(x_TD: Tensor) -> tuple[Tensor, Tensor]:
-    """Levels from -127 to 127 as float32 [T, D], and the scale [T, 1] of each row: NaN where a row is not finite."""
-    scaled_TD, scale_T1 = _over_largest(x_TD, 127.0)
-    return torch.round(scaled_TD), scale_T1
-
-
-def _over_largest(x_TD: Tensor, most: float) -> tuple[Tensor, Tensor]:
-    """Rows over their scales, from -most to most, 0 where a row is not finite; the scales [T, 1], NaN there."""
-    largest_T1 = x_TD.abs().amax(dim=1, keepdim=True)
-    divisor = torch.full((), most, device=x_TD.device)  # a tensor: torch multiplies by the inverse of a number
-    scale_T1 = torch.where(largest_T1 < SMALLEST_MAGNITUDE, 0.0, largest_T1 / divisor)
-    inverse_T1 = torch.where(scale_T1 == 0, 0.0, torch.reciprocal(scale_T1))
-    is_finite_T1 = torch.isfinite(largest_T1)
-    scaled_TD = torch.nan_to_num(x_TD * inverse_T1).clamp(-most, most)
-    return torch.where(is_finite_T1, scaled_TD, 0.0), torch.where(is_finite_T1, scale_T1, torch.nan)

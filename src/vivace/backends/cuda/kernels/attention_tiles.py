@@ -33,7 +33,9 @@ def padded_dim(head_dim: int) -> int:
 
 
 def tile_size(lines: int, head_dim: int, kind: PlaneKind, dtype: torch.dtype) -> TileSize:
-    """`lines`: rows times heads of a tile."""
+    """`lines`: rows times heads of a tile. N does not depend on them: a guess sums its context in the order in which
+    plain decoding would. That leaves 48, 16 and 28 bytes spilled: keys by channel on 8.0 (N of 16 would spill none,
+    and give Hopper's tensor cores half the width) and 64 lines of 128 dimensions on 8.9 (N of 32: none)."""
     M, dim = max(16, 1 << (lines - 1).bit_length()), padded_dim(head_dim)
     is_wide = dtype == torch.float32
     is_coded = kind != "float"

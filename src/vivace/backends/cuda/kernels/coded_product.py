@@ -26,7 +26,8 @@ from vivace.backends.cuda.code_layout import TILE_ROWS, CodeLayout
 from vivace.backends.cuda.code_tiles import CodedMatrix
 from vivace.backends.cuda.kernels.code_scales import plane_scales, step_headers
 from vivace.backends.cuda.kernels.nibble_product import multiply_nibbles
-from vivace.backends.cuda.kernels.split import FEW_ROWS, Tiling, parts_for, split_of, sum_parts
+from vivace.backends.cuda.kernels.product_tile import row_tile, store_tile, tile_outputs, tile_rows, word_tile
+from vivace.backends.cuda.kernels.split import FEW_ROWS, Cut, Tiling
 
 PACKED_ROWS = dict.fromkeys(("int4_g32", "int4_g64", "int4_g128", "q4_0"), FEW_ROWS) | {"q4_k": 16, "q6_k": 16}
 
@@ -44,26 +45,23 @@ def tiling_of(num_rows: int, step: int, plane: int, *, is_wide: bool) -> Tiling:
     return Tiling(64, rows, 4, 4 if step == 128 else 3)
 
 
-def coded_product(x_TD: Tensor, matrix: CodedMatrix, out_TN: Tensor, bias_N: Tensor | None) -> None:
-    """Writes x @ matrix.T + bias to `out_TN`. Unit stride along the rows of both."""
+def coded_product(x_TD: Tensor, matrix: CodedMatrix, out_TN: Tensor, bias_N: Tensor | None, num_beside: int) -> None:
+    """Writes x @ matrix.T + bias to `out_TN`. Unit stride along the rows of both. `num_beside`: see `Cut`."""
     num_rows, num_inputs = x_TD.shape
     if not num_rows:
         return
     layout, num_steps = matrix.layout, matrix.num_steps
     tiling = tiling_of(num_rows, layout.step, layout.plane, is_wide=x_TD.dtype == torch.float32)
-    split = split_of(matrix.num_rows, num_steps, layout.step) if num_rows <= FEW_ROWS else 1
-    parts, is_whole = parts_for(out_TN, split), num_inputs == num_steps * layout.step
-    grid = (triton.cdiv(matrix.num_rows, tiling.outputs), triton.cdiv(num_rows, tiling.rows), split)
+    cut, is_whole = Cut.of(out_TN, tiling, num_steps, layout.step, num_beside), num_inputs == num_steps * layout.step
     kernel = multiply_nibbles if is_packed(matrix.encoding, num_rows, x_TD.dtype) else multiply_codes
-    kernel[grid](
-        x_TD, matrix.words, matrix.high, matrix.headers, parts, out_TN if bias_N is None else bias_N,
-        num_rows, matrix.num_rows, num_inputs, num_steps, triton.cdiv(num_steps, split),
-        x_TD.stride(0), matrix.num_padded, parts.stride(-2),
-        **constants_of(layout, tiling, has_bias=bias_N is not None and split == 1, is_whole=is_whole),
+    kernel[cut.grid](
+        x_TD, matrix.words, matrix.high, matrix.headers, cut.out, out_TN if bias_N is None else bias_N,
+        num_rows, matrix.num_rows, num_inputs, num_steps, cut.steps_per_part,
+        x_TD.stride(0), matrix.headers.stride(1), matrix.num_padded, cut.out.stride(-2),
+        **constants_of(layout, tiling, has_bias=bias_N is not None and cut.is_whole, is_whole=is_whole),
         num_warps=tiling.warps, num_stages=tiling.stages,
     )  # fmt: skip
-    if split > 1:
-        sum_parts(parts, out_TN, bias_N)
+    cut.finish(out_TN, bias_N)
 
 
 def constants_of(layout: CodeLayout, tiling: Tiling, *, has_bias: bool, is_whole: bool) -> dict[str, object]:
@@ -86,38 +84,30 @@ def is_packed(encoding: str, num_rows: int, values: torch.dtype) -> bool:
 @triton.jit
 def multiply_codes(
     x, words, high, headers, out, bias, num_rows, num_outputs, num_inputs, num_steps, steps_per_part,
-    x_stride, num_padded, out_stride,
+    x_stride, header_stride, num_padded, out_stride,
     KIND: tl.constexpr, ZERO: tl.constexpr, GROUP: tl.constexpr, STEP: tl.constexpr, PLANE: tl.constexpr,
     LOW_BITS: tl.constexpr, HIGH_BITS: tl.constexpr, HEADERS: tl.constexpr, TILE_ROWS: tl.constexpr,
     HAS_BIAS: tl.constexpr, IS_WHOLE: tl.constexpr, OUTPUTS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Program (run of outputs, run of rows, part of the inputs)."""
+    """A tile of `product_tile`."""
     PLANES: tl.constexpr = 16 // LOW_BITS  # of a word
     TILES: tl.constexpr = STEP // PLANE // PLANES
     HIGH_TILES: tl.constexpr = STEP // PLANE // 8
     BITS: tl.constexpr = LOW_BITS + HIGH_BITS
     LOW_MASK: tl.constexpr = ((1 << LOW_BITS) - 1) << (23 - BITS)
     HIGH_MASK: tl.constexpr = ((1 << HIGH_BITS) - 1) << (23 - HIGH_BITS)
-    output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
+    output, row = tile_outputs(OUTPUTS), tile_rows(ROWS)
     stored = tl.minimum(output, num_padded - 1)
-    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    is_row = (row < num_rows)[:, None]
-    column = tl.arange(0, PLANE)
-    x_row = x + row.to(tl.int64)[:, None] * x_stride
-    first_of_tile = (stored // TILE_ROWS).to(tl.int64) * num_steps * TILE_ROWS
-    in_tile = stored % TILE_ROWS
+    first_of_tile, in_tile = (stored // TILE_ROWS).to(tl.int64) * num_steps * TILE_ROWS, stored % TILE_ROWS
     first = tl.program_id(2) * steps_per_part
     total = tl.zeros([OUTPUTS, ROWS], tl.float32)
     for step in range(first, tl.minimum(first + steps_per_part, num_steps)):
         place = first_of_tile + step * TILE_ROWS
-        header = step_headers(headers + step * HEADERS * num_padded + stored, num_padded, HEADERS)
+        header = step_headers(headers + step * HEADERS * header_stride + stored, header_stride, HEADERS)
         for tile in tl.static_range(TILES):
-            word_row = words + ((place * TILES + tile * TILE_ROWS + in_tile) * PLANE)[:, None]
-            word = tl.load(word_row + column[None, :]).to(tl.int32)
+            word = word_tile(words, place, in_tile, tile, TILES, TILE_ROWS, PLANE).to(tl.int32)
             if HIGH_BITS:
-                high_place = place * HIGH_TILES + tile * PLANES // 8 * TILE_ROWS + in_tile
-                high_row = high + (high_place * PLANE)[:, None]
-                above = tl.load(high_row + column[None, :]).to(tl.int32)
+                above = word_tile(high, place, in_tile, tile * PLANES // 8, HIGH_TILES, TILE_ROWS, PLANE).to(tl.int32)
             for plane in tl.static_range(PLANES):
                 code = (word << (23 - BITS - LOW_BITS * plane)) & LOW_MASK
                 if HIGH_BITS:
@@ -126,11 +116,6 @@ def multiply_codes(
                 scale, shift = plane_scales(header, KIND, (tile * PLANES + plane) * PLANE // GROUP, ZERO, BITS)
                 weight = (level * scale[:, None] + shift[:, None]).to(x.dtype.element_ty)
                 start = step * STEP + (tile * PLANES + plane) * PLANE
-                is_there = is_row if IS_WHOLE else is_row & (start + column < num_inputs)[None, :]
-                x_tile = tl.load(x_row + (start + column)[None, :], mask=is_there, other=0)
+                x_tile = row_tile(x, row, start, num_rows, num_inputs, x_stride, IS_WHOLE, PLANE)
                 total = tl.dot(weight, tl.trans(x_tile), total, input_precision="ieee")
-    if HAS_BIAS:
-        total += tl.load(bias + output, mask=output < num_outputs, other=0)[:, None]
-    part = out + tl.program_id(2).to(tl.int64) * num_rows * num_outputs
-    place = part + row.to(tl.int64)[:, None] * out_stride + output[None, :]
-    tl.store(place, tl.trans(total).to(out.dtype.element_ty), mask=is_row & (output < num_outputs)[None, :])
+    store_tile(total, out, bias, output, row, num_outputs, num_rows, out_stride, HAS_BIAS)

@@ -16,8 +16,10 @@ import triton.language as tl
 from torch import Tensor
 
 from vivace.backends.cuda.kernels.paged_tile import e4m3_numbers
-from vivace.backends.cuda.kernels.split import FEW_ROWS, Tiling, parts_for, split_of, sum_parts
-from vivace.backends.cuda.kernels.token_codes import STEP, TokenCodes
+from vivace.backends.cuda.kernels.product_tile import byte_tile, store_tile, tile_outputs, tile_rows
+from vivace.backends.cuda.kernels.split import FEW_ROWS, Cut, Tiling
+from vivace.backends.cuda.kernels.token_codes import STEP
+from vivace.backends.cuda.token_codes import TokenCodes
 
 NATIVE_CAPABILITY = (8, 9)
 
@@ -36,48 +38,44 @@ def tiling_of(num_rows: int, *, is_native: bool) -> Tiling:
 
 
 def fp8_product(
-    coded: TokenCodes, codes_ND: Tensor, scales_N: Tensor, out_TN: Tensor, bias_N: Tensor | None, *, is_native: bool
+    coded: TokenCodes,
+    codes_ND: Tensor,
+    scales_N: Tensor,
+    out_TN: Tensor,
+    bias_N: Tensor | None,
+    num_beside: int,
+    *,
+    is_native: bool,
 ) -> None:
-    """Writes the product with contiguous codes uint8 and float32 scales to `out_TN`."""
+    """Writes the product with contiguous codes uint8 and float32 scales to `out_TN`. `num_beside`: see `Cut`."""
     num_rows, num_inputs = coded.codes_TD.shape
-    num_outputs = len(codes_ND)
     if not num_rows:
         return
-    num_steps = triton.cdiv(num_inputs, STEP)
-    tiling = tiling_of(num_rows, is_native=is_native)
-    split = split_of(num_outputs, num_steps, STEP) if num_rows <= FEW_ROWS else 1
-    parts = parts_for(out_TN, split)
-    grid = (triton.cdiv(num_outputs, tiling.outputs), triton.cdiv(num_rows, tiling.rows), split)
-    multiply_fp8[grid](
-        coded.codes_TD, coded.scales_T, codes_ND, scales_N, parts, scales_N if bias_N is None else bias_N,
-        num_rows, num_outputs, num_inputs, num_steps, triton.cdiv(num_steps, split), parts.stride(-2),
-        IS_NATIVE=is_native, HAS_BIAS=bias_N is not None and split == 1,
+    num_steps, tiling = triton.cdiv(num_inputs, STEP), tiling_of(num_rows, is_native=is_native)
+    cut = Cut.of(out_TN, tiling, num_steps, STEP, num_beside)
+    multiply_fp8[cut.grid](
+        coded.codes_TD, coded.scales_T, codes_ND, scales_N, cut.out, scales_N if bias_N is None else bias_N,
+        num_rows, len(codes_ND), num_inputs, num_steps, cut.steps_per_part, cut.out.stride(-2),
+        IS_NATIVE=is_native, HAS_BIAS=bias_N is not None and cut.is_whole,
         OUTPUTS=tiling.outputs, ROWS=tiling.rows, STEP=STEP, num_warps=tiling.warps, num_stages=tiling.stages,
     )  # fmt: skip
-    if split > 1:
-        sum_parts(parts, out_TN, bias_N)
+    cut.finish(out_TN, bias_N)
 
 
 @triton.jit
 def multiply_fp8(
     x_codes, x_scales, codes, scales, out, bias,
     num_rows, num_outputs, num_inputs, num_steps, steps_per_part, out_stride,
-    IS_NATIVE: tl.constexpr, HAS_BIAS: tl.constexpr,
-    OUTPUTS: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr,
+    IS_NATIVE: tl.constexpr, HAS_BIAS: tl.constexpr, OUTPUTS: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    """Program (run of outputs, run of rows, part of the inputs)."""
-    output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
-    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    """A tile of `product_tile`."""
+    output, row = tile_outputs(OUTPUTS), tile_rows(ROWS)
     is_output, is_row = output < num_outputs, row < num_rows
-    weight_row = codes + output.to(tl.int64)[:, None] * num_inputs
-    code_row = x_codes + row.to(tl.int64)[:, None] * num_inputs
     first = tl.program_id(2) * steps_per_part
-    column = tl.arange(0, STEP)
     total = tl.zeros([OUTPUTS, ROWS], tl.float32)
     for step in range(first, tl.minimum(first + steps_per_part, num_steps)):
-        at = (step * STEP + column)[None, :]
-        weight = tl.load(weight_row + at, mask=is_output[:, None] & (at < num_inputs), other=0)
-        code = tl.load(code_row + at, mask=is_row[:, None] & (at < num_inputs), other=0)
+        weight = byte_tile(codes, output, is_output, num_inputs, step, STEP)
+        code = byte_tile(x_codes, row, is_row, num_inputs, step, STEP)
         if IS_NATIVE:
             weight, code = weight.to(tl.float8e4nv, bitcast=True), code.to(tl.float8e4nv, bitcast=True)
             total = tl.dot(weight, tl.trans(code), total, max_num_imprecise_acc=STEP)
@@ -86,8 +84,4 @@ def multiply_fp8(
             total = tl.dot(weight, tl.trans(code), total)
     result = total * tl.load(x_scales + row, mask=is_row, other=0)[None, :]
     result *= tl.load(scales + output, mask=is_output, other=0)[:, None]
-    if HAS_BIAS:
-        result += tl.load(bias + output, mask=is_output, other=0)[:, None]
-    place = tl.program_id(2).to(tl.int64) * num_rows * num_outputs + row.to(tl.int64)[:, None] * out_stride
-    result = tl.trans(result).to(out.dtype.element_ty)
-    tl.store(out + place + output[None, :], result, mask=is_row[:, None] & is_output[None, :])
+    store_tile(result, out, bias, output, row, num_outputs, num_rows, out_stride, HAS_BIAS)

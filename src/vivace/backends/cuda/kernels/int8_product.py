@@ -17,8 +17,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from vivace.backends.cuda.kernels.split import FEW_ROWS, Tiling, parts_for, split_of, sum_parts
-from vivace.backends.cuda.kernels.token_codes import OUTLIER, STEP, TokenCodes
+from vivace.backends.cuda.kernels.product_tile import byte_tile, store_tile, tile_outputs, tile_rows
+from vivace.backends.cuda.kernels.split import FEW_ROWS, Cut, Tiling
+from vivace.backends.cuda.kernels.token_codes import OUTLIER, STEP
+from vivace.backends.cuda.token_codes import TokenCodes
 
 
 def tiling_of(num_rows: int, *, keeps_outliers: bool) -> Tiling:
@@ -30,28 +32,24 @@ def tiling_of(num_rows: int, *, keeps_outliers: bool) -> Tiling:
 
 
 def int8_product(
-    x_TD: Tensor, coded: TokenCodes, codes_ND: Tensor, scales_N: Tensor, out_TN: Tensor, bias_N: Tensor | None
+    coded: TokenCodes, codes_ND: Tensor, scales_N: Tensor, out_TN: Tensor, bias_N: Tensor | None, num_beside: int
 ) -> None:
-    """Writes the product of what `coded` has made of x to `out_TN`, with contiguous int8 codes and float32 scales."""
-    num_rows, num_inputs = x_TD.shape
-    num_outputs = len(codes_ND)
+    """Writes the product with contiguous int8 codes and float32 scales to `out_TN`. `num_beside`: see `Cut`."""
+    num_rows, num_inputs = coded.codes_TD.shape
     if not num_rows:
         return
-    num_steps = triton.cdiv(num_inputs, STEP)
-    keeps_outliers = coded.outliers_TS is not None
+    keeps_outliers, num_steps = coded.outliers_TS is not None, triton.cdiv(num_inputs, STEP)
+    values_TD = coded.codes_TD if coded.values_TD is None else coded.values_TD
     tiling = tiling_of(num_rows, keeps_outliers=keeps_outliers)
-    split = split_of(num_outputs, num_steps, STEP) if num_rows <= FEW_ROWS else 1
-    parts = parts_for(out_TN, split)
-    grid = (triton.cdiv(num_outputs, tiling.outputs), triton.cdiv(num_rows, tiling.rows), split)
-    multiply_int8[grid](
-        x_TD, coded.codes_TD, coded.scales_T, coded.outliers_TS if keeps_outliers else coded.codes_TD,
-        codes_ND, scales_N, parts, scales_N if bias_N is None else bias_N,
-        num_rows, num_outputs, num_inputs, num_steps, triton.cdiv(num_steps, split), x_TD.stride(0), parts.stride(-2),
-        KEEPS_OUTLIERS=keeps_outliers, HAS_BIAS=bias_N is not None and split == 1,
+    cut = Cut.of(out_TN, tiling, num_steps, STEP, num_beside)
+    multiply_int8[cut.grid](
+        values_TD, coded.codes_TD, coded.scales_T, coded.codes_TD if coded.outliers_TS is None else coded.outliers_TS,
+        codes_ND, scales_N, cut.out, scales_N if bias_N is None else bias_N,
+        num_rows, len(codes_ND), num_inputs, num_steps, cut.steps_per_part, values_TD.stride(0), cut.out.stride(-2),
+        KEEPS_OUTLIERS=keeps_outliers, HAS_BIAS=bias_N is not None and cut.is_whole,
         OUTPUTS=tiling.outputs, ROWS=tiling.rows, STEP=STEP, num_warps=tiling.warps, num_stages=tiling.stages,
     )  # fmt: skip
-    if split > 1:
-        sum_parts(parts, out_TN, bias_N)
+    cut.finish(out_TN, bias_N)
 
 
 @triton.jit
@@ -61,20 +59,15 @@ def multiply_int8(
     KEEPS_OUTLIERS: tl.constexpr, HAS_BIAS: tl.constexpr,
     OUTPUTS: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    """Program (run of outputs, run of rows, part of the inputs)."""
-    output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
-    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    """A tile of `product_tile`."""
+    output, row = tile_outputs(OUTPUTS), tile_rows(ROWS)
     is_output, is_row = output < num_outputs, row < num_rows
-    weight_row = codes + output.to(tl.int64)[:, None] * num_inputs
-    code_row = x_codes + row.to(tl.int64)[:, None] * num_inputs
     first = tl.program_id(2) * steps_per_part
     last = tl.minimum(first + steps_per_part, num_steps)
-    column = tl.arange(0, STEP)
     total = tl.zeros([OUTPUTS, ROWS], tl.int32)
     for step in range(first, last):
-        at = (step * STEP + column)[None, :]
-        weight = tl.load(weight_row + at, mask=is_output[:, None] & (at < num_inputs), other=0)
-        code = tl.load(code_row + at, mask=is_row[:, None] & (at < num_inputs), other=0)
+        weight = byte_tile(codes, output, is_output, num_inputs, step, STEP)
+        code = byte_tile(x_codes, row, is_row, num_inputs, step, STEP)
         total = tl.dot(weight, tl.trans(code), total)
     result = total.to(tl.float32) * tl.load(x_scales + row, mask=is_row, other=0)[None, :]
     if KEEPS_OUTLIERS:
@@ -82,8 +75,8 @@ def multiply_int8(
         for step in range(first, last):
             has_outlier = tl.load(outliers + row * num_steps + step, mask=is_row, other=0).to(tl.int32)
             if tl.max(has_outlier, 0) > 0:
-                at = (step * STEP + column)[None, :]
-                weight = tl.load(weight_row + at, mask=is_output[:, None] & (at < num_inputs), other=0)
+                weight = byte_tile(codes, output, is_output, num_inputs, step, STEP)
+                at = (step * STEP + tl.arange(0, STEP))[None, :]
                 x_row = x + row.to(tl.int64)[:, None] * x_stride
                 values = tl.load(x_row + at, mask=is_row[:, None] & (at < num_inputs), other=0)
                 values = tl.where(tl.abs(values.to(tl.float32)) >= OUTLIER, values, 0)
@@ -92,8 +85,4 @@ def multiply_int8(
                 )
         result += beside
     result *= tl.load(scales + output, mask=is_output, other=0)[:, None]
-    if HAS_BIAS:
-        result += tl.load(bias + output, mask=is_output, other=0)[:, None]
-    place = tl.program_id(2).to(tl.int64) * num_rows * num_outputs + row.to(tl.int64)[:, None] * out_stride
-    result = tl.trans(result).to(out.dtype.element_ty)
-    tl.store(out + place + output[None, :], result, mask=is_row[:, None] & is_output[None, :])
+    store_tile(result, out, bias, output, row, num_outputs, num_rows, out_stride, HAS_BIAS)

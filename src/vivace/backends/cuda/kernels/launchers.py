@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vivace.backends.cuda.attention_choice import PromptChoice, choose_prompts
-from vivace.backends.cuda.fusion import RopeWrite
+from vivace.backends.cuda.fusion import CodedNorm, RopeWrite
 from vivace.backends.cuda.kernels.attention import paged_attention
 from vivace.backends.cuda.kernels.attention_shape import AttentionShape, shape_of
 from vivace.backends.cuda.kernels.attention_tiles import whole_tile
 from vivace.backends.cuda.kernels.cache_view import channel_keys, layer_plane
 from vivace.backends.cuda.kernels.case import AttentionCase, CacheWriteCase, RowCase
+from vivace.backends.cuda.kernels.coded_norm import coded_norm
 from vivace.backends.cuda.kernels.gated_activation import gated_activation
 from vivace.backends.cuda.kernels.kv_write import kv_write, rope_write
 from vivace.backends.cuda.kernels.matrix_product import product_case, write_product
@@ -35,6 +36,7 @@ from vivace.backends.cuda.kv_cache import CudaKVCache
 from vivace.backends.cuda.kv_planes import FloatPlane
 from vivace.backends.cuda.matrix import Matrix
 from vivace.backends.cuda.prompt_attention import CachedLayer
+from vivace.backends.cuda.token_codes import ProductRows, TokenCodes
 from vivace.core.errors import EngineError
 from vivace.ops import program as ir
 from vivace.ops.backend import StepInputs
@@ -97,16 +99,17 @@ class Launchers:
             self._prompts.provider.attend(q_TD, keys.codes, values.codes, rows.prompts, shape_of(op), out_TD)
         return out_TD
 
-    def linear(self, op: ir.Linear, x_TD: Tensor) -> Tensor | None:
-        """[T, sum of N] in x's type, where kernels take every one of the matrices."""
-        matrices: list[Matrix] = [weight.data for weight in op.weights]  # type: ignore[misc]
-        is_taken = [self._registry.takes(product_case(x_TD, matrix)) for matrix in matrices]  # each is counted
+    def linear(self, op: ir.Linear, rows: ProductRows) -> Tensor | None:
+        """[T, sum of N] in the rows' type, where kernels take every one of the matrices."""
+        matrices = [_matrix(weight) for weight in op.weights]
+        is_taken = [self._registry.takes(product_case(rows, matrix)) for matrix in matrices]  # each is counted
         if not all(is_taken):
             return None
         counts = [matrix.num_rows for matrix in matrices]
-        out_TN = torch.empty((len(x_TD), sum(counts)), dtype=x_TD.dtype, device=x_TD.device)
+        num_beside = sum(counts) if len({weight.layout for weight in op.weights}) == 1 else None
+        out_TN = torch.empty((len(rows), sum(counts)), dtype=rows.dtype, device=rows.device)
         for matrix, bias, part_TN in zip(matrices, op.biases, out_TN.split(counts, dim=1), strict=True):
-            write_product(x_TD, matrix, part_TN, None if bias is None else _vector(bias))
+            write_product(rows, matrix, part_TN, None if bias is None else _vector(bias), num_beside)
         return out_TN
 
     def write(self, layer: int, slots_T: Tensor, k_TD: Tensor, v_TD: Tensor) -> bool:
@@ -121,6 +124,15 @@ class Launchers:
         if not self._takes_rows("add_rms_norm", x_TD, x_TD.shape[1]):
             return None
         return add_rms_norm(x_TD, y_TD, _vector(norm.weight), norm.eps)
+
+    def coded_norm(self, ops: CodedNorm, read: Read) -> tuple[Tensor | None, TokenCodes] | None:
+        """The sum, where there is one, and the norm's codes; None where nothing was done. Whoever multiplies the norm
+        itself by a kernel multiplies its codes by one."""
+        x_TD = read(ops.norm.x if ops.add is None else ops.add.x)
+        if not self._takes_rows("coded_rms_norm", x_TD, x_TD.shape[1]):
+            return None
+        y_TD = None if ops.add is None else read(ops.add.y)
+        return coded_norm(x_TD, y_TD, _vector(ops.norm.weight), ops.norm.eps, ops.encoding)
 
     def rope_write(self, ops: RopeWrite, slots_T: Tensor, read: Read) -> Tensor | None:
         """The turned queries, this step's keys and values written; None where nothing was done."""
@@ -178,6 +190,11 @@ class Launchers:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def _matrix(weight: Weight) -> Matrix:
+    data: Matrix = weight.data  # type: ignore[assignment]
+    return data
 
 
 def _vector(weight: Weight) -> Tensor:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from vivace.backends.cuda.code_layout import LAYOUTS
 from vivace.backends.cuda.kernels.case import AttentionCase, CacheWriteCase, ProductCase, RowCase
+from vivace.backends.cuda.token_codes import TOKEN_ENCODINGS
 
 VALUES = ("float32", "float16", "bfloat16")
 MAX_HEAD_DIM = 512
 MAX_GROUP_WIDTH = 16384  # columns that one program of a norm holds in registers
+RUN = 16  # columns: strides that are multiples of it let threads load as many at once in every kernel
 MAX_TOKEN_WIDTH = 32768  # one program finds a token's scale with all of its row in registers
-TOKEN_ENCODINGS = ("int8_channel", "int8_outlier", "fp8_channel")
 
 
 def attention(case: AttentionCase) -> str | None:
@@ -27,8 +28,12 @@ def cache_write(case: CacheWriteCase) -> str | None:
 
 
 def rows(case: RowCase) -> str | None:
-    if case.op.endswith("rms_norm") and case.width > MAX_GROUP_WIDTH:
+    if "rms_norm" in case.op and case.width > MAX_GROUP_WIDTH:
         return f"{case.width} columns in a group; a program holds {MAX_GROUP_WIDTH}"
+    if case.op == "coded_rms_norm" and case.width % RUN:
+        return (
+            f"{case.width} columns; a sum has the order of the norm's own kernel where they are whole runs of {RUN}"
+        )
     return _values(case.values)
 
 

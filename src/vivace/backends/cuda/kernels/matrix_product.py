@@ -12,42 +12,45 @@ from vivace.backends.cuda.kernels.fp8_product import fp8_product, multiplies_fp8
 from vivace.backends.cuda.kernels.int8_product import int8_product
 from vivace.backends.cuda.kernels.token_codes import token_codes
 from vivace.backends.cuda.matrix import Fp8RowMatrix, Int8RowMatrix, Matrix
+from vivace.backends.cuda.token_codes import ProductRows
 from vivace.core.errors import EngineError
 
 
-def product_case(x_TD: Tensor, matrix: Matrix) -> ProductCase:
-    """What the registry is asked about x @ matrix.T."""
-    return ProductCase(_encoding(matrix), str(x_TD.dtype).removeprefix("torch."), x_TD.shape[1])
+def product_case(rows: ProductRows, matrix: Matrix) -> ProductCase:
+    """What the registry is asked about rows @ matrix.T."""
+    return ProductCase(_encoding(matrix), str(rows.dtype).removeprefix("torch."), matrix.num_columns)
 
 
-def matrix_product(x_TD: Tensor, matrix: Matrix) -> Tensor:
+def matrix_product(rows: ProductRows, matrix: Matrix) -> Tensor:
     """[T, N] float32, for a case that the registry takes."""
-    out_TN = torch.empty((len(x_TD), matrix.num_rows), dtype=torch.float32, device=x_TD.device)
-    write_product(x_TD, matrix, out_TN, None)
+    out_TN = torch.empty((len(rows), matrix.num_rows), dtype=torch.float32, device=rows.device)
+    write_product(rows, matrix, out_TN, None)
     return out_TN
 
 
-def write_product(x_TD: Tensor, matrix: Matrix, out_TN: Tensor, bias_N: Tensor | None) -> None:
-    """Writes x @ matrix.T + bias to `out_TN`, for a case that the registry takes. Unit stride along its rows."""
-    if matrix.order is not None:
-        x_TD = x_TD[:, matrix.order]
-    if isinstance(matrix, CodedMatrix):
-        coded_product(x_TD, matrix, out_TN, bias_N)
-    elif isinstance(matrix, Int8RowMatrix):
-        coded = token_codes(x_TD, keeps_outliers=matrix.keeps_outliers)
-        int8_product(x_TD, coded, matrix.codes_ND, matrix.scales_N, out_TN, bias_N)
-    elif isinstance(matrix, Fp8RowMatrix):
-        coded, is_native = token_codes(x_TD, is_float=True), multiplies_fp8(x_TD.device)
-        fp8_product(coded, matrix.codes_ND, matrix.scales_N, out_TN, bias_N, is_native=is_native)
+def write_product(
+    rows: ProductRows, matrix: Matrix, out_TN: Tensor, bias_N: Tensor | None, num_beside: int | None = None
+) -> None:
+    """Writes rows @ matrix.T + bias to `out_TN`, for a case that the registry takes. Unit stride along its rows.
+    Codes are for the matrix's encoding, without order. `num_beside`: outputs of all matrices of which this is one:
+    sums are cut as those of a single one with so many would be."""
+    if isinstance(rows, Tensor) and matrix.order is not None:
+        rows = rows[:, matrix.order]
+    num_outputs = matrix.num_rows if num_beside is None else num_beside
+    if isinstance(matrix, CodedMatrix) and isinstance(rows, Tensor):
+        coded_product(rows, matrix, out_TN, bias_N, num_outputs)
+        return
+    if not isinstance(matrix, Int8RowMatrix | Fp8RowMatrix):
+        raise EngineError(f"no kernel multiplies {type(rows).__name__} with a {type(matrix).__name__}")
+    coded = token_codes(rows, matrix.encoding) if isinstance(rows, Tensor) else rows
+    if isinstance(matrix, Int8RowMatrix):
+        int8_product(coded, matrix.codes_ND, matrix.scales_N, out_TN, bias_N, num_outputs)
     else:
-        raise EngineError(f"no kernel multiplies with a {type(matrix).__name__}")
+        is_native = multiplies_fp8(rows.device)
+        fp8_product(coded, matrix.codes_ND, matrix.scales_N, out_TN, bias_N, num_outputs, is_native=is_native)
 
 
 def _encoding(matrix: Matrix) -> str:
-    if isinstance(matrix, CodedMatrix):
+    if isinstance(matrix, CodedMatrix | Int8RowMatrix | Fp8RowMatrix):
         return matrix.encoding
-    if isinstance(matrix, Int8RowMatrix):
-        return "int8_outlier" if matrix.keeps_outliers else "int8_channel"
-    if isinstance(matrix, Fp8RowMatrix):
-        return "fp8_channel"
     return f"a matrix of {matrix.dtype}".replace("torch.", "")

@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 
 from vivace.backends.cuda.kernels.code_scales import group_scale, group_zero, k_minimum, step_headers
+from vivace.backends.cuda.kernels.product_tile import row_tile, store_tile, tile_outputs, tile_rows, word_tile
 
 AND_OR = 0xEA  # of lop3: a & b | c
 
@@ -57,7 +58,7 @@ def pair_levels(
 @triton.jit
 def multiply_nibbles(
     x, words, high, headers, out, bias, num_rows, num_outputs, num_inputs, num_steps, steps_per_part,
-    x_stride, num_padded, out_stride,
+    x_stride, header_stride, num_padded, out_stride,
     KIND: tl.constexpr, ZERO: tl.constexpr, GROUP: tl.constexpr, STEP: tl.constexpr, PLANE: tl.constexpr,
     LOW_BITS: tl.constexpr, HIGH_BITS: tl.constexpr, HEADERS: tl.constexpr, TILE_ROWS: tl.constexpr,
     HAS_BIAS: tl.constexpr, IS_WHOLE: tl.constexpr, OUTPUTS: tl.constexpr, ROWS: tl.constexpr,
@@ -67,12 +68,8 @@ def multiply_nibbles(
     TILES: tl.constexpr = STEP // PLANE // PLANES
     IS_HALF: tl.constexpr = x.dtype.element_ty == tl.float16
     EXPONENT: tl.constexpr = 1024 if IS_HALF else 128
-    output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
+    output, row = tile_outputs(OUTPUTS), tile_rows(ROWS)
     stored = tl.minimum(output, num_padded - 1)
-    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    is_row = (row < num_rows)[:, None]
-    column = tl.arange(0, PLANE)
-    x_row = x + row.to(tl.int64)[:, None] * x_stride
     first_of_tile, in_tile = (stored // TILE_ROWS).to(tl.int64) * num_steps * TILE_ROWS, stored % TILE_ROWS
     first = tl.program_id(2) * steps_per_part
     total = tl.zeros([OUTPUTS, ROWS], tl.float32)
@@ -80,21 +77,18 @@ def multiply_nibbles(
     ones = tl.full([OUTPUTS, PLANE], 1, x.dtype.element_ty)
     for step in range(first, tl.minimum(first + steps_per_part, num_steps)):
         place = first_of_tile + step * TILE_ROWS
-        header = step_headers(headers + step * HEADERS * num_padded + stored, num_padded, HEADERS)
+        header = step_headers(headers + step * HEADERS * header_stride + stored, header_stride, HEADERS)
         for tile in tl.static_range(TILES):
-            word_row = words + ((place * TILES + tile * TILE_ROWS + in_tile) * PLANE)[:, None]
-            word = tl.load(word_row + column[None, :])
+            word = word_tile(words, place, in_tile, tile, TILES, TILE_ROWS, PLANE)
             above = word
             if HIGH_BITS:
-                high_place = place * (TILES // 2) + tile // 2 * TILE_ROWS + in_tile
-                above = tl.load(high + (high_place * PLANE)[:, None] + column[None, :])
+                above = word_tile(high, place, in_tile, tile // 2, TILES // 2, TILE_ROWS, PLANE)
             for plane in tl.static_range(PLANES):
                 level = pair_levels(word, above, plane, tile % 2 * PLANES + plane, HIGH_BITS, IS_HALF)
                 zero = group_zero(header, KIND, (tile * PLANES + plane) * PLANE // GROUP, ZERO) + EXPONENT
                 level -= zero.to(tl.float32).to(x.dtype.element_ty)[:, None]
-                at = step * STEP + (tile * PLANES + plane) * PLANE + column
-                is_there = is_row if IS_WHOLE else is_row & (at < num_inputs)[None, :]
-                x_tile = tl.trans(tl.load(x_row + at[None, :], mask=is_there, other=0))
+                start = step * STEP + (tile * PLANES + plane) * PLANE
+                x_tile = tl.trans(row_tile(x, row, start, num_rows, num_inputs, x_stride, IS_WHOLE, PLANE))
                 if (tile * PLANES + plane) * PLANE % GROUP == 0:
                     part = tl.zeros([OUTPUTS, ROWS], tl.float32)
                 part = tl.dot(level, x_tile, part)
@@ -104,8 +98,4 @@ def multiply_nibbles(
                     total -= (
                         tl.dot(ones, x_tile) * k_minimum(header, (tile * PLANES + plane) * PLANE // GROUP)[:, None]
                     )
-    if HAS_BIAS:
-        total += tl.load(bias + output, mask=output < num_outputs, other=0)[:, None]
-    place = tl.program_id(2).to(tl.int64) * num_rows * num_outputs + row.to(tl.int64)[:, None] * out_stride
-    result = tl.trans(total).to(out.dtype.element_ty)
-    tl.store(out + place + output[None, :], result, mask=is_row & (output < num_outputs)[None, :])
+    store_tile(total, out, bias, output, row, num_outputs, num_rows, out_stride, HAS_BIAS)

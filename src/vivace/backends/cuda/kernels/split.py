@@ -43,6 +43,34 @@ def split_of(num_outputs: int, num_steps: int, step: int) -> int:
     return parts
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How a product's programs share the work. `grid`: runs of outputs, runs of rows, parts of the inputs; `out`:
+    where they store, [P, T, N], or the result itself [T, N] where there is one part."""
+
+    grid: tuple[int, int, int]
+    steps_per_part: int
+    out: Tensor
+
+    @classmethod
+    def of(cls, out_TN: Tensor, tiling: Tiling, num_steps: int, step: int, num_beside: int) -> Cut:
+        """Up to `FEW_ROWS` rows the inputs are cut in parts, as many as a matrix of `num_beside` outputs needs."""
+        num_rows, num_outputs = out_TN.shape
+        split = split_of(num_beside, num_steps, step) if num_rows <= FEW_ROWS else 1
+        grid = (triton.cdiv(num_outputs, tiling.outputs), triton.cdiv(num_rows, tiling.rows), split)
+        return cls(grid, triton.cdiv(num_steps, split), parts_for(out_TN, split))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether programs store results, not parts of sums."""
+        return self.grid[2] == 1
+
+    def finish(self, out_TN: Tensor, bias_N: Tensor | None) -> None:
+        """What is left to do once the programs were launched."""
+        if not self.is_whole:
+            sum_parts(self.out, out_TN, bias_N)
+
+
 def parts_for(out_TN: Tensor, split: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Where the programs of a product store: [P, T, N], or `out_TN` itself where there is one part."""
     if split == 1:

@@ -1,18 +1,17 @@
 """Activations rounded to 8 bits with a scale a token: int8 (`ops.reference_activations.round_tokens`), int8 beside
-outliers (`round_inliers`), e4m3 numbers (`round_tokens_fp8`).
+outliers (`round_inliers`), e4m3 numbers (`round_tokens_fp8`). A kernel's way to `vivace.backends.cuda.token_codes`.
 
 Shape letters: T rows, D inputs, S steps of 128 inputs.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from vivace.backends.cuda.token_codes import TokenCodes
 from vivace.ops.reference_activations import OUTLIER_MAGNITUDE, SMALLEST_MAGNITUDE
 
 STEP = 128
@@ -20,32 +19,31 @@ SMALLEST: tl.constexpr = tl.constexpr(SMALLEST_MAGNITUDE)
 OUTLIER: tl.constexpr = tl.constexpr(OUTLIER_MAGNITUDE)
 
 
-@dataclass(frozen=True, slots=True)
-class TokenCodes:
-    """`codes_TD` int8, or uint8 of e4m3 numbers; `scales_T` float32: the largest magnitude / 127 or 448, NaN for rows
-    not finite; `outliers_TS` uint8: whether any of a step's inputs is one, None if none is kept."""
-
-    codes_TD: Tensor
-    scales_T: Tensor
-    outliers_TS: Tensor | None = None
-
-
-def token_codes(x_TD: Tensor, *, keeps_outliers: bool = False, is_float: bool = False) -> TokenCodes:
-    """Of rows with unit stride. An outlier has the code 0."""
+def token_codes(x_TD: Tensor, encoding: str) -> TokenCodes:
+    """Of rows with unit stride, for a product with a matrix of one of `TOKEN_ENCODINGS`."""
     num_rows, width = x_TD.shape
-    codes_TD = torch.empty(x_TD.shape, dtype=torch.uint8 if is_float else torch.int8, device=x_TD.device)
-    scales_T = torch.empty(num_rows, dtype=torch.float32, device=x_TD.device)
-    num_steps = triton.cdiv(width, STEP)
-    size = (num_rows, num_steps if keeps_outliers else 0)
-    outliers_TS = torch.empty(size, dtype=torch.uint8, device=x_TD.device)
+    coded = empty_codes(x_TD, encoding)
     columns = max(STEP, triton.next_power_of_2(width))
     if num_rows:
         code_tokens[(num_rows,)](
-            x_TD, codes_TD, scales_T, outliers_TS if keeps_outliers else codes_TD, x_TD.stride(0), num_steps,
-            WIDTH=width, COLUMNS=columns, STEP=STEP, KEEPS_OUTLIERS=keeps_outliers, IS_FLOAT=is_float,
-            num_warps=min(8, max(1, columns // 512)), enable_fp_fusion=False,
+            x_TD, coded.codes_TD, coded.scales_T, coded.codes_TD if coded.outliers_TS is None else coded.outliers_TS,
+            x_TD.stride(0), triton.cdiv(width, STEP),
+            WIDTH=width, COLUMNS=columns, STEP=STEP, KEEPS_OUTLIERS=coded.outliers_TS is not None,
+            IS_FLOAT=encoding == "fp8_channel", num_warps=min(8, max(1, columns // 512)), enable_fp_fusion=False,
         )  # fmt: skip
-    return TokenCodes(codes_TD, scales_T, outliers_TS if keeps_outliers else None)
+    return coded
+
+
+def empty_codes(x_TD: Tensor, encoding: str) -> TokenCodes:
+    """Room for those of rows like these, which stay beside them where outliers are kept."""
+    num_rows, width = x_TD.shape
+    dtype = torch.uint8 if encoding == "fp8_channel" else torch.int8
+    codes_TD = torch.empty((num_rows, width), dtype=dtype, device=x_TD.device)
+    scales_T = torch.empty(num_rows, dtype=torch.float32, device=x_TD.device)
+    if encoding != "int8_outlier":
+        return TokenCodes(codes_TD, scales_T, x_TD.dtype)
+    outliers_TS = torch.empty((num_rows, triton.cdiv(width, STEP)), dtype=torch.uint8, device=x_TD.device)
+    return TokenCodes(codes_TD, scales_T, x_TD.dtype, x_TD, outliers_TS)
 
 
 @triton.jit
@@ -57,8 +55,21 @@ def code_tokens(
     """Program: a row."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, COLUMNS)
-    is_there = column < WIDTH
-    values = tl.load(x + row * stride + column, mask=is_there, other=0).to(tl.float32)
+    values = tl.load(x + row * stride + column, mask=column < WIDTH, other=0).to(tl.float32)
+    RUN: tl.constexpr = 128 // x.dtype.element_ty.primitive_bitwidth
+    store_codes(values, row, codes, scales, outliers, num_steps, WIDTH, COLUMNS, STEP, KEEPS_OUTLIERS, IS_FLOAT, RUN)
+
+
+@triton.jit
+def store_codes(
+    values, row, codes, scales, outliers, num_steps,
+    WIDTH: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr, KEEPS_OUTLIERS: tl.constexpr,
+    IS_FLOAT: tl.constexpr, RUN: tl.constexpr,
+):  # fmt: skip
+    """Of a row's float32 numbers, zeros behind the last of them. RUN: as many as a thread loaded at once. Stores are
+    held to it: of 16 codes a thread they would change which thread has which numbers of the row, and with it the
+    order in which squares are summed; and numbers would change places through shared memory."""
+    column = tl.arange(0, COLUMNS)
     if KEEPS_OUTLIERS:
         is_outlier = tl.abs(values) >= OUTLIER
         values = tl.where(is_outlier, 0.0, values)
@@ -66,7 +77,8 @@ def code_tokens(
         has_outlier = tl.max(is_outlier.to(tl.int32).reshape(COLUMNS // STEP, STEP), 1)
         tl.store(outliers + row * num_steps + step, has_outlier.to(tl.uint8), mask=step < num_steps)
     level, scale = token_levels(values, IS_FLOAT)
-    tl.store(codes + row * WIDTH + column, level.to(codes.dtype.element_ty), mask=is_there)
+    place = tl.max_contiguous(row * WIDTH + column, RUN)
+    tl.store(codes + place, level.to(codes.dtype.element_ty), mask=column < WIDTH)
     tl.store(scales + row, scale)
 
 
