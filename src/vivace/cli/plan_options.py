@@ -56,7 +56,7 @@ AcceptanceOption = Annotated[
 ]
 PriceOption = Annotated[list[str] | None, typer.Option(help="Price of a machine, as h100=2.5/h; may be repeated.")]
 CalibrateOption = Annotated[
-    bool, typer.Option("--calibrate", help="Measure this machine first, about 90 s; the result is kept.")
+    bool, typer.Option("--calibrate", help="Measure this machine first, a minute or two; the result is kept.")
 ]
 AsJSONOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 HTMLOption = Annotated[Path | None, typer.Option(help="Write one self-contained HTML page to this file.")]
