@@ -137,6 +137,19 @@ def check_equal(actual: Text, expected: Text) -> None:
     )
 
 
+def check_run(
+    engine: Engine, requests: dict[str, tuple[list[int], SamplingParams]], expected: dict[tuple[str, int], Text]
+) -> None:
+    """All texts are as expected, and no block is left in use."""
+    texts = run(engine, requests)
+    assert texts.keys() == expected.keys()
+    for key, text in texts.items():
+        check_equal(text, expected[key])
+    manager = engine.scheduler.block_manager
+    manager.check_integrity()
+    assert manager.num_used == 0
+
+
 def alone(make: Make, requests: dict[str, tuple[list[int], SamplingParams]]) -> dict[tuple[str, int], Text]:
     """Each by itself, by plain steps."""
     llm = make(overlap_steps=False, enable_prefix_caching=False)
@@ -160,13 +173,7 @@ def test_texts_are_those_of_plain_steps(make: Make, way: dict[str, Any]) -> None
     expected = alone(make, requests)
     llm = make(**way)
     for _ in range(2):  # the second time from cached prefixes
-        texts = run(llm.engine, requests)
-        assert texts.keys() == expected.keys()
-        for key, text in texts.items():
-            check_equal(text, expected[key])
-        manager = llm.engine.scheduler.block_manager
-        manager.check_integrity()
-        assert manager.num_used == 0
+        check_run(llm.engine, requests, expected)
         for name in requests:
             llm.engine.forget(name)
     assert llm.engine.stats.num_preemptions > 0 or way.get("num_kv_blocks") != 8
@@ -353,13 +360,7 @@ def test_steps_overlap_while_guesses_rest(make: Make, way: dict[str, Any], monke
 
     monkeypatch.setattr(speculation.rule, "steps_to_rest", lambda _: generator.choice([0, 0, 2, 3, 9]))
     monkeypatch.setattr(speculation.rule, "choose", choose)
-    texts = run(llm.engine, requests)
-    assert texts.keys() == expected.keys()
-    for key, text in texts.items():
-        check_equal(text, expected[key])
-    manager = llm.engine.scheduler.block_manager
-    manager.check_integrity()
-    assert manager.num_used == 0
+    check_run(llm.engine, requests, expected)
     assert speculation.stats.num_draft_tokens > 0
     if isinstance(backend, AsynchronousReference):
         ahead = launches(backend.log)

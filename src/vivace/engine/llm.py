@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Items
 from functools import partial
 from itertools import count
-from typing import Any
+from typing import Any, Self
 
 from vivace.core.config import EngineConfig
 from vivace.core.errors import RequestError
@@ -42,7 +42,7 @@ class LLM:
         self._use(load_engine(config, load_progress))
 
     @classmethod
-    def of(cls, loaded: LoadedEngine) -> LLM:
+    def of(cls, loaded: LoadedEngine) -> Self:
         """Over an engine that is loaded already."""
         llm = cls.__new__(cls)
         llm._use(loaded)

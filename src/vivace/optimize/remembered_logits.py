@@ -42,8 +42,7 @@ class RememberedLLM(LLM):
 
     @classmethod
     def over(cls, loaded: LoadedEngine, memory: LogitsMemory) -> RememberedLLM:
-        llm = cls.__new__(cls)
-        llm._use(loaded)
+        llm = cls.of(loaded)
         llm._memory = memory
         return llm
 
