@@ -32,7 +32,7 @@ def room_for_cache(
     if free_bytes is None or is_sized or not isinstance(backend, AsynchronousBackend):
         return free_bytes, ()
     weights_are_f32 = parameters.layers[0].q.layout == "f32"
-    sizes = resolve(config, spec, weights_are_f32=weights_are_f32, available_bytes=PLENTY)
+    sizes = resolve(config, spec, weights_are_f32=weights_are_f32, available_bytes=PLENTY, on_gpu=True)
     kv_spec = KVSpec(spec.num_layers, spec.num_kv_heads, spec.head_dim, sizes.block_size, sizes.kv_cache_dtype)
     program = build_decoder(spec, parameters, sizes.max_model_len, names_states=names_states)
     limits = StepLimits(max_tokens=sizes.max_num_batched_tokens, max_sampled=sizes.max_num_seqs)

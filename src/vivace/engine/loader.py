@@ -170,6 +170,7 @@ def _with_guessers(
         available_bytes=max(0, available_bytes - draft_bytes) if device_bytes is None else device_bytes,
         kv_share=KV_MEMORY_SHARE if device_bytes is None else 1.0,
         draft_block_bytes=draft.kv_spec.bytes_per_block if draft else 0,
+        on_gpu=device_bytes is not None,
     )
     choices = (*loading, *measured)
     return _assemble(

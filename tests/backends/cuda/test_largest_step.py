@@ -78,9 +78,9 @@ def test_the_pool_gets_what_steps_leave(monkeypatch: pytest.MonkeyPatch) -> None
     num_bytes, (choice,) = room(max_num_seqs=33, max_model_len=64)
     assert num_bytes == 7 << 29
     assert (choice.name, choice.value) == ("step_memory", "1.50 GiB")
-    assert asked == [(StepLimits(512, 33), 64, None)]
+    assert asked == [(StepLimits(2048, 33), 64, None)]
     monkeypatch.setattr(backend, "free_bytes", lambda _: 1 << 30)
-    with pytest.raises(ConfigError, match=r"leaves 1\.00 GiB beside the weights, and steps of 512 .* take 1\.50"):
+    with pytest.raises(ConfigError, match=r"leaves 1\.00 GiB beside the weights, and steps of 2048 .* take 1\.50"):
         room(max_num_seqs=33)
 
 
