@@ -16,6 +16,7 @@ from vivace.models.hf_config import read_hf_config
 from vivace.models.parameters import Parameters, load_parameters
 from vivace.models.spec import ModelSpec
 from vivace.ops.backend import AsynchronousBackend, Backend, KVCache, KVSpec, StepLimits, StepProgress
+from vivace.ops.program import Program
 from vivace.runtime.batch import BatchBuilder
 from vivace.speculate.draft_model import DraftModel
 from vivace.speculate.ngram import NgramProposer
@@ -68,10 +69,7 @@ def make_speculation(
     if draft is None:
         return _speculation(wanted, NgramProposer(wanted.prompt_lookup_min)), None
     kv_cache = backend.kv_cache(draft.kv_spec, resolved.num_kv_blocks)
-    max_model_len = min(resolved.max_model_len, draft.spec.max_position_embeddings)
-    max_tokens = resolved.max_num_batched_tokens
-    program = build_decoder(draft.spec, draft.parameters, max_model_len)
-    limits = StepLimits(max_tokens, resolved.max_num_seqs, resolved.max_num_seqs, max_model_len)
+    program, limits, max_model_len = draft_step(draft, resolved)
     executable = backend.compile(program, kv_cache, limits)
     if isinstance(backend, AsynchronousBackend):
         backend.prepare(executable, progress)
@@ -82,9 +80,17 @@ def make_speculation(
         batch,
         block_size=resolved.block_size,
         max_model_len=max_model_len,
-        max_tokens=max_tokens,
+        max_tokens=limits.max_tokens,
     )
     return _speculation(wanted, proposer), kv_cache
+
+
+def draft_step(draft: LoadedDraft, sizes: ResolvedConfig) -> tuple[Program, StepLimits, int]:
+    """The draft's program, its largest step and its longest context, for a model of these sizes."""
+    max_model_len = min(sizes.max_model_len, draft.spec.max_position_embeddings)
+    program = build_decoder(draft.spec, draft.parameters, max_model_len)
+    seqs = sizes.max_num_seqs
+    return program, StepLimits(sizes.max_num_batched_tokens, seqs, seqs, max_model_len), max_model_len
 
 
 def _speculation(wanted: SpeculativeConfig, proposer: Proposer) -> Speculation:

@@ -161,7 +161,7 @@ def _with_guessers(
     draft, heads = load_draft(config, spec, tokenizer, backend), load_heads(config, spec, backend)
     draft_bytes = (draft.parameters.num_bytes if draft else 0) + (heads.parameters.num_bytes if heads else 0)
     device_bytes, measured = room_for_cache(
-        config, spec, parameters, backend, names_states=heads is not None, progress=progress
+        config, spec, parameters, backend, draft=draft, heads=heads, progress=progress
     )
     resolved = resolve(
         config,

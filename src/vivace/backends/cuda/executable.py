@@ -26,7 +26,7 @@ from vivace.backends.cuda.step import DeviceStep, StepPlan, send_step
 from vivace.backends.cuda.transfer import Upload
 from vivace.core.errors import EngineError
 from vivace.ops.backend import Float64Array, StepInputs, StepLimits
-from vivace.ops.program import Linear, Program
+from vivace.ops.program import Linear, Program, States
 
 DEFAULT_GRAPHS = GraphOptions()
 
@@ -64,6 +64,11 @@ class CudaExecutable:
     @property
     def block_size(self) -> int:
         return self._cache.spec.block_size
+
+    @property
+    def state_width(self) -> int | None:
+        """Of the states that steps bring; None where the program begins with tokens."""
+        return next((op.out.width for op in self._program.ops if isinstance(op, States)), None)
 
     def run(self, inputs: StepInputs) -> Tensor:
         """Logits [S, V] on the device, float32, valid until the next run."""
