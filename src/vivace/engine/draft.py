@@ -9,12 +9,14 @@ from vivace.core.errors import ConfigError
 from vivace.core.speculation import SpeculativeConfig
 from vivace.engine.source import locate
 from vivace.engine.tokenizer import Tokenizer, load_tokenizer, tokenizer_from_gguf
+from vivace.engine.weight_room import check_room
 from vivace.formats.checkpoint import open_checkpoint
 from vivace.models.decoder import build_decoder
 from vivace.models.gguf_config import spec_from_gguf
 from vivace.models.hf_config import read_hf_config
 from vivace.models.parameters import Parameters, load_parameters
 from vivace.models.spec import ModelSpec
+from vivace.models.weight_bytes import least_weight_bytes
 from vivace.ops.backend import AsynchronousBackend, Backend, KVCache, KVSpec, StepLimits, StepProgress
 from vivace.ops.program import Program
 from vivace.runtime.batch import BatchBuilder
@@ -48,6 +50,10 @@ def load_draft(
         draft_tokenizer = tokenizer_from_gguf(checkpoint.metadata) if is_gguf else load_tokenizer(source.path)
         _check_vocabulary(wanted.model, spec, tokenizer, draft_spec, draft_tokenizer)
         quantization = None if config.quantization == "auto" else config.quantization
+        check_room(
+            "the draft model's weights", config, backend,
+            lambda one: least_weight_bytes(draft_spec, checkpoint, one),
+        )  # fmt: skip
         parameters = load_parameters(draft_spec, checkpoint, backend, quantization)
     dtype: KVDtype = "f32" if parameters.layers[0].q.layout == "f32" else "bf16"
     kv_spec = KVSpec(draft_spec.num_layers, draft_spec.num_kv_heads, draft_spec.head_dim, config.block_size, dtype)
