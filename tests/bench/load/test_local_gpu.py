@@ -85,9 +85,8 @@ def test_the_gpu_whose_file_is_open(
 def test_several_of_another_server(proc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whose libraries are not ours to name."""
     second = A100.replace("GPU-aa", "GPU-cc").replace("3B", "5E")
-    install_tool(
-        tmp_path, monkeypatch, f"echo '{A100}'; echo '{second}'", f"echo '{OTHER}, GPU-aa'; echo '{OTHER}, GPU-cc'"
-    )
+    processes = f"echo '{OTHER}, GPU-aa'; echo '{OTHER}, GPU-cc'"
+    install_tool(tmp_path, monkeypatch, f"echo '{A100}'; echo '{second}'", processes)
     monkeypatch.setattr(local_gpu, "listening_process", lambda port, _: OTHER if port == 8000 else None)
     found = gpu_facts(Target(HERE), proc)
     assert found == {"gpu": FACTS_A100 | {"count": 2}}

@@ -31,6 +31,10 @@ from vivace.ops.program import Linear, Program, States
 DEFAULT_GRAPHS = GraphOptions()
 
 
+def _nothing() -> None:
+    """torch's CPU device keeps no freed memory."""
+
+
 class CudaExecutable:
     """Launches a step's operations, by a CUDA graph where one fits. Only `run_timed` waits for them."""
 
@@ -45,7 +49,7 @@ class CudaExecutable:
     ) -> None:
         if program.output is None:
             raise EngineError("the program has no output")
-        self._program = program = joined(program)
+        self._program = program = joined(program, _nothing if driver is None else driver.release)
         self._cache = cache
         self._limits = limits
         self._stages = stages(program)

@@ -1,7 +1,7 @@
 """Which GPUs a server on this machine computes on: those on which its processes have work, as `nvidia-smi` tells;
-where it does not (in a container it sees other process ids), those whose device files they hold open. CUDA opens every
-file that it may, and numbers devices in an order of its own (CUDA_VISIBLE_DEVICES), so a GPU is known by its UUID and
-its place on the bus. A CUDA context of our own would take the memory that is being measured. Linux only."""
+where it does not (in a container it sees other process ids), those whose device files they hold open. CUDA opens
+every file that it may, and numbers devices in an order of its own (CUDA_VISIBLE_DEVICES), so a GPU is known by its
+UUID and its place on the bus. A CUDA context of our own would take the memory that is being measured. Linux only."""
 
 from __future__ import annotations
 
