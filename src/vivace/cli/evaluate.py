@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vivace.evaluate.evaluation import Evaluation, Plan
     from vivace.evaluate.journal import Journal
 
+POOL_SHARE = 0.15  # of a GPU's free memory, for the KV cache of each of two models
 DEFAULT_REFERENCE = "default"
 CHARTS = (".svg", ".html")
 
@@ -138,10 +139,26 @@ def _evaluated(config: EngineConfig, other: EngineConfig | None, plan: Plan, jou
     from vivace.cli.stages import stage_bars
     from vivace.evaluate.evaluation import run_evaluation
 
+    config, other = _bounded(config, is_alone=other is None), other and _bounded(other, is_alone=False)
     llm = (_name(config), open_llm(config))
     reference = None if other is None else (_name(other), open_llm(other))
     with stage_bars() as progress:
         return run_evaluation(llm, reference, plan, progress=progress, journal=journal)
+
+
+def _bounded(config: EngineConfig, *, is_alone: bool) -> EngineConfig:
+    """On a GPU: a pool that leaves room for the other model, and steps whose rows of logits, a gigabyte at 2,048 rows
+    of 128,000 tokens, nobody set memory aside for."""
+    from vivace.core.step_size import CPU_TOKENS_A_STEP
+    from vivace.engine.backend import free_memory_bytes, gpu_backend
+
+    if gpu_backend(config) is None:
+        return config
+    if config.max_num_batched_tokens is None and config.enable_chunked_prefill:
+        config = replace(config, max_num_batched_tokens=max(CPU_TOKENS_A_STEP, config.max_num_seqs))
+    if is_alone or config.num_kv_blocks is not None or config.kv_cache_memory_bytes is not None:
+        return config
+    return replace(config, kv_cache_memory_bytes=int(POOL_SHARE * free_memory_bytes(config)))
 
 
 def _name(config: EngineConfig) -> str:

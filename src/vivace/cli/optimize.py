@@ -137,7 +137,8 @@ def _print(
     else:
         print_answer(answer, output, report)
     if emit is not None:
-        print(equivalent(emit, prepared.engine_config(answer.pick.candidate), answer.pick.measured.kv_pool_bytes))
+        config, num_bytes = prepared.engine_config(answer.pick.candidate), answer.pick.measured.kv_pool_bytes
+        print(equivalent(emit, config, num_bytes, on_gpu=prepared.shelf.on_gpu))
 
 
 def _searched(inquiry: Inquiry, *, fresh: bool) -> tuple[Prepared, Answer, bool]:
