@@ -367,51 +367,6 @@ def test_steps_overlap_while_guesses_rest(make: Make, way: dict[str, Any], monke
         assert any(ahead)
 
 
-@dataclass
-class Stopwatch:
-    now: float = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def taking(self, seconds: float, call: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*given: Any) -> Any:
-            self.now += seconds
-            return call(*given)
-
-        return timed
-
-
-@pytest.mark.parametrize("overlap_steps", [False, True])
-def test_asking_in_vain_is_paid_for_by_steps_that_overlap(
-    make: Make, overlap_steps: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A step of 5 ms that a host prepares in one: a rest hides that one, and the rule rests until it has paid for
-    another question. Where nothing can overlap, questions that take no time are asked at every step."""
-    config = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 12}
-    llm, watch = make(speculative_config=config, overlap_steps=overlap_steps), Stopwatch()
-    speculation, runner = llm.engine.speculation, llm.engine._runner
-    assert speculation is not None
-    monkeypatch.setattr(speculation, "_clock", watch)
-    monkeypatch.setattr(speculation._cycle, "began", 0.0)
-    monkeypatch.setattr(runner, "_clock", watch)
-    monkeypatch.setattr(runner._backend, "sample", watch.taking(5e-3, runner._backend.sample))
-    monkeypatch.setattr(runner._batch, "build", watch.taking(1e-3, runner._batch.build))
-    params = SamplingParams(max_tokens=90, temperature=1.3, seed=4, ignore_eos=True)
-    requests = {str(number): ([number, 2, 3], params) for number in range(4)}
-    expected = {key: text for name in requests for key, text in alone(make, {name: requests[name]}).items()}
-    texts = {key: text for name in requests for key, text in run(llm.engine, {name: requests[name]}).items()}
-    assert {key: text.tokens for key, text in texts.items()} == {key: text.tokens for key, text in expected.items()}
-    choices = speculation.stats.num_choices
-    if overlap_steps:
-        assert speculation.rule.plain.seconds(1) == pytest.approx(5e-3)
-        assert speculation.rule.asking.seconds(1) == pytest.approx(1e-3)
-        assert choices["rest"] > 200
-    else:
-        assert speculation.rule.plain.seconds(1) == pytest.approx(6e-3)
-        assert choices["rest"] == 0
-
-
 def test_a_step_that_fails_to_launch_loses_nothing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tokens of the step before are still there, and the next try goes on."""
     llm = make()
