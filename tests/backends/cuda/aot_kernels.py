@@ -1,6 +1,6 @@
 """Compiles every kernel for named targets, without a device; a child process, because the interpreter compiles none.
 
-Prints a JSON line a kernel and target: registers, bytes spilled, bytes of PTX and cubin. `--targets 80,90` chooses.
+Prints a JSON line a kernel and target: registers, bytes spilled, bytes of PTX and cubin, seconds. `--targets 80,90` chooses.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -274,7 +275,9 @@ def variants() -> Iterator[Variant]:
 
 
 def compiled(variant: Variant, capability: int) -> dict[str, object]:
+    started = time.perf_counter()
     result = triton.compile(variant.source(), GPUTarget("cuda", capability, 32), variant.options)
+    compile_s = time.perf_counter() - started
     registers, spilled = usage(result.asm["ptx"], capability)
     return {
         "kernel": variant.name,
@@ -284,6 +287,7 @@ def compiled(variant: Variant, capability: int) -> dict[str, object]:
         "shared_bytes": result.metadata.shared,
         "ptx_bytes": len(result.asm["ptx"]),
         "cubin_bytes": len(result.asm["cubin"]),
+        "compile_s": round(compile_s, 2),
         "float_sums": float_sums(result.asm["ttgir"]),
     }
 
