@@ -1,6 +1,7 @@
 """Compiles every kernel for named targets, without a device; a child process, because the interpreter compiles none.
 
-Prints a JSON line a kernel and target: registers, bytes spilled, bytes of PTX and cubin, seconds. `--targets 80,90` chooses.
+Prints a JSON line a kernel and target: registers, bytes spilled, bytes of PTX and cubin, seconds; or the error.
+`--targets 80,90` chooses.
 """
 
 from __future__ import annotations
@@ -280,7 +281,11 @@ def attempted(variant: Variant, capability: int) -> dict[str, object]:
     try:
         return compiled(variant, capability)
     except (TritonError, RuntimeError, AttributeError, subprocess.CalledProcessError) as error:
-        return {"kernel": variant.name, "target": f"sm_{capability}", "error": f"{type(error).__name__}: {error}"[:600]}
+        return {
+            "kernel": variant.name,
+            "target": f"sm_{capability}",
+            "error": f"{type(error).__name__}: {error}"[:600],
+        }
 
 
 def compiled(variant: Variant, capability: int) -> dict[str, object]:
