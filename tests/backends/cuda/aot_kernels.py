@@ -29,6 +29,7 @@ from vivace.backends.cuda.kernels import (
     attention,
     attention_kernel,
     attention_merge,
+    coded_gate,
     coded_norm,
     coded_product,
     fp8_product,
@@ -169,7 +170,8 @@ def row_variants() -> Iterator[Variant]:
     pointers = dict.fromkeys(("x", "residual", "total", "out", "gate_up", "ranges"), "*bf16")
     pointers |= dict.fromkeys(("weight", "table"), "*fp32") | {"slots": "*i32", "codes": "*u8"}
     constants = {"ACTIVATION": "silu", "COLUMNS": 1024}
-    yield Variant("gated_activation", gated_activation.gate, pointers, constants)
+    yield Variant("gated_activation", gated_activation.gate, pointers, constants, options=gated_activation.OPTIONS)
+    yield from coded_gate_variants()
     constants = {"HEAD_DIM": 128, "DIM": 128, "PAIRS": 64}
     yield Variant("rope", rope.rotate, pointers, constants, options={"num_warps": 1})
     pointers |= dict.fromkeys(("q", "k", "v", "key_ranges", "value_ranges"), "*bf16")
@@ -180,6 +182,19 @@ def row_variants() -> Iterator[Variant]:
         constants |= {"QUERY_HEADS": 32, "KV_HEADS": 8}
         options = {"num_warps": 1, "enable_fp_fusion": False}
         yield Variant(f"rope_write {kind}", kv_write.write_slots, dict(pointers), constants, (), strides, options)
+
+
+def coded_gate_variants() -> Iterator[Variant]:
+    """Rows of 14336 in every encoding, and the longest."""
+    pointers = dict.fromkeys(("gate_up", "out"), "*bf16") | {"outliers": "*u8", "scales": "*fp32"}
+    cases = [(14336, encoding) for encoding in TOKEN_ENCODINGS] + [(28672, "int8_outlier")]
+    for width, encoding in cases:
+        is_float, columns = encoding == "fp8_channel", triton.next_power_of_2(width)
+        constants: dict[str, object] = {"WIDTH": width, "COLUMNS": columns, "STEP": 128, "ACTIVATION": "silu"}
+        constants |= {"KEEPS_OUTLIERS": encoding == "int8_outlier", "IS_FLOAT": is_float}
+        coded, options = pointers | {"codes": "*u8" if is_float else "*i8"}, coded_gate.row_options(columns)
+        name = f"coded gated_activation {width} {encoding}"
+        yield Variant(name, coded_gate.gate_and_code, coded, constants, options=options)
 
 
 def norm_variants() -> Iterator[Variant]:
@@ -303,6 +318,7 @@ def compiled(variant: Variant, capability: int) -> dict[str, object]:
         "cubin_bytes": len(result.asm["cubin"]),
         "compile_s": round(compile_s, 2),
         "float_sums": float_sums(result.asm["ttgir"]),
+        "fused_products": len(re.findall(r"\bfma\.rn\.f32", result.asm["ptx"])),
     }
 
 
