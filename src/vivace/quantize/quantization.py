@@ -136,6 +136,8 @@ class _Quantization:
         if known is None:
             known = list(self._allocated(keys).bits)
             self.directory.write_json(PLAN_NAME, known)
+        if not isinstance(known, list) or len(known) != len(keys) or any(bits not in (4, 8, 16) for bits in known):
+            raise self.directory.damaged(PLAN_NAME, f"it must list 4, 8 or 16 bits for {len(keys)} stages")
         return dict(zip(keys, known, strict=True))
 
     def _allocated(self, keys: list[tuple[int, StageName]]) -> BitPlan:
