@@ -143,7 +143,10 @@ def test_what_is_in_the_way_is_left_alone(model: Path, tmp_path: Path) -> None:
         ("manifest.json", "{}"),
         ("manifest.json", "[7]"),
         ("manifest.json", '[{"shard": "model-00001-of-00003.safetensors"}]'),
-        ("manifest.json", '[{"shard": 1, "shard_sha256": "", "hidden": "", "hidden_sha256": "", "tensor_names": []}]'),
+        (
+            "manifest.json",
+            '[{"shard": 1, "shard_sha256": "", "hidden": "", "hidden_sha256": "", "tensor_names": []}]',
+        ),
         ("bits.json", "{}"),
         ("bits.json", "[4, 8]"),
         ("bits.json", '["4"]'),
@@ -153,7 +156,7 @@ def test_a_damaged_note_of_a_run_is_named(model: Path, tmp_path: Path, name: str
     class StopError(Exception):
         pass
 
-    def stop(stage: str, done: int, total: int) -> None:
+    def stop(*_: object) -> None:
         raise StopError
 
     options, data = quantize_options("mixed", **options_of("mixed")), str(model / "text.txt")

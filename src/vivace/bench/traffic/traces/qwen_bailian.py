@@ -26,4 +26,3 @@ def read(path: str | Path, block_len: int = BLOCK_LEN) -> Iterator[TraceRow]:
             block_hashes=blocks(row, "hash_ids", where, prompt_len, block_len),
             block_len=block_len,
         )
-
