@@ -41,7 +41,8 @@ def spread(samples: Iterable[float]) -> Spread | None:
     known = list(samples)
     if not known:
         return None
-    return Spread(*percentiles(known, (0.5, 0.0, 1.0, 0.9, 0.99)), count=len(known))
+    median, minimum, maximum, p90, p99 = percentiles(known, (0.5, 0.0, 1.0, 0.9, 0.99))
+    return Spread(median, minimum, maximum, p90, p99, len(known))
 
 
 def rates(timeline: Timeline) -> Rates:
