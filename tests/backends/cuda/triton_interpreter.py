@@ -111,8 +111,8 @@ def _make_assembly_run() -> None:
 
 
 def _prepare_the_language_once() -> None:
-    """Triton 3.9's interpreter looks through its whole language, and replaces it, whenever a kernel calls a function: a
-    quarter of the time of a test. The first call of a launch does for all others that see the same modules."""
+    """Triton 3.9's interpreter looks through its whole language, and replaces it, whenever a kernel calls a function:
+    a quarter of the time of a test. The first call of a launch does for all others that see the same modules."""
     from triton.runtime import interpreter
 
     if not hasattr(interpreter, "_LangPatchScope"):
