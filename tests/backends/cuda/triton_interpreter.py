@@ -125,7 +125,40 @@ def _make_scalars_indices() -> None:
     interpreter._patch_lang_tensor = patched
 
 
+def _prepare_the_language_once() -> None:
+    """Triton 3.9's interpreter looks through its whole language, and replaces it, whenever a kernel calls a function:
+    a quarter of the time of a test. The first call of a launch does for all others that see the same modules."""
+    from triton.runtime import interpreter
+
+    if not hasattr(interpreter, "_LangPatchScope"):
+        return
+    language = sys.modules["triton.language"]
+    prepare, prepared = interpreter._patch_lang, set[str]()
+
+    class Launch(interpreter._LangPatchScope):  # type: ignore[misc]
+        def restore(self) -> None:
+            prepared.clear()
+            super().restore()
+
+    def prepare_once(function: Any) -> Any:
+        seen = function.__globals__.values()
+        modules = {one.__name__ for one in (language, language.core) if any(value is one for value in seen)}
+        if modules and modules <= prepared:
+            return None  # within a launch: nobody restores what a function of a kernel has prepared
+        is_launch = not prepared
+        changes = prepare(function)._changes
+        prepared.update(modules)
+        if not is_launch:
+            return None
+        launch = Launch()
+        launch._changes = changes
+        return launch
+
+    interpreter._patch_lang = prepare_once
+
+
 if not HAS_DEVICE:
     _make_bfloat16_a_number()
     _make_scalars_indices()
     _make_assembly_run()
+    _prepare_the_language_once()
