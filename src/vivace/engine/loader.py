@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vivace.core.config import Choice, EngineConfig, ResolvedConfig
-from vivace.core.errors import RequestError
-from vivace.engine.backend import make_backend
+from vivace.core.errors import ConfigError, RequestError
+from vivace.engine.backend import make_backend, thread_choices
 from vivace.engine.constraint_room import ConstraintRoom
 from vivace.engine.device_memory import room_for_cache
 from vivace.engine.draft import LoadedDraft, load_draft, make_speculation
@@ -108,7 +108,7 @@ def load_engine(config: EngineConfig, progress: Progress | None = None) -> Loade
                 tokenizer = waiting.result()
             stored = (FP8_ON_CPU,) if checkpoint.holds_fp8 and backend.name == "cpu" else ()
     available_bytes = max(0, available_bytes - parameters.num_bytes)
-    loading = (device, packed, *stored)
+    loading = (device, packed, *stored, *thread_choices(config, backend))
     return _with_guessers(
         config, spec, tokenizer, backend, parameters, generation, loading, available_bytes, progress
     )
@@ -183,10 +183,26 @@ def _with_guessers(
         draft_block_bytes=draft.kv_spec.bytes_per_block if draft else 0,
         on_gpu=device_bytes is not None,
     )
+    if device_bytes is None:
+        _check_pool(config, spec, resolved, draft, max(0, available_bytes - draft_bytes))
     choices = (*loading, *measured)
     return _assemble(
         config, resolved, spec, tokenizer, backend, parameters, generation, draft, heads, choices, progress
     )
+
+
+def _check_pool(
+    config: EngineConfig, spec: ModelSpec, resolved: ResolvedConfig, draft: LoadedDraft | None, available_bytes: int
+) -> None:
+    """The machine's memory is taken as requests fill the pool: one that cannot fit would end the process then."""
+    kv = KVSpec(spec.num_layers, spec.num_kv_heads, spec.head_dim, resolved.block_size, resolved.kv_cache_dtype)
+    needed = resolved.num_kv_blocks * (kv.bytes_per_block + (draft.kv_spec.bytes_per_block if draft else 0))
+    if needed > available_bytes:
+        option = "num_kv_blocks" if config.num_kv_blocks is not None else "kv_cache_memory_bytes"
+        raise ConfigError(
+            f"{option} {getattr(config, option)} takes {needed / 2**30:,.1f} GiB, and beside the weights "
+            f"{available_bytes / 2**30:,.1f} GiB are free: ask for less, or leave it out"
+        )
 
 
 def _assemble(
