@@ -58,12 +58,7 @@ class EngineShelf:
             return self._with_threads(self._weights[key], candidate)
         self._make_room()
         plain = replace(
-            self.config(candidate),
-            speculative_config=None,
-            num_kv_blocks=1,
-            kv_cache_dtype="auto",
-            max_model_len=1,
-            enforce_eager=True,  # this engine runs nothing: no graphs
+            self.config(candidate), speculative_config=None, num_kv_blocks=1, kv_cache_dtype="auto", max_model_len=1
         )
         started = self._clock()
         loaded = self._weights[key] = load_engine(plain)
