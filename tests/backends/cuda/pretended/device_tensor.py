@@ -178,15 +178,19 @@ class Dispatcher(TorchDispatchMode):
         changed = [one for one in tensors_in(given[name] for name in written if name in given)]
         if machine.recording is not None and changed:
             machine.recording.keep(changed)
+        at = None
+        if not is_view:
+            writes = [one.allocation for one in changed if isinstance(one, DeviceTensor)]
+            at = machine.access(stream, [one.allocation for one in mine], writes)
         result = func(*inner_args, **inner_kwargs)
         if func in (aten.empty.memory_format, aten.empty_strided.default, aten.new_empty.default,
                     aten.empty_like.default, aten.new_empty_strided.default):  # fmt: skip
             spoil(result)
         wrapped = self._wrapped(result, mine, device)
         if not is_view:
-            new = [one.allocation for one in tensors_in([wrapped]) if isinstance(one, DeviceTensor)]
-            writes = [one.allocation for one in changed if isinstance(one, DeviceTensor)]
-            machine.access(stream, [one.allocation for one in mine], writes or new)
+            for one in tensors_in([wrapped]):
+                if isinstance(one, DeviceTensor):
+                    one.allocation.written = at
             if machine.recording is not None:
                 machine.recording.add(func, inner_args, inner_kwargs, result, mine, not written)
         elif machine.recording is not None:

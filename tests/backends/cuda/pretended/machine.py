@@ -116,6 +116,7 @@ class Machine:
             raise RuntimeError(f"{CAPTURING}: {kind}")
         if all(self.done.get(number, 0) >= count for number, count in clock.items()):
             return
+        self.check_copies()
         self.waits.append(Wait(kind, places()))
         for number, count in clock.items():
             self.done[number] = max(count, self.done.get(number, 0))
@@ -132,10 +133,11 @@ class Machine:
         self.num_launches += 1
         return stream.number, count
 
-    def access(self, stream: Stream, reads: list[Allocation], writes: list[Allocation]) -> None:
-        """Of one launch. Raises `FaultError` where another stream may still be at it. Nothing while one captures."""
+    def access(self, stream: Stream, reads: list[Allocation], writes: list[Allocation]) -> tuple[int, int] | None:
+        """Of one launch, which it is. Raises `FaultError` where another stream may still be at its memory. None while
+        one captures."""
         if self.recording is not None:
-            return
+            return None
         at = self.launch(stream)
         for one in reads:
             self._require(stream, one.written, "reads what another stream may not have written yet")
@@ -145,6 +147,7 @@ class Machine:
             for other in one.read.items():
                 self._require(stream, other, "writes what another stream may still read")
             one.written = at
+        return at
 
     def _require(self, stream: Stream, before: tuple[int, int] | None, complaint: str) -> None:
         if before is None or before[0] == stream.number:
@@ -171,7 +174,6 @@ class Machine:
                 raise FaultError(f"pinned memory was written before its copy was over: {' < '.join(copy.places)}")
 
     def _finish_copies(self) -> None:
-        self.check_copies()
         left = []
         for copy in self._copies:
             if self.done.get(copy.at[0], 0) < copy.at[1]:
