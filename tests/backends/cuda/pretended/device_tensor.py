@@ -189,7 +189,7 @@ class Dispatcher(TorchDispatchMode):
         wrapped = self._wrapped(result, mine, device)
         if not is_view:
             for one in tensors_in([wrapped]):
-                if isinstance(one, DeviceTensor):
+                if isinstance(one, DeviceTensor) and at is not None:
                     one.allocation.written = at
             if machine.recording is not None:
                 machine.recording.add(func, inner_args, inner_kwargs, result, mine, not written)
