@@ -79,7 +79,7 @@ def shape(tmp_path: Path) -> dict[str, Any]:
 def prompts() -> list[list[int]]:
     """The third has the first one's beginning, whole blocks of it."""
     rng = np.random.default_rng(20261123)
-    first, second, tail, short = (rng.integers(1, 131, count).tolist() for count in (36, 11, 5, 3))
+    first, second, tail, short = (rng.integers(1, 131, count).tolist() for count in (36, 14, 5, 15))
     return [first, second, first[:33] + tail, short]
 
 
