@@ -230,12 +230,18 @@ class Runner:
     ) -> tuple[list[int], list[TokenLogprobs | None] | None, float]:
         """Tokens, what is asked about them, and the seconds of waiting for the device."""
         inputs = self._sampler_inputs.build(rows.sequences, logits.shape[-1], rows.ahead)
+        is_judged = self._judge is not None and rows.ahead is not None
         started = self._clock()
+        if self._asynchronous is not None and not is_judged:  # tokens and log probabilities in one wait
+            token_S, top = self._asynchronous.draw(logits, inputs, self._sampler_inputs.max_logprobs).read()
+            waited_s = self._clock() - started
+            tokens: list[int] = token_S.tolist()
+            return tokens, None if top is None else _entries(top, rows.sequences, tokens), waited_s
         token_S = self._backend.sample(logits, inputs)
         waited_s = self._clock() - started
         if self._judge is not None and rows.ahead is not None:
             self._judge(plan, self._backend.on_host(logits), token_S)
-        tokens: list[int] = token_S.tolist()
+        tokens = token_S.tolist()
         wanted = self._sampler_inputs.max_logprobs
         if wanted is None:
             return tokens, None, waited_s

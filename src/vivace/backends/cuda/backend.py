@@ -148,7 +148,7 @@ class CudaBackend:
 
     def pack(self, name: str, tensor: StoredTensor) -> Weight:
         """Send a matrix [N, D] of any encoding, with as many bits as it has."""
-        with self._memory_for(name, tensor.data.nbytes):
+        with running_on(self.device), self._memory_for(name, tensor.data.nbytes):  # its stream, not the first device's
             matrix = load_matrix(tensor, self.device)
         return Weight(name, (matrix.num_rows, matrix.num_columns), tensor.encoding, matrix.num_bytes, matrix)
 
@@ -166,7 +166,8 @@ class CudaBackend:
     def compile(self, program: Program, kv_cache: KVCache, limits: StepLimits) -> CudaExecutable:
         if not isinstance(kv_cache, CudaKVCache):
             raise EngineError(f"the KV cache belongs to another backend: {type(kv_cache).__name__}")
-        return CudaExecutable(program, kv_cache, limits, self.kernels, self._graphs, self.driver)
+        with running_on(self.device):
+            return CudaExecutable(program, kv_cache, limits, self.kernels, self._graphs, self.driver)
 
     def uniforms(self, seed_S: UInt64Array, index_S: Int32Array, position_S: Int32Array) -> Float32Array:
         """Drawn on the host."""
