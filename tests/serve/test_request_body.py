@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import pytest
@@ -26,7 +26,9 @@ class Part(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Order(msgspec.Struct, forbid_unknown_fields=True):
-    prompt: str | list[int]
+    prompt: (
+        Annotated[str, msgspec.Meta(min_length=1, max_length=4000)] | Annotated[list[int], msgspec.Meta(max_length=3)]
+    )
     n: int = 1
     parts: list[Part] = []
     options: dict[str, int] = {}
@@ -97,6 +99,10 @@ def test_what_looks_suspect_but_is_not() -> None:
         (b"{}", "prompt", "prompt is missing"),
         (b'{"prompt": "a", "nn": 1}', "nn", "the parameter 'nn' is not supported; did you mean 'n'?"),
         (b'{"prompt": "a", "zzzzzz": 1}', "zzzzzz", "the parameter 'zzzzzz' is not supported$"),
+        (b'{"prompt": "a", "parts": [{"name": "b", "c": null}]}', "parts[0].c", "is not supported"),
+        (b'{"prompt": ""}', "prompt", "prompt: must not be empty$"),
+        (b'{"prompt": "%s"}' % (b"a" * 4001), "prompt", "prompt: may have 4,000 characters at most$"),
+        (b'{"prompt": [1, 2, 3, 4]}', "prompt", "prompt: may have 3 entries at most$"),
         (b'{"prompt": 1}', "prompt", "prompt: Expected"),
         (b'{"prompt": [1, "a"]}', "prompt[1]", "Expected `int`, got `str`"),
         (b'{"prompt": "a", "n": true}', "n", "n: Expected `int`, got `bool`"),
@@ -116,3 +122,8 @@ def test_fields_that_do_not_fit_are_named(body: bytes, param: str | None, messag
 def test_a_body_becomes_its_type() -> None:
     order = parse_body(b'{"prompt": [1, 2], "parts": [{"name": "a", "weight": 2}], "n": 3.0}', Order)
     assert order == Order([1, 2], 3, parts=[Part("a", 2.0)])
+
+
+def test_null_is_as_if_it_were_not_there_whatever_its_name() -> None:
+    """Clients in Go or Java write out every parameter of OpenAI's that they know."""
+    assert parse_body(b'{"prompt": "a", "functions": null, "audio": null}', Order) == Order("a")

@@ -96,6 +96,9 @@ def _plan(
     from vivace.evaluate.task_files import read_task
     from vivace.evaluate.tasks import pose
 
+    if not sources and (limit is not None or num_fewshot):
+        option = "--limit" if limit is not None else "--num-fewshot"
+        raise ConfigError(f"{option} is of tasks: name one with --task FILE; a text is scored whole")
     tasks = tuple(pose(read_task(source), limit, num_fewshot, config.seed) for source in sources)
     names = [one.file.name for one in tasks]
     if len(set(names)) < len(names):

@@ -26,6 +26,12 @@ OPTIONS: dict[str, tuple[Any, tuple[str, ...], str]] = {  # name: what it parses
     "target_bits": (float, ("--target-bits",), "Of mixed: bits a weight, scales included. Default: 4.5."),
     "skip_layers": (str, ("--skip-layers",), "Stay float: layer numbers and parts of tensor names, with commas."),
     "calibration": (str, ("--calibration",), "Text or JSONL file (chats or text); default: the package's sample."),
+    "imatrix": (
+        Path,
+        ("--imatrix",),
+        "Of GGUF: llama.cpp's importance matrix (.gguf, .dat), instead of calibration.",
+    ),
+    "save_imatrix": (Path, ("--save-imatrix",), "Of GGUF: write what calibration found, for `llama-quantize` too."),
     "num_samples": (int, ("--num-samples",), "Windows of calibration text. Default: 128."),
     "seq_len": (int, ("--seq-len",), "Tokens of a window. Default: 512."),
     "damping": (float, ("--damping",), "Of GPTQ: share of the mean diagonal. Default: 0.01."),
@@ -71,7 +77,8 @@ def quantize(
     options = quantize_options(method, **asked | {"skip_layers": _parts(asked["skip_layers"])})
     text = _report_text(report_text) if report else ""
     with stage_bars() as progress:
-        result = quantize_model(model, output, options, calibration=asked["calibration"], progress=progress)
+        files = {name: asked[name] for name in ("calibration", "imatrix", "save_imatrix")}
+        result = quantize_model(model, output, options, **files, progress=progress)
     facts = {"model": model or "embedded", **asdict(options), **asdict(result), "output": str(result.output)}
     if not report:
         print(json.dumps(facts) if as_json else _summary(result))
