@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
@@ -32,6 +32,7 @@ class Order(msgspec.Struct, forbid_unknown_fields=True):
     n: int = 1
     parts: list[Part] = []
     options: dict[str, int] = {}
+    detail: Literal["low", "high"] = "low"
 
 
 @seed(1)
@@ -103,6 +104,7 @@ def test_what_looks_suspect_but_is_not() -> None:
         (b'{"prompt": ""}', "prompt", "prompt: must not be empty$"),
         (b'{"prompt": "%s"}' % (b"a" * 4001), "prompt", "prompt: may have 4,000 characters at most$"),
         (b'{"prompt": [1, 2, 3, 4]}', "prompt", "prompt: may have 3 entries at most$"),
+        (b'{"prompt": "a", "detail": "image_url"}', "detail", "detail: 'image_url' is not supported$"),
         (b'{"prompt": 1}', "prompt", "prompt: Expected"),
         (b'{"prompt": [1, "a"]}', "prompt[1]", "Expected `int`, got `str`"),
         (b'{"prompt": "a", "n": true}', "n", "n: Expected `int`, got `bool`"),
