@@ -124,8 +124,3 @@ def test_fields_that_do_not_fit_are_named(body: bytes, param: str | None, messag
 def test_a_body_becomes_its_type() -> None:
     order = parse_body(b'{"prompt": [1, 2], "parts": [{"name": "a", "weight": 2}], "n": 3.0}', Order)
     assert order == Order([1, 2], 3, parts=[Part("a", 2.0)])
-
-
-def test_null_is_as_if_it_were_not_there_whatever_its_name() -> None:
-    """Clients in Go or Java write out every parameter of OpenAI's that they know."""
-    assert parse_body(b'{"prompt": "a", "functions": null, "audio": null}', Order) == Order("a")

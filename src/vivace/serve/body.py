@@ -173,17 +173,10 @@ def _check_strings(value: Any) -> None:
 def _convert(value: Any, kind: type[T]) -> T:
     if not isinstance(value, dict):
         raise RequestError("the body must be a JSON object")
-    value = _told(value, kind)
     try:
         return msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as error:
         raise _explained(str(error), kind) from None
-
-
-def _told(value: dict[str, Any], kind: type[Any]) -> dict[str, Any]:
-    """Without parameters that are null and not ours: many clients write out every parameter of OpenAI's so."""
-    known = {entry.encode_name for entry in msgspec.structs.fields(kind)}
-    return {name: given for name, given in value.items() if given is not None or name in known}
 
 
 def _bound(found: re.Match[str]) -> str:
