@@ -96,6 +96,7 @@ def _plan(
     from vivace.evaluate.evaluation import Plan, sample_text
     from vivace.evaluate.task_files import read_task
     from vivace.evaluate.tasks import pose
+    from vivace.formats.text_file import read_text
 
     if not sources and (limit is not None or num_fewshot):
         option = "--limit" if limit is not None else "--num-fewshot"
@@ -104,7 +105,7 @@ def _plan(
     names = [one.file.name for one in tasks]
     if len(set(names)) < len(names):
         raise ConfigError(f"two tasks have one name ({', '.join(names)}): rename a file")
-    text = _read(dataset) if dataset is not None else None
+    text = read_text(dataset) if dataset is not None else None
     if text is None and (has_reference or not tasks):
         text = sample_text()
     return Plan(text, tasks, window, stride)
@@ -183,21 +184,7 @@ def _drawn(evaluation: Evaluation, chart: Path) -> str:
 
 
 def _write(path: Path | None, content: str | None) -> None:
-    from vivace.formats.atomic_file import atomic_writer
+    from vivace.formats.text_file import write_text
 
-    if path is None or content is None:
-        return
-    try:
-        with atomic_writer(path) as file:
-            file.write(content.encode())
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from None
-
-
-def _read(dataset: Path) -> str:
-    try:
-        return dataset.read_bytes().decode()
-    except OSError as error:
-        raise ConfigError(f"cannot read {dataset}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{dataset} is not UTF-8 text (byte {error.start})") from None
+    if path is not None and content is not None:
+        write_text(path, content)

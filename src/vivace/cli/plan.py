@@ -239,14 +239,10 @@ def _write(
     load: Load,
     sentences: list[str],
 ) -> None:
-    from vivace.formats.atomic_file import atomic_writer
+    from vivace.formats.text_file import write_text
     from vivace.plan.report import html
 
-    try:
-        with atomic_writer(path) as file:
-            file.write(html(planned, candidates, workload, load, sentences).encode())
-    except OSError as error:
-        raise ConfigError(f"--html: {path} cannot be written ({error.strerror})") from error
+    write_text(path, html(planned, candidates, workload, load, sentences))
 
 
 def _print(

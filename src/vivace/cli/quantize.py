@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vivace.cli.options import OptionGroup, Parameter, takes
-from vivace.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from vivace.quantize.quantization import QuantizationResult
@@ -102,12 +101,9 @@ def _report_text(path: Path | None) -> str:
         from vivace.evaluate.evaluation import sample_text
 
         return sample_text()
-    try:
-        return path.read_bytes().decode()
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text (byte {error.start})") from None
+    from vivace.formats.text_file import read_text
+
+    return read_text(path)
 
 
 def _summary(result: QuantizationResult) -> str:

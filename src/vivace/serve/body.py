@@ -32,6 +32,7 @@ _TOO_DEEP = f"the body is nested more than {MAX_DEPTH} levels deep"
 _SUSPECT_ESCAPE = re.compile(rb"\\u(?:0000|d[89a-f])", re.IGNORECASE)  # NUL, surrogates
 _PATH = re.compile(r" - at (?:`key` in )?`\$\.?([^`]*)`$")
 _LENGTH = re.compile(r"^Expected `(\w+)` of length (<=|>=) (\d+)$")
+_CHOICE = re.compile(r"^Invalid enum value (.*)$")
 _UNITS = {"str": "characters", "array": "entries", "object": "keys"}
 _FIELD = re.compile(r"^Object (contains unknown|missing required) field `([^`]*)`")
 
@@ -172,17 +173,10 @@ def _check_strings(value: Any) -> None:
 def _convert(value: Any, kind: type[T]) -> T:
     if not isinstance(value, dict):
         raise RequestError("the body must be a JSON object")
-    value = _told(value, kind)
     try:
         return msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as error:
         raise _explained(str(error), kind) from None
-
-
-def _told(value: dict[str, Any], kind: type[Any]) -> dict[str, Any]:
-    """Without parameters that are null and not ours: many clients write out every parameter of OpenAI's so."""
-    known = {entry.encode_name for entry in msgspec.structs.fields(kind)}
-    return {name: given for name, given in value.items() if given is not None or name in known}
 
 
 def _bound(found: re.Match[str]) -> str:
@@ -201,7 +195,7 @@ def _explained(message: str, kind: type[Any]) -> RequestError:
     reason = message[: found.start()] if found else message
     field = _FIELD.match(reason)
     if field is None:
-        reason = _LENGTH.sub(_bound, reason)
+        reason = _CHOICE.sub(r"\1 is not supported", _LENGTH.sub(_bound, reason))
         return RequestError(f"{path}: {reason}" if path else reason, param=path or None)
     problem, name = field.groups()
     full_name = f"{path}.{name}" if path else name

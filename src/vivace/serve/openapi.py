@@ -108,8 +108,6 @@ def _bind(schema: Any, model: ServedModel) -> None:
         allowed = {"model": model.names, "dimensions": (model.hidden_size,)}
         for name in allowed.keys() & schema["properties"].keys():
             schema["properties"][name] = {"enum": [*allowed[name], None]}
-        if "model" in schema["properties"]:  # the body itself: what is null there is as if it were not
-            schema["additionalProperties"] = {"type": "null"}
     for entry in schema.values():
         _bind(entry, model)
 
