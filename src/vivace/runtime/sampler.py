@@ -13,7 +13,7 @@ from itertools import chain
 
 import numpy as np
 
-from vivace.core.sequence import UNKNOWN, Sequence
+from vivace.core.sequence import Sequence
 from vivace.ops.backend import (
     NO_MASK,
     NO_MASK_INDEX,
@@ -24,6 +24,7 @@ from vivace.ops.backend import (
     UInt64Array,
 )
 from vivace.ops.random import row_uniforms
+from vivace.runtime.token_counts import TokenCounts
 
 Draw = Callable[[UInt64Array, Int32Array, Int32Array], Float32Array]
 
@@ -66,6 +67,7 @@ class SamplerInputs:
         self._members: list[Sequence] = []
         self._columns = _columns([])
         self._known: dict[tuple[Sequence, ...], _Columns] = {}  # by rows
+        self._counts: dict[Sequence, TokenCounts] = {}  # of the last build's penalised rows
 
     @property
     def max_logprobs(self) -> int | None:
@@ -81,9 +83,10 @@ class SamplerInputs:
         if sequences != self._members:  # compared by identity; a steady decode batch skips the rebuild
             self._members = list(sequences)
             self._columns = self._of(tuple(sequences))
+            self._counts = {one: self._counts[one] for one in sequences if one in self._counts}
         columns = self._columns
-        history = _history(sequences, ahead) if columns.has_penalties else _no_rows(len(sequences))
-        bias = _bias(sequences, ahead) if columns.has_bias else _no_rows(len(sequences))
+        history = self._history(sequences, ahead) if columns.has_penalties else _no_rows(len(sequences), _NO_INT)
+        bias = _bias(sequences, ahead) if columns.has_bias else _no_rows(len(sequences), _NO_FLOAT)
         constrained = columns.has_constraints and self._constrains
         masks = _masks(sequences, vocab_size, ahead) if constrained else (NO_MASK_INDEX, NO_MASK)
         return SampleInputs(
@@ -97,13 +100,28 @@ class SamplerInputs:
             uniform_S=self._uniforms(columns, sequences, ahead),
             history_starts_S1=history[0],
             history_tokens=history[1],
-            history_counts=history[2].astype(np.int32),
+            history_counts=history[2],
             bias_starts_S1=bias[0],
             bias_tokens=bias[1],
             bias_values=bias[2].astype(np.float32),
             mask_index_S=masks[0],
             mask_RW=masks[1],
         )
+
+    def _history(
+        self, sequences: list[Sequence], ahead: list[list[int]] | None
+    ) -> tuple[Int32Array, Int32Array, Int32Array]:
+        """Distinct tokens of each penalised row with their counts in the output (0: in the prompt only)."""
+        tokens, counts = [], []
+        for row, sequence in enumerate(sequences):
+            seen = _NO_INT, _NO_INT
+            if sequence.params.has_penalties:
+                if sequence not in self._counts:
+                    self._counts[sequence] = TokenCounts(sequence)
+                seen = self._counts[sequence].read(ahead[row] if ahead else ())
+            tokens.append(seen[0])
+            counts.append(seen[1])
+        return _starts(tokens), np.concatenate(tokens), np.concatenate(counts)
 
     def _uniforms(self, columns: _Columns, sequences: list[Sequence], ahead: list[list[int]] | None) -> Float32Array:
         if not columns.draws:
@@ -142,24 +160,6 @@ def _columns(sequences: Items[Sequence]) -> _Columns:
     )
 
 
-def _history(sequences: list[Sequence], ahead: list[list[int]] | None) -> tuple[Int32Array, Int32Array, np.ndarray]:
-    """Distinct tokens of each penalised row with their counts in the output (0: in the prompt only)."""
-    tokens, counts = [], []
-    for row, sequence in enumerate(sequences):
-        if not sequence.params.has_penalties:
-            tokens.append(_NO_INT)
-            counts.append(_NO_INT)
-            continue
-        seen = np.array([*sequence.tokens, *ahead[row]] if ahead else sequence.tokens, np.int32)
-        if seen[-1] == UNKNOWN:
-            seen = seen[:-1]
-        ids, inverse = np.unique(seen, return_inverse=True)
-        is_output = np.arange(len(seen)) >= sequence.num_prompt
-        tokens.append(ids)
-        counts.append(np.bincount(inverse, weights=is_output, minlength=len(ids)).astype(np.int32))
-    return _starts(tokens), np.concatenate(tokens), np.concatenate(counts)
-
-
 def _bias(sequences: list[Sequence], ahead: list[list[int]] | None) -> tuple[Int32Array, Int32Array, np.ndarray]:
     """Logit bias, and minus infinity on the tokens that would end a row before its min_tokens."""
     rows: list[dict[int, float]] = []
@@ -189,8 +189,8 @@ def _masks(
     return mask_index_S, mask_RW
 
 
-def _no_rows(num_rows: int) -> tuple[Int32Array, Int32Array, np.ndarray]:
-    return np.zeros(num_rows + 1, np.int32), _NO_INT, _NO_FLOAT
+def _no_rows(num_rows: int, no_value: np.ndarray) -> tuple[Int32Array, Int32Array, np.ndarray]:
+    return np.zeros(num_rows + 1, np.int32), _NO_INT, no_value
 
 
 def _starts(rows: Items[Items[int] | dict[int, float] | Int32Array]) -> Int32Array:
