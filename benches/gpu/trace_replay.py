@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +29,7 @@ TOKENIZER = Path(vivace.__file__).parent / "resources" / "embedded"  # any: rand
 RUNS = (("llama-3.1-8b", "bf16", 4.0, 120), ("llama-3.1-8b", "int4", 4.0, 120), ("llama-3.1-8b", "bf16", 12.0, 240))
 LONGEST_PROMPT, LONGEST_ANSWER = 6_000, 600
 STARTED = datetime(2024, 5, 10, tzinfo=UTC)
+GRACE_S = 10.0
 KEPT = ("ttft_ms", "itl_ms", "tpot_ms", "e2el_ms", "requests_per_s", "output_tokens_per_s", "error", "traffic")
 
 
@@ -50,11 +53,24 @@ def replay(setting: Setting, shape: str, quantization: str, rate: float, count: 
         if setting.is_tiny:
             command += ["--num-kv-blocks", "64", "--max-model-len", "256"]
         limit_s = 60.0 if setting.is_tiny else min(200.0, setting.left_s)
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
-    if ended.returncode:
-        return {"error": f"exit code {ended.returncode}: {ended.stderr.strip()[-600:]}"}
-    found = json.loads(ended.stdout)
+        code, said, complaint = outcome(command, limit_s)
+    if code:
+        return {"error": f"exit code {code}: {complaint.strip()[-600:]}"}
+    found = json.loads(said)
     return {name: found.get(name) for name in KEPT} | {"error": found.get("error"), "command": command[2:]}
+
+
+def outcome(command: list[str], limit_s: float) -> tuple[int, str, str]:
+    """Exit code, output, errors. After `limit_s` its server ends too: it holds the device's memory."""
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    for wait_s, signal_then in ((limit_s, signal.SIGINT), (GRACE_S, signal.SIGKILL)):
+        try:
+            said, complaint = run.communicate(timeout=wait_s)
+            return run.returncode, said, complaint
+        except subprocess.TimeoutExpired:
+            os.killpg(run.pid, signal_then)
+    said, complaint = run.communicate()
+    return run.returncode, said, complaint
 
 
 def made_trace(path: Path, setting: Setting, rate: float, count: int) -> Path:

@@ -8,6 +8,7 @@ import re
 import runpy
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -105,11 +106,11 @@ def test_the_replay_asks_for_flags_that_there_are(setting: Setting, monkeypatch:
     answer = {"ttft_ms": tail, "itl_ms": tail, "requests_per_s": 2.0, "output_tokens_per_s": 9.0, "error": None}
     commands: list[list[str]] = []
 
-    def run(command: list[str], **_: object) -> SimpleNamespace:
+    def outcome(command: list[str], _: float) -> tuple[int, str, str]:
         commands.append(command)
-        return SimpleNamespace(returncode=0, stdout=json.dumps(answer), stderr="")
+        return 0, json.dumps(answer), ""
 
-    monkeypatch.setattr(trace_replay, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr(trace_replay, "outcome", outcome)
     records(setting, "trace")
     asked = {word for word in commands[0] if word.startswith("--")}
     assert asked <= set(re.findall(r"^bench serve (--\S+)", FLAGS.read_text(), re.MULTILINE))
@@ -213,6 +214,28 @@ def test_ceilings_are_held_to_the_data_sheet(name: str, copied: float, is_right:
     assert found["is_right"] is is_right
     assert bool(list(failures({"ceilings": {"copy": found}}))) is not is_right
     assert device_ceilings.sheet_of("a device of next year") is None
+
+
+def test_a_replay_that_hangs_ends_with_its_server(tmp_path: Path) -> None:
+    """The server here is `sleep`, which holds the pipe's other end open as long as it lives."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    script = f"import subprocess; subprocess.run(['sh', '-c', 'exec 3>{pipe}; sleep 3600 >&2'])"
+    end = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    code, said, _ = trace_replay.outcome([sys.executable, "-c", script], 5.0)
+    assert (code != 0, said) == (True, "")
+    deadline = time.monotonic() + 60
+    while not is_closed(end):
+        assert time.monotonic() < deadline, "the server lives"
+    os.close(end)
+
+
+def is_closed(end: int) -> bool:
+    """Whether nobody has the pipe's other end open."""
+    try:
+        return os.read(end, 1) == b""
+    except BlockingIOError:
+        return False
 
 
 def test_what_is_faster_than_the_device_is_told() -> None:

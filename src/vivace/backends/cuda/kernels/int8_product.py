@@ -68,7 +68,7 @@ def multiply_int8(
     for step in range(first, last):
         weight = byte_tile(codes, output, is_output, num_inputs, step, STEP)
         code = byte_tile(x_codes, row, is_row, num_inputs, step, STEP)
-        total = tl.dot(weight, tl.trans(code), total)
+        total = tl.dot(weight, tl.trans(code), total, out_dtype=tl.int32)  # which Triton 3.6 does not see in `total`
     result = total.to(tl.float32) * tl.load(x_scales + row, mask=is_row, other=0)[None, :]
     if KEEPS_OUTLIERS:
         beside = tl.zeros([OUTPUTS, ROWS], tl.float32)
