@@ -16,21 +16,21 @@ from triton_interpreter import HAS_DEVICE, torch
 if HAS_DEVICE:
     pytest.skip("a real device is here", allow_module_level=True)
 
-from pretended import Machine, pretended_device  # noqa: E402
-from typer.testing import CliRunner  # noqa: E402
+from pretended import Machine, pretended_device
+from typer.testing import CliRunner
 
-from vivace.backends.cuda import backend as backend_module  # noqa: E402
-from vivace.backends.cuda.ceilings import measure_ceilings  # noqa: E402
-from vivace.backends.cuda.kernels import registry  # noqa: E402
-from vivace.cli.app import app  # noqa: E402
-from vivace.engine import backend as choosing  # noqa: E402
+from vivace.backends.cuda import backend as backend_module
+from vivace.backends.cuda.ceilings import measure_ceilings
+from vivace.backends.cuda.kernels import registry
+from vivace.cli.app import app
+from vivace.engine import backend as choosing
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benches"))
 
-from gpu import worker  # noqa: E402
-from gpu.ledger import Ledger, ledger_path  # noqa: E402
-from gpu.report import failures  # noqa: E402
-from gpu.setting import Setting  # noqa: E402
+from gpu import worker
+from gpu.ledger import Ledger, ledger_path
+from gpu.report import failures
+from gpu.setting import Setting
 
 ENGINE = ("--quantization", "bf16", "--max-num-seqs", "2", "--max-model-len", "64", "--json")
 
@@ -56,9 +56,7 @@ def answered(*arguments: str) -> dict[str, Any]:
     return report
 
 
-def test_doctor_finds_the_device_by_itself(
-    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_doctor_finds_the_device_by_itself(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choosing, "DRIVER_FILES", (tmp_path,))
     report = answered("doctor", *ENGINE)
     assert "Pretended GPU" in json.dumps(report["device"])
