@@ -109,11 +109,12 @@ class CudaBackend:
         progress: StepProgress | None = None,
     ) -> int:
         """Memory that steps take beside weights and cache, measured by the largest ones and by all CUDA graphs.
-        `limits.max_sampled`: the most sequences of a step. Raises `EngineError` where not even the steps fit,
-        `ConfigError` where the graphs do not. 0 on torch's CPU device."""
+        `limits.max_sequences`: the most of a step; None: `max_sampled`. Raises `EngineError` where not even the steps
+        fit, `ConfigError` where the graphs do not. 0 on torch's CPU device."""
         if self.driver is None:
             return 0
-        limits = replace(limits, max_sequences=limits.max_sampled, max_context=max_context)
+        most = limits.max_sampled if limits.max_sequences is None else limits.max_sequences
+        limits = replace(limits, max_sequences=most, max_context=max_context)
         with running_on(self.device):
             executable = self.compile(program, CudaKVCache(spec, 1, self.device), limits)
             num_bytes = measured_bytes(executable, self._sampler, limits, max_context, self.driver, progress)

@@ -26,9 +26,13 @@ from vivace.backends.cuda.step import DeviceStep, StepPlan, send_step
 from vivace.backends.cuda.transfer import Upload
 from vivace.core.errors import EngineError
 from vivace.ops.backend import Float64Array, Int32Array, StepInputs, StepLimits
-from vivace.ops.program import Linear, Program
+from vivace.ops.program import Linear, Program, States
 
 DEFAULT_GRAPHS = GraphOptions()
+
+
+def _nothing() -> None:
+    """torch's CPU device keeps no freed memory."""
 
 
 class CudaExecutable:
@@ -45,7 +49,7 @@ class CudaExecutable:
     ) -> None:
         if program.output is None:
             raise EngineError("the program has no output")
-        self._program = program = joined(program)
+        self._program = program = joined(program, _nothing if driver is None else driver.release)
         self._cache = cache
         self._limits = limits
         self._stages = stages(program)
@@ -64,6 +68,11 @@ class CudaExecutable:
     @property
     def block_size(self) -> int:
         return self._cache.spec.block_size
+
+    @property
+    def state_width(self) -> int | None:
+        """Of the states that steps bring; None where the program begins with tokens."""
+        return next((op.out.width for op in self._program.ops if isinstance(op, States)), None)
 
     def run(self, inputs: StepInputs) -> Tensor:
         """Logits [S, V] on the device, float32, valid until the next run."""
