@@ -42,7 +42,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     monkeypatch.setattr(registry, "_complaint", lambda _: "left out here")
     small = partial(measure_ceilings, memory_bytes=1 << 16, size=64, rounds=2)
     monkeypatch.setattr(backend_module, "measure_ceilings", small)
-    monkeypatch.setattr(worker, "ITEM_LIMIT_S", 3600.0)  # pytest's own limit ends what hangs
+    monkeypatch.setattr(worker, "LEAST_LIMIT_S", 3600.0)  # pytest's own limit ends what hangs
     with pretended_device() as machine:
         yield machine
     torch.set_num_threads(before)
@@ -72,6 +72,13 @@ def test_profile_times_operations_by_events_of_the_device(machine: Machine) -> N
     for phase in report["phases"]:
         assert {"qkv", "attention", "norms", "lm_head"} <= {group["role"] for group in phase["groups"]}
         assert all(group["ms"] > 0 for group in phase["groups"])
+    assert machine.num_replays > 0
+
+
+def test_latency_is_measured(machine: Machine) -> None:
+    sizes = ("--prompt-len", "8", "--output-len", "4", "--repeats", "1", "--warm-up", "1", "--batch-size", "2")
+    report = answered("bench", "latency", "--device", "cuda", *sizes, *ENGINE)
+    assert report
     assert machine.num_replays > 0
 
 
