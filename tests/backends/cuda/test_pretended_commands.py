@@ -16,21 +16,21 @@ from triton_interpreter import HAS_DEVICE, torch
 if HAS_DEVICE:
     pytest.skip("a real device is here", allow_module_level=True)
 
-from pretended import Machine, pretended_device  # noqa: E402
-from typer.testing import CliRunner  # noqa: E402
+from pretended import Machine, pretended_device
+from typer.testing import CliRunner
 
-from vivace.backends.cuda import backend as backend_module  # noqa: E402
-from vivace.backends.cuda.ceilings import measure_ceilings  # noqa: E402
-from vivace.backends.cuda.kernels import registry  # noqa: E402
-from vivace.cli.app import app  # noqa: E402
-from vivace.engine import backend as choosing  # noqa: E402
+from vivace.backends.cuda import backend as backend_module
+from vivace.backends.cuda.ceilings import measure_ceilings
+from vivace.backends.cuda.kernels import registry
+from vivace.cli.app import app
+from vivace.engine import backend as choosing
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benches"))
 
-from gpu import worker  # noqa: E402
-from gpu.ledger import Ledger, ledger_path  # noqa: E402
-from gpu.report import failures  # noqa: E402
-from gpu.setting import Setting  # noqa: E402
+from gpu import worker
+from gpu.ledger import Ledger, ledger_path
+from gpu.report import failures
+from gpu.setting import Setting
 
 ENGINE = ("--quantization", "bf16", "--max-num-seqs", "2", "--max-model-len", "64", "--json")
 
@@ -42,7 +42,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     monkeypatch.setattr(registry, "_complaint", lambda _: "left out here")
     small = partial(measure_ceilings, memory_bytes=1 << 16, size=64, rounds=2)
     monkeypatch.setattr(backend_module, "measure_ceilings", small)
-    monkeypatch.setattr(worker, "ITEM_LIMIT_S", 3600.0)  # pytest's own limit ends what hangs
+    monkeypatch.setattr(worker, "LEAST_LIMIT_S", 3600.0)  # pytest's own limit ends what hangs
     with pretended_device() as machine:
         yield machine
     torch.set_num_threads(before)
@@ -56,9 +56,7 @@ def answered(*arguments: str) -> dict[str, Any]:
     return report
 
 
-def test_doctor_finds_the_device_by_itself(
-    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_doctor_finds_the_device_by_itself(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choosing, "DRIVER_FILES", (tmp_path,))
     report = answered("doctor", *ENGINE)
     assert "Pretended GPU" in json.dumps(report["device"])
@@ -74,6 +72,13 @@ def test_profile_times_operations_by_events_of_the_device(machine: Machine) -> N
     for phase in report["phases"]:
         assert {"qkv", "attention", "norms", "lm_head"} <= {group["role"] for group in phase["groups"]}
         assert all(group["ms"] > 0 for group in phase["groups"])
+    assert machine.num_replays > 0
+
+
+def test_latency_is_measured(machine: Machine) -> None:
+    sizes = ("--prompt-len", "8", "--output-len", "4", "--repeats", "1", "--warm-up", "1", "--batch-size", "2")
+    report = answered("bench", "latency", "--device", "cuda", *sizes, *ENGINE)
+    assert report
     assert machine.num_replays > 0
 
 

@@ -11,13 +11,13 @@ from triton_interpreter import HAS_DEVICE, torch
 if HAS_DEVICE:
     pytest.skip("a real device is here", allow_module_level=True)
 
-from pretended import Machine, pretended_device  # noqa: E402
-from pretended.machine import FaultError  # noqa: E402
+from pretended import Machine, pretended_device
+from pretended.machine import FaultError
 
-from vivace.backends.cuda.backend import CudaBackend  # noqa: E402
-from vivace.backends.cuda.driver import CudaDriver  # noqa: E402
-from vivace.backends.cuda.kernels.rms_norm import rms_norm  # noqa: E402
-from vivace.backends.cuda.transfer import Arrival, Upload  # noqa: E402
+from vivace.backends.cuda.backend import CudaBackend
+from vivace.backends.cuda.driver import CudaDriver
+from vivace.backends.cuda.kernels.rms_norm import rms_norm
+from vivace.backends.cuda.transfer import Arrival, Upload
 
 DEVICE = torch.device("cuda", 0)
 

@@ -1,8 +1,8 @@
-"""Whole engines on a pretended CUDA device, by torch's operations: the tokens of torch's CPU device, and how often the
-host waits for the device in each kind of step.
+"""Whole engines on a pretended CUDA device, by torch's operations: the tokens of torch's CPU device, and how often
+the host waits for the device in each kind of step.
 
-Both sides compute in the exact precision of `vivace.backends.cuda.precision`, so tokens must be equal however rows are
-filled up for a graph. `test_pretended_kernels` does the same with Triton's kernels.
+Both sides compute in the exact precision of `vivace.backends.cuda.precision`, so tokens must be equal however rows
+are filled up for a graph. `test_pretended_kernels` does the same with Triton's kernels.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from triton_interpreter import HAS_DEVICE, torch
 if HAS_DEVICE:
     pytest.skip("a real device is here", allow_module_level=True)
 
-from pretended import Machine, Wait, pretended_device  # noqa: E402
+from pretended import Machine, Wait, pretended_device
 
-from vivace.backends.cuda import executable, transfer  # noqa: E402
-from vivace.backends.cuda.backend import CudaBackend  # noqa: E402
-from vivace.backends.cuda.code_layout import LAYOUTS  # noqa: E402
-from vivace.backends.cuda.kernels import registry  # noqa: E402
-from vivace.backends.cuda.precision import precision_of  # noqa: E402
-from vivace.core.sampling import SamplingParams  # noqa: E402
-from vivace.core.structured_outputs import StructuredOutputs  # noqa: E402
-from vivace.engine.llm import LLM  # noqa: E402
-from vivace.formats.quantize_rtn import encode  # noqa: E402
-from vivace.formats.tensor import StoredTensor, row_bytes  # noqa: E402
+from vivace.backends.cuda import executable, transfer
+from vivace.backends.cuda.backend import CudaBackend
+from vivace.backends.cuda.code_layout import LAYOUTS
+from vivace.backends.cuda.kernels import registry
+from vivace.backends.cuda.precision import precision_of
+from vivace.core.sampling import SamplingParams
+from vivace.core.structured_outputs import StructuredOutputs
+from vivace.engine.llm import LLM
+from vivace.formats.quantize_rtn import encode
+from vivace.formats.tensor import StoredTensor, row_bytes
 
 SHAPE = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 96,
@@ -64,7 +64,7 @@ def by_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     monkeypatch.setattr(registry, "_complaint", lambda _: "left out here")
-    monkeypatch.setattr(executable, "precision_of", lambda layouts, is_exact: precision_of(layouts, is_exact=True))
+    monkeypatch.setattr(executable, "precision_of", lambda layouts, **_: precision_of(layouts, is_exact=True))
     yield
     torch.set_num_threads(before)
 
@@ -179,7 +179,9 @@ def test_what_leaves_the_device_and_what_goes_there() -> None:
     """Embeddings, scores of a prompt, masks of a grammar."""
     asked = [
         SamplingParams(max_tokens=6, temperature=0.0, prompt_logprobs=2),
-        SamplingParams(max_tokens=8, temperature=0.7, seed=1, structured_outputs=StructuredOutputs("regex", "[a-z ]{8}")),
+        SamplingParams(
+            max_tokens=8, temperature=0.7, seed=1, structured_outputs=StructuredOutputs("regex", "[a-z ]{8}")
+        ),
     ]
 
     def served(llm: LLM) -> tuple[Any, Any, Any]:

@@ -15,12 +15,12 @@ from triton_interpreter import HAS_DEVICE, torch
 if HAS_DEVICE:
     pytest.skip("a real device is here", allow_module_level=True)
 
-from pretended import pretended_device  # noqa: E402
+from pretended import pretended_device
 
-from vivace.backends.cuda import graph_buckets  # noqa: E402
-from vivace.backends.cuda.kernels import ragged_rows, registry  # noqa: E402
-from vivace.core.sampling import SamplingParams  # noqa: E402
-from vivace.engine.llm import LLM  # noqa: E402
+from vivace.backends.cuda import graph_buckets
+from vivace.backends.cuda.kernels import ragged_rows, registry
+from vivace.core.sampling import SamplingParams
+from vivace.engine.llm import LLM
 
 SHAPE = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 64,

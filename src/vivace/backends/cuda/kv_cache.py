@@ -101,8 +101,8 @@ class CudaKVCache:
                 self._code(slice(None), *numbers)
 
     def begin_step(self, inputs: StepInputs) -> dict[str, Int32Array]:
-        """Make room for the 16-bit keys of this step's blocks. What the device must know of it travels with the step's
-        integers and is given to `learn`."""
+        """Make room for the 16-bit keys of this step's blocks. What the device must know of it travels with the
+        step's integers and is given to `learn`."""
         if self._recent is None:
             return {}
         if inputs.parents_T is None:  # a tree's branches begin in front of where the next step may

@@ -8,9 +8,10 @@ from functools import cache
 from typing import Any, NoReturn
 
 import torch
-from pretended.machine import Allocation, Machine, Stream, spoil
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from pretended.machine import Allocation, Machine, Stream, spoil
 
 aten = torch.ops.aten
 
@@ -25,9 +26,9 @@ MIXED = "Expected all tensors to be on the same device, but found at least two d
 
 
 class DeviceTensor(Tensor):
-    """`inner`: the numbers, on the CPU; `allocation`: whose memory it is."""
+    """`held`: the numbers, on the CPU; `allocation`: whose memory it is."""
 
-    inner: Tensor
+    held: Tensor
     allocation: Allocation
     __torch_function__ = torch._C._disabled_torch_function_impl
 
@@ -37,7 +38,7 @@ class DeviceTensor(Tensor):
             cls, inner.shape, strides=inner.stride(), storage_offset=inner.storage_offset(),
             dtype=inner.dtype, device=torch.device("cuda", allocation.device),
         )  # fmt: skip
-        tensor.inner = inner
+        tensor.held = inner
         tensor.allocation = allocation
         return tensor
 
@@ -46,10 +47,10 @@ class DeviceTensor(Tensor):
         return Dispatcher.latest.run(func, args, kwargs or {})
 
     def data_ptr(self) -> int:
-        return self.inner.data_ptr()
+        return self.held.data_ptr()
 
     def untyped_storage(self) -> Any:
-        return self.inner.untyped_storage()
+        return self.held.untyped_storage()
 
     def numpy(self, *_: Any, **__: Any) -> NoReturn:
         raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first.")
@@ -67,7 +68,9 @@ class DeviceTensor(Tensor):
 def effects(func: Any) -> tuple[frozenset[str], bool]:
     """The arguments that it writes, and whether it only looks at memory in another way."""
     schema = func._schema
-    written = frozenset(one.name for one in schema.arguments if one.alias_info is not None and one.alias_info.is_write)
+    written = frozenset(
+        one.name for one in schema.arguments if one.alias_info is not None and one.alias_info.is_write
+    )
     returned = [one.alias_info for one in schema.returns]
     is_view = bool(returned) and not written and all(one is not None for one in returned)
     return written, is_view
@@ -90,7 +93,7 @@ def mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:
 
 
 def inner_of(tensor: Tensor) -> Tensor:
-    return tensor.inner if isinstance(tensor, DeviceTensor) else tensor
+    return tensor.held if isinstance(tensor, DeviceTensor) else tensor
 
 
 class Dispatcher(TorchDispatchMode):
@@ -175,7 +178,7 @@ class Dispatcher(TorchDispatchMode):
         inner_args, inner_kwargs = self._inner(args, kwargs)
         names = [one.name for one in func._schema.arguments]
         given = dict(zip(names, args, strict=False)) | kwargs
-        changed = [one for one in tensors_in(given[name] for name in written if name in given)]
+        changed = list(tensors_in(given[name] for name in written if name in given))
         if machine.recording is not None and changed:
             machine.recording.keep(changed)
         at = None
@@ -203,7 +206,7 @@ class Dispatcher(TorchDispatchMode):
 
         def change(one: Tensor) -> Tensor:
             if isinstance(one, DeviceTensor):
-                return one.inner
+                return one.held
             return one.clone() if is_recorded else one
 
         inner_kwargs = {name: mapped(value, change) for name, value in kwargs.items()}
@@ -214,8 +217,8 @@ class Dispatcher(TorchDispatchMode):
         return mapped(args, change), inner_kwargs
 
     def _wrapped(self, result: Any, mine: list[DeviceTensor], device: int) -> Any:
-        known = {id(one.inner): one for one in mine}
-        places = {one.inner.untyped_storage().data_ptr(): one.allocation for one in mine if one.numel()}
+        known = {id(one.held): one for one in mine}
+        places = {one.held.untyped_storage().data_ptr(): one.allocation for one in mine if one.numel()}
 
         def change(inner: Tensor) -> Tensor:
             if id(inner) in known:
@@ -266,16 +269,16 @@ class Dispatcher(TorchDispatchMode):
                 raise RuntimeError("CUDA error: a copy from the host while a stream is capturing")
             if not source.dim():
                 return None  # a kernel's argument
-            into.inner.copy_(source)
+            into.held.copy_(source)
             self._from_host(source, into, non_blocking)
             return into
         assert isinstance(source, DeviceTensor)
         stream = self.machine.stream_of(source.allocation.device)
         self._access(source, [source.allocation], [])
         if non_blocking and self._is_pinned(into):
-            self.machine.bring(stream, into, source.inner.to(into.dtype))
+            self.machine.bring(stream, into, source.held.to(into.dtype))
             return into
-        into.copy_(source.inner)
+        into.copy_(source.held)
         self.machine.transfers["device to pageable"] += 1
         self.machine.synchronize("copy to the host", stream)
         return into

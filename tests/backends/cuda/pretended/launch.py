@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pretended.device_tensor import DeviceTensor, inner_of
-from pretended.machine import Machine
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
+
+from pretended.device_tensor import DeviceTensor, inner_of
+from pretended.machine import Machine
 
 
 def launcher(machine: Machine, interpret: Callable[..., None]) -> Callable[..., None]:

@@ -1,8 +1,8 @@
 """What the devices have done, as far as the host can know: clocks of streams, waits, memory, copies on their way.
 
 The device is as slow as a device may be: nothing that was launched is done before the host has waited for it. A copy
-into pinned memory brings its bytes when somebody waits for it, and garbage lies there until then. Pinned memory that a
-copy to the device reads must still hold the same bytes when the copy is known to be over.
+into pinned memory brings its bytes when somebody waits for it, and garbage lies there until then. Pinned memory that
+a copy to the device reads must still hold the same bytes when the copy is known to be over.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ class Machine:
 
 def places() -> tuple[str, ...]:
     """The frames of the package's code, the innermost first."""
-    found = []
+    found: list[str] = []
     frame = sys._getframe(1)
     while frame is not None and len(found) < 8:
         _, is_inside, path = frame.f_code.co_filename.rpartition("/vivace/")

@@ -1,8 +1,8 @@
 """CUDA graphs: what a capture records, and what a replay does with it.
 
 While a stream captures nothing is executed. Shapes come from executing on the CPU; afterwards everything that was
-there before is as it was, and what is new holds garbage until a replay fills it. A replay makes the very same calls on
-the same memory: what the host decided is frozen. Values of all graphs of a pool may lie in the same memory, so a
+there before is as it was, and what is new holds garbage until a replay fills it. A replay makes the very same calls
+on the same memory: what the host decided is frozen. Values of all graphs of a pool may lie in the same memory, so a
 replay begins with garbage in all of it. Memory from outside must still be somebody's.
 """
 
@@ -13,9 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pretended.machine import Allocation, FaultError, Machine, Stream, spoil
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
+
+from pretended.machine import Allocation, FaultError, Machine, Stream, spoil
 
 Call = Callable[[], None]
 
@@ -59,9 +60,9 @@ class Recording:
         for one in tensors:
             if id(one.allocation) in self._own or not one.numel():
                 continue
-            storage = one.inner.untyped_storage()
+            storage = one.held.untyped_storage()
             if storage.data_ptr() not in self._saved:
-                whole = one.inner.new_empty(0).set_(storage, 0, (storage.nbytes() // one.inner.itemsize,))
+                whole = one.held.new_empty(0).set_(storage, 0, (storage.nbytes() // one.held.itemsize,))
                 self._saved[storage.data_ptr()] = whole, whole.clone()
 
     def add(self, func: Any, args: Any, kwargs: Any, result: Any, mine: list[Any], is_new: bool) -> None:
@@ -71,7 +72,7 @@ class Recording:
             self._calls.append(lambda: func(*args, **kwargs))
             return
         results = [result] if isinstance(result, Tensor) else [one for one in result if isinstance(one, Tensor)]
-        there = {one.inner.untyped_storage().data_ptr() for one in mine}
+        there = {one.held.untyped_storage().data_ptr() for one in mine}
         self._pool.values.extend(one for one in results if one.untyped_storage().data_ptr() not in there)
 
         def again() -> None:

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+
 from pretended.device_guard import guarded
 from pretended.device_tensor import Dispatcher
 from pretended.launch import launcher
 from pretended.machine import Machine
 from pretended.torch_cuda import stand_ins
-
 from vivace.backends.cuda import transfer
 
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+
 from pretended.machine import Clock, FaultError, Machine, Stream
 from pretended.recording import Pool, Recording, Replay
 
@@ -141,7 +142,7 @@ class StreamFace:
 class Event:
     """`torch.cuda.Event`: of the device of its first recording."""
 
-    def __init__(self, machine: Machine, enable_timing: bool = False, blocking: bool = False) -> None:
+    def __init__(self, machine: Machine, enable_timing: bool = False) -> None:
         self._machine = machine
         self._is_timed = enable_timing
         self._device: int | None = None
@@ -203,5 +204,3 @@ class Graph:
         if self._machine.recording is not None:
             raise FaultError("a graph is replayed while a stream is capturing")
         self._replay.run()
-
-
