@@ -52,6 +52,7 @@ from vivace.backends.cuda.kernels.paged_plane import (
     int8_plane,
 )
 from vivace.backends.cuda.kernels.ragged_rows import PART
+from vivace.backends.cuda.kernels.succession import OVERLAPPING_CAPABILITY
 from vivace.backends.cuda.token_codes import TOKEN_ENCODINGS
 
 SIXTEENS = ("num_inputs", "num_outputs", "num_padded")
@@ -274,7 +275,8 @@ def variants() -> Iterator[Variant]:
 
 
 def compiled(variant: Variant, capability: int) -> dict[str, object]:
-    result = triton.compile(variant.source(), GPUTarget("cuda", capability, 32), variant.options)
+    overlap = {"launch_pdl": True} if (capability // 10, capability % 10) >= OVERLAPPING_CAPABILITY else {}
+    result = triton.compile(variant.source(), GPUTarget("cuda", capability, 32), variant.options | overlap)
     registers, spilled = usage(result.asm["ptx"], capability)
     return {
         "kernel": variant.name,
@@ -285,7 +287,14 @@ def compiled(variant: Variant, capability: int) -> dict[str, object]:
         "ptx_bytes": len(result.asm["ptx"]),
         "cubin_bytes": len(result.asm["cubin"]),
         "float_sums": float_sums(result.asm["ttgir"]),
+        "waits_first": waits_first(result.asm["ptx"]),
     }
+
+
+def waits_first(ptx: str) -> bool:
+    """Whether a kernel waits for its predecessor before it reads or writes any of the device's memory."""
+    accesses = re.search(r"\b(ld\.global|st\.global|cp\.async|cp\.reduce|atom\.|red\.)", ptx)
+    return "griddepcontrol.wait" in ptx[: accesses.start() if accesses else None]
 
 
 def float_sums(intermediate: str) -> list[str]:

@@ -20,6 +20,7 @@ from vivace.backends.cuda.kernels.attention_shape import AttentionShape
 from vivace.backends.cuda.kernels.attention_tiles import padded_dim, tile_size
 from vivace.backends.cuda.kernels.paged_plane import PagedPlane
 from vivace.backends.cuda.kernels.ragged_rows import PART, RaggedRows, SplitTiles, Tiles
+from vivace.backends.cuda.kernels.succession import launch_options
 
 # Of the sums of parts in float32: at 32 heads of 128 dimensions 4000 parts, a million positions, in a launch. One
 # sequence takes more where its rows are many and its context is long.
@@ -91,7 +92,7 @@ def _merge(
         out_TD.stride(0), shape.window or 0, first, int(tiles.starts[first]),
         HEADS=shape.num_heads // shape.num_kv_heads, KV_HEADS=shape.num_kv_heads, ROWS=tiles.rows_per_tile,
         HEAD_DIM=shape.head_dim, DIM=padded_dim(shape.head_dim), PART=PART, TOGETHER=TOGETHER,
-        HAS_WINDOW=shape.window is not None, num_warps=4,
+        HAS_WINDOW=shape.window is not None, num_warps=4, **launch_options(out_TD.device),
     )  # fmt: skip
 
 
@@ -119,6 +120,7 @@ def _launch(
         keys.code_strides, keys.range_strides, keys.recent_strides, values.code_strides, values.range_strides,
         shape.scale, shape.softcap or 1.0, shape.window or 0, run.first_part,
         **constants(shape, keys, values, tiles.rows_per_tile, run.part, q_TD.dtype, has_paths=paths is not None),
+        **launch_options(q_TD.device),
     )  # fmt: skip
 
 

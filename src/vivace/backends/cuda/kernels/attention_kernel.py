@@ -14,6 +14,7 @@ import triton.language as tl
 
 from vivace.backends.cuda.kernels.paged_channels import channel_scores
 from vivace.backends.cuda.kernels.paged_tile import column_dims, slot_offsets, tile_mix, tile_scores
+from vivace.backends.cuda.kernels.succession import wait_for_predecessor
 
 LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
@@ -30,6 +31,7 @@ def attend_tile(
 ):  # fmt: skip
     """Program (KV head, part from `first_part` on); PART = 0: (KV head, tile), over all positions. A context of one
     part goes to `out` at once, others to `partial` and `statistics`, from the launch's first part on."""
+    wait_for_predecessor()
     head, tile = tl.program_id(0), tl.program_id(1)
     part = first_part + tile
     is_only = True

@@ -5,6 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from vivace.backends.cuda.kernels.succession import wait_for_predecessor
+
 TOGETHER = 16  # parts: 8 KiB at 128 dimensions, which 128 threads load at once
 
 
@@ -18,6 +20,7 @@ def merge_parts(
     """Program (line, tile from `first_tile` on): one row's head. `partial` [parts, G, ROWS * HEADS, K] of weighted
     sums, `statistics` [.., 2] of the largest score, in base 2, and the sum of weights. Parts that a row's positions
     do not reach were not written and are not read; a context of one part is in `out` already."""
+    wait_for_predecessor()
     line, tile = tl.program_id(0), first_tile + tl.program_id(1)
     first_of_tile = tl.load(part_starts + tile)
     if tl.load(part_starts + tile + 1) - first_of_tile == 1:
