@@ -41,7 +41,7 @@ from vivace.backends.cuda.kernels import (
     top_tokens,
 )
 from vivace.backends.cuda.kernels.attention_shape import AttentionShape
-from vivace.backends.cuda.kernels.attention_tiles import whole_tile
+from vivace.backends.cuda.kernels.attention_tiles import LEAST_SHARED_BYTES, WIDE_SHARED_BYTES, whole_tile
 from vivace.backends.cuda.kernels.paged_plane import (
     PagedPlane,
     RecentBlocks,
@@ -127,6 +127,11 @@ def attention_variants() -> Iterator[Variant]:
     plane = planes(AttentionShape(32, 8, 128, 0.09))["bf16"]
     shape = AttentionShape(32, 8, 128, 0.09, window=1024, softcap=50.0)
     yield attend_variant("attention prefill bf16 window and cap", shape, plane, 32, False)
+    yield attend_variant(
+        "attention decode bf16 wide", AttentionShape(32, 8, 128, 0.09), plane, 1, True, shared_bytes=WIDE_SHARED_BYTES
+    )
+    for name, one in (("wide", AttentionShape(32, 8, 128, 0.09)), ("wide window and cap", shape)):
+        yield attend_variant(f"attention prefill bf16 {name}", one, plane, 32, False, shared_bytes=WIDE_SHARED_BYTES)
     yield attend_variant("attention tree bf16", AttentionShape(32, 8, 128, 0.09), plane, 1, True, has_paths=True)
     plane, shape = planes(shape)["int4"], AttentionShape(32, 8, 128, 0.09)
     for kind, rows in (("decode", 1), ("prefill", 32)):
@@ -148,10 +153,13 @@ def attend_variant(
     *,
     has_paths: bool = False,
     by_channel: bool = False,
+    shared_bytes: int = LEAST_SHARED_BYTES,
 ) -> Variant:
     part = PART if is_split else 0
     keys = channel_keys(shape) if by_channel else plane
-    constants = attention.constants(shape, keys, plane, rows, part, torch.bfloat16, has_paths=has_paths)
+    constants = attention.constants(
+        shape, keys, plane, rows, part, torch.bfloat16, has_paths=has_paths, shared_bytes=shared_bytes
+    )
     options = {key: constants.pop(key) for key in OPTIONS if key in constants}
     code = "*bf16" if plane.kind == "float" else "*u8"
     pointers = dict.fromkeys(("q", "out", "key_ranges", "value_ranges"), "*bf16")
@@ -319,6 +327,8 @@ def usage(ptx: str, capability: int) -> tuple[int, int]:
 def runs_on(variant: Variant, capability: int) -> bool:
     """Tensor cores that take 8-bit floats get them; products are decoded for the others alone."""
     has_fp8 = capability >= 89
+    if "wide" in variant.name and capability < 90:
+        return False
     if "native" in variant.name:
         return has_fp8
     return bool(variant.constants.get("IS_NATIVE", has_fp8)) == has_fp8

@@ -50,7 +50,8 @@ def tiling_of(num_rows: int, step: int, plane: int, *, is_wide: bool) -> Tiling:
         return Tiling(128, 128, 8, 3 if step == 128 else 2)
     if rows == FEW_ROWS:  # tiles of 64 outputs would read as many activations from L2 as an H100's reads in all
         return Tiling(128, 64, 8, 3) if step == 128 else Tiling(64, 64, 4, 2)
-    return Tiling(64, rows, 4, 4 if step == 128 else 3)
+    # A step of 4 bits is 4 KiB: six stages keep 17 of them under way, where two programs a core of an H100 need 14.
+    return Tiling(64, rows, 4, 3 if step > 128 else 6 if rows <= 16 else 4)
 
 
 def coded_product(x_TD: Tensor, matrix: CodedMatrix, out_TN: Tensor, bias_N: Tensor | None, num_beside: int) -> None:

@@ -1,7 +1,7 @@
 """A step's kernels one after the other: how the next one is made ready while its predecessor still runs.
 
-From compute capability 9.0 on a launch may be programmatic (CUDA's "programmatic dependent launch"): the device places
-the next kernel's programs beside those of the running one as soon as all of these have begun and have said so, and
+From compute capability 9.0 on a launch may be programmatic ("programmatic dependent launch"): the device places the
+next kernel's programs beside those of the running one as soon as all of these have begun and have said so, and
 they wait inside for its end and its results. What lies between two kernels otherwise, some 2 us on an H100 for the
 launch, the first instructions and the first bytes of memory, is over by then. A layer has a dozen kernels, and a
 token of a small model takes less than a millisecond.
