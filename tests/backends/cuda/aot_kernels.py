@@ -127,11 +127,6 @@ def attention_variants() -> Iterator[Variant]:
     plane = planes(AttentionShape(32, 8, 128, 0.09))["bf16"]
     shape = AttentionShape(32, 8, 128, 0.09, window=1024, softcap=50.0)
     yield attend_variant("attention prefill bf16 window and cap", shape, plane, 32, False)
-    yield attend_variant(
-        "attention decode bf16 wide", AttentionShape(32, 8, 128, 0.09), plane, 1, True, shared_bytes=WIDE_SHARED_BYTES
-    )
-    for name, one in (("wide", AttentionShape(32, 8, 128, 0.09)), ("wide window and cap", shape)):
-        yield attend_variant(f"attention prefill bf16 {name}", one, plane, 32, False, shared_bytes=WIDE_SHARED_BYTES)
     yield attend_variant("attention tree bf16", AttentionShape(32, 8, 128, 0.09), plane, 1, True, has_paths=True)
     plane, shape = planes(shape)["int4"], AttentionShape(32, 8, 128, 0.09)
     for kind, rows in (("decode", 1), ("prefill", 32)):
@@ -142,6 +137,19 @@ def attention_variants() -> Iterator[Variant]:
     constants = {"HEADS": 4, "KV_HEADS": 8, "ROWS": 1, "HEAD_DIM": 128, "DIM": 128, "PART": PART}
     constants |= {"HAS_WINDOW": False, "TOGETHER": attention_merge.TOGETHER}
     yield Variant("attention merge", attention_merge.merge_parts, pointers, constants, options={"num_warps": 4})
+
+
+def wide_attention_variants() -> Iterator[Variant]:
+    """As a device with much shared memory runs heads of 128 dimensions."""
+    plain, capped = AttentionShape(32, 8, 128, 0.09), AttentionShape(32, 8, 128, 0.09, window=1024, softcap=50.0)
+    of, more = planes(plain), {"shared_bytes": WIDE_SHARED_BYTES}
+    for kind, plane in of.items():
+        yield attend_variant(f"attention decode {kind} wide", plain, plane, 1, True, **more)
+    name = "attention decode int4 keys by channel wide"
+    yield attend_variant(name, plain, of["int4"], 1, True, by_channel=True, **more)
+    yield attend_variant("attention tree bf16 wide", plain, of["bf16"], 1, True, has_paths=True, **more)
+    yield attend_variant("attention prefill bf16 wide", plain, of["bf16"], 32, False, **more)
+    yield attend_variant("attention prefill bf16 wide window and cap", capped, of["bf16"], 32, False, **more)
 
 
 def attend_variant(
@@ -276,6 +284,7 @@ def sampling_variants() -> Iterator[Variant]:
 
 def variants() -> Iterator[Variant]:
     yield from attention_variants()
+    yield from wide_attention_variants()
     yield from norm_variants()
     yield from row_variants()
     yield from product_variants()

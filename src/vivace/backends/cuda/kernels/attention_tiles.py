@@ -49,11 +49,11 @@ def tile_size(
     num_warps = 8 if M >= 128 or M * dim >= 64 * 256 or dim > 256 else 4
     if is_wide:  # two stages of 128 dimensions take 113 KiB of shared memory
         return TileSize(M, N, num_warps, 1 if dim > 64 else 2)
-    if kind != "float" or dim > 128 or M not in (16, 128):
-        # A third stage fetches block numbers ahead of the keys that they lead to: worth it where a tile is small.
-        return TileSize(M, N, num_warps, 3 if M == 16 else 2)
-    # Five fetch keys a tile ahead too: with fewer a program computes nothing while its next tile comes.
-    is_roomy = shared_bytes >= WIDE_SHARED_BYTES
+    # A third stage fetches block numbers ahead of the keys that they lead to: worth it where a tile is small. Five
+    # fetch keys a tile ahead too: with fewer a program computes nothing while its next tile comes.
+    is_roomy = shared_bytes >= WIDE_SHARED_BYTES and dim <= 128
     if M == 16:
         return TileSize(M, N, num_warps, 5 if is_roomy else 3)
+    if kind != "float" or dim > 128 or M < 128:
+        return TileSize(M, N, num_warps, 2)
     return TileSize(M, 128 if is_roomy and dim == 128 else N, num_warps, 5)

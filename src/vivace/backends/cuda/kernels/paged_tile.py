@@ -58,6 +58,15 @@ def _by_position(ranges, offsets_N, is_there_N, IS_MASKED: tl.constexpr):
 
 
 @triton.jit
+def _scale_and_middle(ranges, offsets_N, is_there_N, IS_MASKED: tl.constexpr):
+    """Of int8 codes less 128, float32. Loaded as words of 32 bits, the least that copies itself to shared memory."""
+    pointers = ranges.to(tl.pointer_type(tl.int32)) + offsets_N[1] // 2 + (offsets_N[0] >> 1)
+    pair_N = tl.load(pointers, mask=is_there_N if IS_MASKED else None, other=0 if IS_MASKED else None)
+    scale_N = (pair_N << 16).to(tl.float32, bitcast=True)
+    return scale_N, (pair_N & -65536).to(tl.float32, bitcast=True) + 128 * scale_N
+
+
+@triton.jit
 def _int4_tile(
     codes, ranges, code_offsets_N, range_offsets_N, is_there_N,
     IS_MASKED: tl.constexpr, HEAD_DIM: tl.constexpr, DIM: tl.constexpr,
@@ -110,8 +119,7 @@ def tile_scores(
     )
     scores = tl.dot(q_MK, tl.trans(tile), input_precision="ieee")
     if KIND == "int8":
-        scale_N = _by_position(ranges, range_offsets_N, is_there_N, IS_MASKED)
-        middle_N = _by_position(ranges + 1, range_offsets_N, is_there_N, IS_MASKED) + 128 * scale_N
+        scale_N, middle_N = _scale_and_middle(ranges, range_offsets_N, is_there_N, IS_MASKED)
         return scores * scale_N[None, :] + sums_M[:, None] * middle_N[None, :]
     if KIND == "fp8" or KIND == "fp8_native":
         return scores * _by_position(ranges, range_offsets_N, is_there_N, IS_MASKED)[None, :]
@@ -126,8 +134,7 @@ def tile_mix(
     """`mixed_MK` + weights . v, float32 [M, DIM], and what is to be added to all of a row, [M]: 0 but for int8."""
     tile = _tile(codes, ranges, code_offsets_N, range_offsets_N, is_there_N, dtype, IS_MASKED, KIND, HEAD_DIM, DIM)
     if KIND == "int8":
-        scale_N = _by_position(ranges, range_offsets_N, is_there_N, IS_MASKED)
-        middle_N = _by_position(ranges + 1, range_offsets_N, is_there_N, IS_MASKED) + 128 * scale_N
+        scale_N, middle_N = _scale_and_middle(ranges, range_offsets_N, is_there_N, IS_MASKED)
         shift_M += tl.sum(weights_MN * middle_N[None, :], 1)
         weights_MN = weights_MN * scale_N[None, :]
     elif KIND == "fp8" or KIND == "fp8_native":
