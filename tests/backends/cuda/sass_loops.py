@@ -23,7 +23,7 @@ CLASSES = (
     ("warpgroup matrix", ("HGMMA", "IGMMA", "QGMMA")),
     ("matrix", ("HMMA", "IMMA", "DMMA", "BMMA")),
     ("to shared", ("LDGSTS", "UTMALDG", "UBLKCP")),
-    ("global load", ("LDGDEPBAR.none", "LDG.")),
+    ("global load", ("LDG.",)),
     ("global store", ("STG", "RED", "ATOM")),
     ("spill", ("LDL", "STL")),
     ("matrix load", ("LDSM",)),
