@@ -136,7 +136,7 @@ def attention_variants() -> Iterator[Variant]:
     pointers |= {"partial": "*fp32", "statistics": "*fp32", "out": "*bf16"}
     constants = {"HEADS": 4, "KV_HEADS": 8, "ROWS": 1, "HEAD_DIM": 128, "DIM": 128, "PART": PART}
     constants |= {"HAS_WINDOW": False, "TOGETHER": attention_merge.TOGETHER}
-    yield Variant("attention merge", attention_merge.merge_parts, pointers, constants, options={"num_warps": 4})
+    yield Variant("attention merge", attention_merge.merge_parts, pointers, constants, options={"num_warps": 8})
 
 
 def wide_attention_variants() -> Iterator[Variant]:

@@ -94,7 +94,7 @@ def _merge(
         out_TD.stride(0), shape.window or 0, first, int(tiles.starts[first]),
         HEADS=shape.num_heads // shape.num_kv_heads, KV_HEADS=shape.num_kv_heads, ROWS=tiles.rows_per_tile,
         HEAD_DIM=shape.head_dim, DIM=padded_dim(shape.head_dim), PART=PART, TOGETHER=TOGETHER,
-        HAS_WINDOW=shape.window is not None, num_warps=4, **launch_options(out_TD.device),
+        HAS_WINDOW=shape.window is not None, num_warps=8, **launch_options(out_TD.device),
     )  # fmt: skip
 
 
