@@ -7,7 +7,7 @@ import triton.language as tl
 
 from vivace.backends.cuda.kernels.succession import wait_for_predecessor
 
-# Parts: 32 KiB at 128 dimensions, of which 256 threads load 128 bytes each at once. Contexts of up to 16,384 positions
+# Parts: 32 KiB at 128 dimensions, of which each of 256 threads loads 128 bytes. Contexts of up to 16,384 positions
 # then wait for memory twice; with 16 at once they did eight times, 2.7 us of the 25 that such a one takes on an H100.
 TOGETHER = 64
 
