@@ -3,12 +3,13 @@
     python benches/gpu.py --out DIR [--section ceilings kernels equivalence end-to-end transformers trace]
         [--budget S] [--seed N] [--rounds N] [--only TEXT] [--retry] [--trace FILE] [--note TEXT]
     python benches/gpu.py --out DIR --report
+    TRITON_CACHE_DIR=DIR python benches/gpu.py --compile 9.0 [--section ...] [--jobs N]
 
 Each section runs in a process of its own and writes DIR/SECTION.json after each item, so that an item that kills its
 process costs only itself, and a run that is cut off goes on where it was when the same command is given again. The
 tables, and the targets beside what was reached, are printed at the end and written to DIR/report.md. --budget: begin
 nothing that would end later. Exit code 0: all done and right; 1: something failed, is wrong or was left; 2: no
-device.
+device. --compile: see `gpu.compile_ahead`; without it each kernel is compiled when its item comes.
 
     ceilings      copies, reads and dense products of each type; the cost of a launch
     kernels       each operation, encoding and cache type against the reference in float32 on fresh random inputs
@@ -23,8 +24,10 @@ device.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -39,13 +42,16 @@ except ImportError as error:
 from gpu.ledger import Ledger, ledger_path
 from gpu.report import failures, report
 from gpu.setting import SECTIONS, Setting
-from gpu.worker import DONE, LOST_DEVICE, OUT_OF_TIME, work
+from gpu.worker import DONE, ITEMS, LOST_DEVICE, OUT_OF_TIME, work
 
+DRY = ("kernels", "equivalence", "end-to-end")  # the others launch what these do
 MOST_DEATHS = 12  # of one section's process: then the rest of it is left
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parsed(arguments)
+    if options.compile is not None:
+        return compile_sections(options)
     if options.device == "cuda" and not torch.cuda.is_available() and not options.report:
         print("benches/gpu.py: no CUDA device is at hand: nothing was measured", file=sys.stderr)
         return 2
@@ -72,6 +78,10 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--note", default="", help="kept with the results: the commit, for instance")
     parser.add_argument("--retry", action="store_true", help="measure again what failed or was wrong")
     parser.add_argument("--report", action="store_true", help="measure nothing: print what DIR holds")
+    parser.add_argument(
+        "--compile", type=capability_of, metavar="CAPABILITY", help="measure nothing: compile kernels"
+    )
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="of --compile: kernels at a time")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: torch's, for tests")
     parser.add_argument("--tiny", action="store_true", help="shapes for tests")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
@@ -80,6 +90,25 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     options.seed = int(time.time_ns() % (1 << 31)) if options.seed is None else options.seed
     options.deadline = time.time() + options.budget if options.deadline is None else options.deadline
     return options
+
+
+def capability_of(text: str) -> tuple[int, int]:
+    major, _, minor = text.partition(".")
+    return int(major), int(minor)
+
+
+def compile_sections(options: argparse.Namespace) -> int:
+    """On torch's CPU device, where there is a GPU too."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    from gpu.compile_ahead import compile_ahead
+    from gpu.dry_run import dry_run
+
+    with tempfile.TemporaryDirectory() as folder:
+        setting = Setting("cpu", Path(folder), options.seed, rounds=1, is_tiny=options.tiny, is_interpreted=True)
+        with dry_run(setting, options.compile):
+            items = (item for name in options.section if name in DRY for item in ITEMS[name](setting))
+            runs = [(item.key, item.measure) for item in items if options.only in item.key]
+            return min(1, compile_ahead(runs, options.compile, options.jobs))
 
 
 def setting_of(options: argparse.Namespace) -> Setting:

@@ -49,7 +49,7 @@ def replay(setting: Setting, shape: str, quantization: str, rate: float, count: 
         command += ["--num-requests", str(count), "--store", str(folder / "store.db"), "--warm-up", "2"]
         if setting.is_tiny:
             command += ["--num-kv-blocks", "64", "--max-model-len", "256"]
-        limit_s = 60.0 if setting.is_tiny else 200.0
+        limit_s = 60.0 if setting.is_tiny else min(200.0, setting.left_s)
         ended = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
     if ended.returncode:
         return {"error": f"exit code {ended.returncode}: {ended.stderr.strip()[-600:]}"}

@@ -31,7 +31,8 @@ ITEMS: dict[str, Callable[[Setting], Iterator[Item]]] = {
     "transformers": transformers_items,
     "trace": trace_items,
 }
-ITEM_LIMIT_S = 240.0  # an item that takes longer hangs: the process dies with its stack
+# An item that takes longer hangs: the process dies with its stack, and the next item begins in another.
+LEAST_LIMIT_S, LIMIT_FACTOR, GRACE_S = 60.0, 3.0, 10.0
 DONE, OUT_OF_TIME, LOST_DEVICE = 0, 75, 76
 
 
@@ -50,7 +51,7 @@ def work(section: str, setting: Setting, only: str = "") -> int:
             print(f"{section}: out of time before {item.key}", flush=True)
             return OUT_OF_TIME
         ledger.start(item.key)
-        faulthandler.dump_traceback_later(ITEM_LIMIT_S, exit=True)
+        faulthandler.dump_traceback_later(limit_of(item, setting.left_s), exit=True)
         started = time.perf_counter()
         record = _record(item)
         faulthandler.cancel_dump_traceback_later()
@@ -61,6 +62,11 @@ def work(section: str, setting: Setting, only: str = "") -> int:
         if setting.device == "cuda":
             torch.cuda.empty_cache()  # the next one's buffers have other sizes
     return DONE
+
+
+def limit_of(item: Item, left_s: float) -> float:
+    """Seconds after which it hangs: some times what it takes, and not far behind the end of the run."""
+    return min(max(LEAST_LIMIT_S, LIMIT_FACTOR * item.lasts_s), left_s + GRACE_S)
 
 
 def _record(item: Item) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def test_quota(tmp_path: Path, files: dict[str, str], cores: float | None) -> No
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert detect._quota_cores(tmp_path) == cores
+    assert detect._least_quota(tmp_path, "") == cores
 
 
 @pytest.mark.parametrize(

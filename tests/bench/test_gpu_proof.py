@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import runpy
 import subprocess
@@ -19,9 +20,9 @@ torch = pytest.importorskip("torch", reason="benches/gpu.py measures the backend
 BENCHES = Path(__file__).parents[2] / "benches"
 sys.path.insert(0, str(BENCHES))
 
-from gpu import trace_replay, worker  # noqa: E402
+from gpu import device_ceilings, trace_replay, worker  # noqa: E402
 from gpu.ledger import Ledger, ledger_path  # noqa: E402
-from gpu.report import failures, report  # noqa: E402
+from gpu.report import failures, report, too_fast  # noqa: E402
 from gpu.setting import SECTIONS, Item, Setting  # noqa: E402
 from gpu.targets import targets  # noqa: E402
 
@@ -34,7 +35,7 @@ FLAGS = Path(__file__).parents[1] / "architecture" / "flags.txt"
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """An item that hangs ends its process, which is here that of all tests: pytest-timeout ends it before."""
-    monkeypatch.setattr(worker, "ITEM_LIMIT_S", 3600.0)
+    monkeypatch.setattr(worker, "LEAST_LIMIT_S", 3600.0)
 
 
 @pytest.fixture(autouse=True)
@@ -179,3 +180,54 @@ def test_targets_are_met_or_missed_by_the_worst_figure() -> None:
     assert found["8B decode, 64 streams, over the floor"] == "met"
     assert found["8B throughput beside transformers"] == "not measured"
     assert set(SECTIONS) == set(worker.ITEMS)
+
+
+def test_an_item_that_hangs_ends_before_the_run_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "LEAST_LIMIT_S", 60.0)
+    short, long = (Item("", dict, lasts_s) for lasts_s in (5.0, 50.0))
+    assert worker.limit_of(short, 1e9) == 60.0
+    assert worker.limit_of(long, 1e9) == 150.0
+    assert worker.limit_of(long, 20.0) == 20.0 + worker.GRACE_S
+
+
+@pytest.mark.parametrize(
+    ("name", "copied", "is_right"),
+    [
+        ("NVIDIA H100 80GB HBM3", 3.0e12, True),
+        ("NVIDIA H100 80GB HBM3", 6.0e12, False),
+        ("NVIDIA H100 PCIe", 3.0e12, False),
+        ("NVIDIA H200", 4.3e12, True),
+        ("NVIDIA H200", 1.0e12, False),
+        ("NVIDIA A100-SXM4-80GB", 1.7e12, True),
+        ("NVIDIA GeForce RTX 4090", 0.9e12, True),
+    ],
+)
+def test_ceilings_are_held_to_the_data_sheet(name: str, copied: float, is_right: bool) -> None:
+    sheet = device_ceilings.sheet_of(name)
+    assert sheet is not None
+    found = device_ceilings.held_to(
+        lambda: {"error": None, "value": copied, "unit": "bytes/s"},
+        sheet.gb_per_s * 1e9,
+        device_ceilings.MEMORY_SHARES,
+    )
+    assert found["is_right"] is is_right
+    assert bool(list(failures({"ceilings": {"copy": found}}))) is not is_right
+    assert device_ceilings.sheet_of("a device of next year") is None
+
+
+def test_what_is_faster_than_the_device_is_told() -> None:
+    assert too_fast({"kernels": {"one": {"share": 0.97}, "other": {"error": "died"}}}) == []
+    assert "other: 140%" in too_fast({"kernels": {"one": {"share": 0.97}, "other": {"share": 1.4}}})[1]
+
+
+def test_kernels_are_compiled_before_they_are_launched(tmp_path: Path) -> None:
+    """Without a device."""
+    pytest.importorskip("triton")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, str(BENCHES / "gpu.py"), "--compile", "9.0", "--tiny", "--section", "kernels"]
+    command += ["--only", "add and rms_norm 3 rows", "--jobs", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"compile: [1-9]\d* kernels for sm_90, 0 failed", done.stdout), done.stdout
+    assert list(tmp_path.glob("*/normalize.cubin"))

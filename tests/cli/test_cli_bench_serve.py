@@ -134,11 +134,12 @@ def test_what_cannot_be_measured(vivace: Vivace, flags: tuple[str, ...], message
 
 
 def test_a_server_that_dies_keeps_its_records(vivace: Vivace, store: Path) -> None:
-    with Mock("--die-after", "6") as server:
+    with Mock("--die-after", "6", "--owner", "vllm") as server:
         flags = ("--num-requests", "50", "--concurrency", "1", "--warm-up", "0", "--scenario", "uniform")
         done = vivace("bench", "serve", "--url", server.url, *flags, "--prompt-len", "8", "--output-len", "4")
     assert done.code == 2
     assert "the server is gone" in done.stderr
+    assert "on vLLM (" in done.stdout  # known though no run was whole
     assert "5 of 1" in done.stdout  # the first of the server's six was the trial
     statuses = [record.status for record in ResultStore(store, read_only=True).requests(1)]
     assert statuses[:5] == ["ok"] * 5

@@ -11,6 +11,8 @@ from command_run import Vivace
 torch = pytest.importorskip("torch", reason="the CUDA backend computes with torch")
 
 from vivace.backends.cuda.backend import CudaBackend  # noqa: E402
+from vivace.cli.evaluate import _bounded  # noqa: E402
+from vivace.core.config import EngineConfig  # noqa: E402
 from vivace.ops.backend import MeasuredCeilings  # noqa: E402
 
 DEVICE = ("--backend", "cuda", "--device", "cpu")
@@ -60,3 +62,17 @@ def test_profile_waits_for_the_device_and_shares_its_ceilings(
         assert groups["qkv"]["bound"] in ("memory", "bf16")
         assert 0 < groups["qkv"]["share_of_ceiling"] < 1
         assert phase["barrier_us"] is None
+
+
+def test_an_evaluation_leaves_room_for_the_other_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU each of two pools is a share of what is free, and rows of logits are few at a time."""
+    config = EngineConfig(max_num_seqs=32)
+    assert _bounded(config, is_alone=False) == config
+    monkeypatch.setattr("vivace.engine.backend.gpu_backend", lambda _: object())
+    monkeypatch.setattr("vivace.engine.backend.free_memory_bytes", lambda _: 20 << 30)
+    bounded = _bounded(config, is_alone=False)
+    assert (bounded.kv_cache_memory_bytes, bounded.max_num_batched_tokens) == (3 << 30, 512)
+    alone = _bounded(config, is_alone=True)
+    assert (alone.kv_cache_memory_bytes, alone.max_num_batched_tokens) == (None, 512)
+    asked = EngineConfig(num_kv_blocks=10, max_num_batched_tokens=300)
+    assert _bounded(asked, is_alone=False) == asked

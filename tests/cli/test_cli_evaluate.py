@@ -140,6 +140,8 @@ def test_mistakes(vivace: Vivace, stories: str, tmp_path: Path) -> None:
         "UTF-8": ("--dataset", str(tmp_path / "binary")),
         "stride": (*text, "--window", "8", "--stride", "8"),
         "512": (*text, "--window", "513"),
+        "--limit is of tasks": (*text, "--limit", "3"),
+        "--num-fewshot is of tasks": (*text, "--num-fewshot", "3"),
         "line 2": ("--task", str(tmp_path / "task.jsonl")),
         ".svg or .html": (*text, "--chart", str(tmp_path / "chart.png")),
         "no folder": (*text, "--output", str(tmp_path / "none" / "out.json")),

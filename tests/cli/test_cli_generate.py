@@ -102,6 +102,7 @@ def test_logit_bias_bans_a_token(vivace: Vivace, stories: str) -> None:
     ("arguments", "said"),
     [
         (("MODEL",), "--prompt"),
+        (("In 1905",), "no prompt ('In 1905' was read as the model)"),
         (("no/such-model/here", "--prompt", "x"), "no/such-model/here"),
         (("MODEL", "--prompt", "x", "--temperature", "-1"), "temperature"),
         (("MODEL", "--prompt", "x", "--top-p", "nan"), "top_p"),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 from command_run import Vivace
 
@@ -41,9 +44,36 @@ def test_the_embedded_model_with_words(vivace: Vivace, tmp_path: Path) -> None:
     assert "calibrated on no data" in lines[-1]
 
 
+def test_an_importance_matrix_is_saved_and_read(vivace: Vivace, stories: str, tmp_path: Path) -> None:
+    """From the file the same weights come as from the calibration that it keeps; another type needs none."""
+    text, matrix = tmp_path / "text.txt", tmp_path / "imatrix.gguf"
+    text.write_text(TEXT)
+
+    def made(name: str, *options: str) -> dict[str, gguf.ReaderTensor]:
+        done = vivace("quantize", stories, "--method", "gguf", *options, "-o", str(tmp_path / name))
+        assert done.code == 0, done.stderr
+        reader = gguf.GGUFReader(tmp_path / name)
+        assert reader.fields["quantize.imatrix.dataset"].contents() == str(text)
+        assert ("quantize.imatrix.file" in reader.fields) == ("--imatrix" in options)
+        return {tensor.name: tensor for tensor in reader.tensors}
+
+    small = ("--gguf-type", "Q4_0")
+    calibrated = made("calibrated.gguf", *small, "--calibration", str(text), "--save-imatrix", str(matrix))
+    read = made("read.gguf", *small, "--imatrix", str(matrix))
+    assert calibrated.keys() == read.keys()
+    for name, tensor in calibrated.items():
+        same = np.count_nonzero(tensor.data == read[name].data)
+        assert same >= 0.999 * tensor.data.size, name  # means were sums on the way: their last bits differ
+    made("other.gguf", "--gguf-type", "q5_k_m", "--imatrix", str(matrix))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (("--method", "Q4_K_M"), "--method gguf --gguf-type Q4_K_M"),
+        (("--method", "rtn", "--imatrix", "a.dat"), "--imatrix does nothing for rtn: it is read by gguf"),
+        (("--method", "gguf", "--gguf-type", "f16", "--save-imatrix", "a"), "--save-imatrix does nothing for F16"),
+        (("--method", "gguf", "--imatrix", "a", "--num-samples", "4"), "leave --num-samples out"),
         (("--method", "hqq"), "--method 'hqq' is not known"),
         (("--method", "gptq", "--calibration", "nowhere.txt"), "cannot read nowhere.txt: no such file"),
         (("--method", "rtn", "--alpha", "0.5"), "--alpha does nothing for rtn"),
@@ -57,3 +87,29 @@ def test_bad_input_is_one_line(vivace: Vivace, tmp_path: Path, options: tuple[st
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_an_importance_matrix_that_cannot_be(vivace: Vivace, stories: str, tmp_path: Path) -> None:
+    output = tmp_path / "model.gguf"
+    (tmp_path / "bad.dat").write_text("this is a text, and no importance matrix")
+    foreign = dat_of("blk.0.attn_q.weight", 3)
+    (tmp_path / "foreign.dat").write_bytes(foreign)
+    (tmp_path / "unnamed.dat").write_bytes(dat_of("no.such.weight", 3))
+    for options, message in (
+        (("--imatrix", "nowhere.gguf"), "nowhere.gguf: cannot be read: No such file"),
+        (("--imatrix", str(tmp_path / "bad.dat")), "not an importance matrix"),
+        (("--imatrix", str(tmp_path / "foreign.dat")), "has 64 inputs, its importance (3,)"),
+        (("--imatrix", str(tmp_path / "unnamed.dat")), "no name of the importance belongs to this model"),
+        (("--save-imatrix", str(tmp_path / "no" / "a.gguf")), "in a folder that is there"),
+        (("--save-imatrix", str(output)), "name two files"),
+    ):
+        done = vivace("quantize", stories, "--method", "gguf", *options, "-o", str(output))
+        assert (done.code, message in done.stderr) == (2, True), done.stderr
+        assert not output.exists()
+
+
+def dat_of(name: str, num_inputs: int) -> bytes:
+    """llama.cpp's older importance file, of one matrix."""
+    return struct.pack(
+        f"<ii{len(name)}sii{num_inputs}f", 1, len(name), name.encode(), 1, num_inputs, *[1.0] * num_inputs
+    )

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from vivace.backends.cpu.backend import CpuBackend
+from vivace.core.config import EngineConfig
 from vivace.core.errors import ConfigError, ContextLengthError, RequestError
 from vivace.core.sampling import SamplingParams
+from vivace.engine import loader
+from vivace.engine.backend import thread_choices
 from vivace.engine.llm import LLM
 from vivace.resources import embedded_model_path
 
@@ -198,6 +204,39 @@ def test_a_shape_comes_from_a_file_of_any_name_or_a_directory_without_weights(tm
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (directory / name).write_bytes((embedded_model_path() / name).read_bytes())
     assert len(LLM(str(directory), **options).generate("The sea", GREEDY)[0].outputs[0].token_ids) == 12
+
+
+@pytest.mark.parametrize(
+    "prompts", [None, 7, {"prompt": "a"}, [{"prompt_token_ids": [1]}], [None], ["a", 3], b"a", [b"a"]]
+)
+def test_what_is_no_prompt_is_named(llm: LLM, prompts: Any) -> None:
+    for refuse in (llm.generate, llm.embed):
+        with pytest.raises(RequestError, match="a prompt is a text or a list of token ids"):
+            refuse(prompts)
+    assert llm.engine.num_unfinished == 0
+
+
+def test_a_shape_is_no_mapping() -> None:
+    with pytest.raises(RequestError, match=r"StructuredOutputs\.json_schema"):
+        SamplingParams(structured_outputs={"regex": "[0-9]+"})  # type: ignore[arg-type]
+
+
+def test_a_pool_beyond_the_memory_is_refused_with_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file written on a machine with more of it; else the process would be killed when requests fill the pool."""
+    monkeypatch.setattr(loader, "available_memory_bytes", lambda: 1 << 30)
+    with pytest.raises(ConfigError, match=r"num_kv_blocks 100000 takes 3\.1 GiB, and beside the weights 1\.0 GiB"):
+        LLM(num_kv_blocks=100_000)
+    with pytest.raises(ConfigError, match="kv_cache_memory_bytes 4000000000 takes 3"):
+        LLM(kv_cache_memory_bytes=4_000_000_000)
+
+
+@pytest.mark.parametrize(("asked", "reason"), [(1, "as asked"), (4096, "more|take turns")])
+def test_more_threads_than_cores_are_told(asked: int, reason: str) -> None:
+    config = EngineConfig(num_threads=asked)
+    (choice,) = thread_choices(config, CpuBackend(num_threads=1))
+    assert (choice.name, choice.value) == ("num_threads", asked)
+    assert re.search(reason, choice.reason)
+    assert thread_choices(EngineConfig(), CpuBackend(num_threads=1)) == ()
 
 
 def test_unknown_option_names_the_nearest() -> None:

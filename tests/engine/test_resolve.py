@@ -90,6 +90,38 @@ def test_a_path_may_be_one_of_pathlibs() -> None:
     )
 
 
+def test_steps_are_larger_on_a_gpu() -> None:
+    def tokens(on_gpu: bool, **options: Any) -> int:
+        config = EngineConfig(**{"max_model_len": 4096, **options})
+        resolved = resolve(config, SPEC, weights_are_f32=False, available_bytes=64 * GIB, on_gpu=on_gpu)
+        (choice,) = (one for one in resolved.choices if one.name == "max_num_batched_tokens")
+        assert choice.value == resolved.max_num_batched_tokens
+        return resolved.max_num_batched_tokens
+
+    assert (tokens(False), tokens(True)) == (512, 2048)
+    assert (tokens(False, max_num_seqs=3000), tokens(True, max_num_seqs=3000)) == (3000, 3000)
+    assert tokens(True, max_num_batched_tokens=300) == 300
+    assert tokens(True, enable_chunked_prefill=False) == 4096
+
+
+def test_recent_keys_of_a_whole_chunk_have_room() -> None:
+    """Of as many tokens as a step takes: blocks that a prompt fills keep their keys in 16 bits beside the pool."""
+
+    def bytes_left(tokens: int) -> int:
+        config = EngineConfig(
+            max_model_len=8192, max_num_batched_tokens=tokens, kv_cache_dtype="int4_k_per_channel", max_num_seqs=64
+        )
+        resolved = resolve(config, SPEC, weights_are_f32=False, available_bytes=GIB, on_gpu=True, kv_share=1.0)
+        spec = KVSpec(SPEC.num_layers, SPEC.num_kv_heads, SPEC.head_dim, 16, "int4_k_per_channel")
+        return GIB - resolved.num_kv_blocks * spec.bytes_per_block - 64 * spec.recent_bytes_per_block
+
+    recent = KVSpec(
+        SPEC.num_layers, SPEC.num_kv_heads, SPEC.head_dim, 16, "int4_k_per_channel"
+    ).recent_bytes_per_block
+    for tokens in (512, 2048):
+        assert bytes_left(tokens) >= tokens // 16 * recent
+
+
 @pytest.mark.parametrize("dtype", ["int8_per_token_head", "int4_per_token_head", "int4_k_per_channel", "fp8_e4m3"])
 def test_coded_caches_fill_the_same_memory_with_more_tokens(dtype: KVCacheDtype) -> None:
     def blocks(**options: Any) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ VOCABULARIES = "tokenizers/llama.cpp-vocabs"
 ALPHABET = "abcdefghijklmnop   \n\n\t.,'ABéßαжش漢字🙂e\u0301▁\u00a0\u3000<>/s0123456789"
 
 
+@cache  # its library takes a second for a vocabulary, which several tests read
 def gguf_metadata(path: Path) -> dict[str, Any]:
     return {key: field.contents() for key, field in GGUFReader(path).fields.items()}
 

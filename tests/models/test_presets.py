@@ -31,5 +31,5 @@ def test_parameter_count(name: str) -> None:
 
 
 def test_unknown_preset_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"nearest is 'llama-3\.2-1b'"):
+    with pytest.raises(ConfigError, match=r"did you mean 'llama-3\.2-1b'"):
         preset_spec("llama-3.2-1B")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
 import pytest
-from paged_steps import AttentionShape, PagedAttention
+from paged_steps import Array, AttentionShape, PagedAttention
 
 from vivace.backends.cpu.backend import KV_DTYPES, CpuBackend
 from vivace.backends.reference.backend import ReferenceBackend
@@ -36,11 +37,16 @@ CODED_SHAPES = [
 ]
 
 
+@cache  # one for all instruction sets and numbers of threads
+def reference(shape: AttentionShape, *lengths: int, seed: int) -> list[Array]:
+    return PagedAttention(ReferenceBackend(np.float64), shape, list(lengths), seed).run_whole()
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_agrees_with_the_reference(cpu: CpuBackend, shape: AttentionShape) -> None:
     """With products of bf16, queries and weights are rounded like the cache: 2^-9 of each at most, here below 1%."""
     rounds = shape.dtype == "bf16" and cpu.isa == "avx512_bf16"
-    expected = PagedAttention(ReferenceBackend(np.float64), shape, LENGTHS, seed=1).run_whole()
+    expected = reference(shape, *LENGTHS, seed=1)
     actual = PagedAttention(cpu, shape, LENGTHS, seed=1).run_whole()
     for one, other in zip(actual, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=2e-5, atol=1e-2 if rounds else 2e-6)
@@ -49,7 +55,7 @@ def test_agrees_with_the_reference(cpu: CpuBackend, shape: AttentionShape) -> No
 @pytest.mark.parametrize("shape", CODED_SHAPES, ids=str)
 def test_coded_caches_agree_with_the_reference(cpu: CpuBackend, shape: AttentionShape) -> None:
     """Queries and weights have 15 bits: an error 30 times below that of int8 codes (at a scale of 1, 0.02)."""
-    expected = PagedAttention(ReferenceBackend(np.float64), shape, LENGTHS, seed=1).run_whole()
+    expected = reference(shape, *LENGTHS, seed=1)
     actual = PagedAttention(cpu, shape, LENGTHS, seed=1).run_whole()
     for one, other in zip(actual, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=2e-3)
@@ -58,7 +64,7 @@ def test_coded_caches_agree_with_the_reference(cpu: CpuBackend, shape: Attention
 @pytest.mark.parametrize("shape", [AttentionShape(4, 1, 64), AttentionShape(2, 2, 8, window=600)], ids=str)
 def test_agrees_beyond_a_chunk(cpu: CpuBackend, shape: AttentionShape) -> None:
     lengths = [1300]
-    expected = PagedAttention(ReferenceBackend(np.float64), shape, lengths, seed=2).run_whole()[0]
+    expected = reference(shape, *lengths, seed=2)[0]
     attention = PagedAttention(cpu, shape, lengths, seed=2)
     np.testing.assert_allclose(attention.run_whole()[0], expected, rtol=2e-5, atol=2e-6)
     # One new token over a long context: shared among threads.

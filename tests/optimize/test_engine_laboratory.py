@@ -305,3 +305,10 @@ def test_who_takes_one_after_another_and_too_long_is_known_by_one_answer(
     (found,) = measured(bench, naive)
     assert found.requests_per_s == pytest.approx(1e3 / found.single_latency_ms, rel=0.2)
     assert found.ttft_ms == found.single_ttft_ms
+
+
+def test_a_gpu_is_not_compared_with_numpy(
+    shelf: EngineShelf, workload: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vivace.optimize.engine_shelf.gpu_backend", lambda _: object())
+    assert laboratory(shelf, workload).fusion(SERVED).ratios == ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 
 import pytest
 
@@ -61,6 +62,15 @@ def test_llama_cpp() -> None:
     assert found["--model"].endswith("Q4_0.gguf")
     assert (found["--cache-type-k"], found["--threads"], found["--ctx-size"]) == ("q8_0", "4", "3200")
     assert found["--draft-max"] == "4"
+
+
+def test_threads_are_no_matter_of_gpus() -> None:
+    on_gpu = {name: equivalent(name, replace(CONFIG, num_threads=None), 1 << 20, on_gpu=True) for name in ENGINES}
+    assert not any(word in text for text in on_gpu.values() for word in ("OMP", "CPU", "--threads"))
+    assert arguments(on_gpu["llama.cpp"])["--n-gpu-layers"] == "999"
+    assert arguments(on_gpu["vllm"])["--num-gpu-blocks-override"] == "100"
+    on_cpu = [equivalent(name, CONFIG, 1 << 20) for name in ("vllm", "sglang")]
+    assert all("OMP" in text for text in on_cpu)
 
 
 def test_tensorrt_llm() -> None:

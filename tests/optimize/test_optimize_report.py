@@ -6,16 +6,14 @@ import re
 import tomllib
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 from virtual_laboratory import VirtualLaboratory, optimization
 
 from vivace.core.config import EngineConfig
-from vivace.core.errors import ConfigError
 from vivace.optimize.answer import Answer
 from vivace.optimize.report import report_html
-from vivace.optimize.written import configuration_text, write_whole
+from vivace.optimize.written import configuration_text
 
 FACTS = {
     "model": "a <b>bold</b> model",
@@ -81,13 +79,3 @@ def test_the_report_tells_all_and_runs_nothing(answer: Answer) -> None:
     assert all(rung.name in text for rung in answer.rungs)
     assert all(reason in text for reason in {one.refusal for one in answer.results if one.refusal})
     assert page.tags.count("svg") >= 3
-
-
-def test_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "vivace.toml"
-    write_whole(path, "one")
-    write_whole(path, "two")
-    assert path.read_text() == "two"
-    assert [one.name for one in tmp_path.iterdir()] == ["vivace.toml"]
-    with pytest.raises(ConfigError, match="cannot write"):
-        write_whole(tmp_path / "absent" / "vivace.toml", "three")

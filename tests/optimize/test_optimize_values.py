@@ -143,6 +143,8 @@ def test_the_space_follows_its_surroundings() -> None:
     assert space.axes["max_num_seqs"] == (1, 4, 16)
     assert space.axes["num_threads"] == (4, 2)
     assert usual(space).quantization == "bf16"
+    assert usual(space).max_num_batched_tokens == 512
+    assert usual(make_space(replace(SURROUNDINGS, num_threads=None))).max_num_batched_tokens == 2048
     stored = make_space(replace(SURROUNDINGS, is_float=False, head_dim=1024, fixed_threads=3))
     assert stored.axes["quantization"] == ("auto",)
     assert stored.axes["kv_cache_dtype"] == ("bf16",)

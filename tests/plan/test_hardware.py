@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from machines import perfect_machine
@@ -62,6 +64,15 @@ def test_a_recommendation_prefers_precision_that_keeps_the_objectives() -> None:
     assert best is not None
     assert best.deployment.quantization == "bf16"
     assert "H100" in recommendation(LLAMA_8B, candidates, load)[0]
+
+
+def test_steps_are_as_large_as_each_machine_makes_them() -> None:
+    machines = [hardware("h100"), replace(hardware("h100"), kind="cpu")]
+    options: dict[str, Any] = {"deployment": FEW, "quantizations": ["bf16"]}
+    usual = compare(LLAMA_8B, machines, TRAFFIC, USER, usual_steps=True, **options)
+    assert [one.deployment.max_num_batched_tokens for one in usual] == [2048, 512]
+    given = compare(LLAMA_8B, machines, TRAFFIC, USER, **options)
+    assert {one.deployment.max_num_batched_tokens for one in given} == {512}
 
 
 def test_a_small_machine_gets_fewer_bits_and_a_reason() -> None:

@@ -94,7 +94,7 @@ def test_a_file_that_is_not_there_is_no_preset() -> None:
         (["--hardware", "l4", "--max-model-len", "1000000"], "own context"),
         (["--hardware", "l4", "--speculative-config", "{}"], "needs a method"),
         (["--hardware", "l4", "--speculative-config", '{"method": "ngram"}', "--acceptance", "2"], "0 to 1"),
-        (["--hardware", "l4", "--html", "/nowhere/plan.html"], "cannot be written"),
+        (["--hardware", "l4", "--html", "/nowhere/plan.html"], "cannot write /nowhere/plan.html"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(options: list[str], words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import gguf
@@ -90,3 +91,51 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
         (tmp_path / "cut.gguf").write_bytes(whole[:length])
         with pytest.raises(VivaceError):
             read_imatrix(tmp_path / "cut.gguf")
+
+
+def dat(entries: dict[str, tuple[int, list[float]]], note: tuple[int, str] | None = None) -> bytes:
+    """As llama.cpp's imatrix wrote it before GGUF: calls, and means times calls."""
+    parts = [struct.pack("<i", len(entries))]
+    for name, (calls, values) in entries.items():
+        parts.append(struct.pack("<i", len(name)) + name.encode())
+        parts.append(struct.pack(f"<ii{len(values)}f", calls, len(values), *values))
+    if note is not None:
+        parts.append(struct.pack("<ii", note[0], len(note[1].encode())) + note[1].encode())
+    return b"".join(parts)
+
+
+@pytest.mark.parametrize("note", [None, (7, "wiki.train.raw")])
+def test_the_older_form_is_read(tmp_path: Path, note: tuple[int, str] | None) -> None:
+    entries = {NAME: (4, [2.0, 8.0, 0.0]), "blk.0.ffn_up.weight": (0, [0.0, 0.0])}
+    (tmp_path / "imatrix.dat").write_bytes(dat(entries, note))
+    matrix = read_imatrix(tmp_path / "imatrix.dat")
+    assert {name: values.tolist() for name, values in matrix.importance.items()} == {
+        NAME: [0.5, 2.0, 0.0],
+        "blk.0.ffn_up.weight": [1.0, 1.0],
+    }
+    assert (matrix.num_chunks, matrix.datasets) == ((0, ()) if note is None else (7, ("wiki.train.raw",)))
+
+
+def test_broken_files_of_the_older_form_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "imatrix.dat"
+    whole = dat({NAME: (4, [1.0, 2.0]), "blk.1.attn_q.weight": (4, [1.0])}, (7, "wiki"))
+    without_note = len(whole) - 12
+    for length in set(range(len(whole))) - {without_note}:  # there an older version ends
+        path.write_bytes(whole[:length])
+        with pytest.raises(ModelFileError):
+            read_imatrix(path)
+    for broken in (
+        dat({NAME: (4, [float("nan")])}),
+        dat({NAME: (4, [-1.0])}),
+        dat({NAME: (-4, [1.0])}),
+        struct.pack("<i", -1) * 8,
+        b"no matrix at all, but a text that is long enough",
+        b"",
+    ):
+        path.write_bytes(broken)
+        with pytest.raises(ModelFileError):
+            read_imatrix(path)
+    with pytest.raises(ModelFileError, match="No such file"):
+        read_imatrix(tmp_path / "nowhere.dat")
+    with pytest.raises(ModelFileError, match="Is a directory"):
+        read_imatrix(tmp_path)

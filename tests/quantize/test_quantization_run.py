@@ -137,6 +137,36 @@ def test_what_is_in_the_way_is_left_alone(model: Path, tmp_path: Path) -> None:
         RunDirectory(tmp_path / "other", {"bits": 8})
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("manifest.json", "{}"),
+        ("manifest.json", "[7]"),
+        ("manifest.json", '[{"shard": "model-00001-of-00003.safetensors"}]'),
+        (
+            "manifest.json",
+            '[{"shard": 1, "shard_sha256": "", "hidden": "", "hidden_sha256": "", "tensor_names": []}]',
+        ),
+        ("bits.json", "{}"),
+        ("bits.json", "[4, 8]"),
+        ("bits.json", '["4"]'),
+    ],
+)
+def test_a_damaged_note_of_a_run_is_named(model: Path, tmp_path: Path, name: str, text: str) -> None:
+    class StopError(Exception):
+        pass
+
+    def stop(*_: object) -> None:
+        raise StopError
+
+    options, data = quantize_options("mixed", **options_of("mixed")), str(model / "text.txt")
+    with pytest.raises(StopError):
+        quantize_model(str(model), tmp_path / "out", options, calibration=data, progress=stop)
+    (tmp_path / "out.partial" / name).write_text(text)
+    with pytest.raises(ConfigError, match=f"{name} is damaged .*: delete .*out.partial to begin anew"):
+        quantize_model(str(model), tmp_path / "out", options, calibration=data)
+
+
 def test_what_cannot_be_quantised(model: Path, tmp_path: Path) -> None:
     quantize_model(str(model), tmp_path / "once", quantize_options("w8a8"))
     with pytest.raises(ConfigError, match="quantised already"):

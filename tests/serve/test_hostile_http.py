@@ -5,6 +5,7 @@ Beside every test eight streams run that must notice nothing.
 
 from __future__ import annotations
 
+import json
 import random
 import socket
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from canaries import singing
 from hostile_requests import COMPLETION, JSON_TYPE, chunked_head, chunks, complete
 from raw_http import RawConnection, exchange, request_bytes
 from served_process import API_KEY, ServedProcess, resident_bytes
+
+import vivace
 
 MIB = 1024 * 1024
 
@@ -177,10 +180,12 @@ def test_a_host_changes_no_path(strict: ServedProcess, host: str) -> None:
     assert exchange(strict.port, request_bytes(headers={"Host": host})).status == 400
 
 
-def test_health_and_ready_need_no_key(strict: ServedProcess) -> None:
-    for path in ("/health", "/ready"):
+def test_health_ready_and_version_need_no_key(strict: ServedProcess) -> None:
+    for path in ("/health", "/ready", "/version"):
         assert exchange(strict.port, request_bytes(target=path)).status == 200
         assert exchange(strict.port, request_bytes(target=path, key="wrong")).status == 200
+    version = exchange(strict.port, request_bytes(target="/version"))
+    assert json.loads(version.body) == {"version": vivace.__version__}
 
 
 def test_unknown_path_and_method(strict: ServedProcess) -> None:

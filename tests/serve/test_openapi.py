@@ -74,7 +74,7 @@ def test_keys_are_asked_for_where_the_server_asks(secured: bool) -> None:
     assert ("security" in document) is secured
     for path, methods in document["paths"].items():
         for operation in operations(methods):
-            is_open = path in ("/health", "/ready", "/", "/dashboard/{asset}")
+            is_open = path in ("/health", "/ready", "/version", "/", "/dashboard/{asset}")
             assert ("401" in operation["responses"]) is (secured and not is_open)
             assert (operation.get("security") == []) is (secured and is_open)
 

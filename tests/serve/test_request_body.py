@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
@@ -26,10 +26,13 @@ class Part(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Order(msgspec.Struct, forbid_unknown_fields=True):
-    prompt: str | list[int]
+    prompt: (
+        Annotated[str, msgspec.Meta(min_length=1, max_length=4000)] | Annotated[list[int], msgspec.Meta(max_length=3)]
+    )
     n: int = 1
     parts: list[Part] = []
     options: dict[str, int] = {}
+    detail: Literal["low", "high"] = "low"
 
 
 @seed(1)
@@ -97,6 +100,11 @@ def test_what_looks_suspect_but_is_not() -> None:
         (b"{}", "prompt", "prompt is missing"),
         (b'{"prompt": "a", "nn": 1}', "nn", "the parameter 'nn' is not supported; did you mean 'n'?"),
         (b'{"prompt": "a", "zzzzzz": 1}', "zzzzzz", "the parameter 'zzzzzz' is not supported$"),
+        (b'{"prompt": "a", "parts": [{"name": "b", "c": null}]}', "parts[0].c", "is not supported"),
+        (b'{"prompt": ""}', "prompt", "prompt: must not be empty$"),
+        (b'{"prompt": "%s"}' % (b"a" * 4001), "prompt", "prompt: may have 4,000 characters at most$"),
+        (b'{"prompt": [1, 2, 3, 4]}', "prompt", "prompt: may have 3 entries at most$"),
+        (b'{"prompt": "a", "detail": "image_url"}', "detail", "detail: 'image_url' is not supported$"),
         (b'{"prompt": 1}', "prompt", "prompt: Expected"),
         (b'{"prompt": [1, "a"]}', "prompt[1]", "Expected `int`, got `str`"),
         (b'{"prompt": "a", "n": true}', "n", "n: Expected `int`, got `bool`"),

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
+import httpx
 import openai
 import pytest
 from langchain_openai import ChatOpenAI
@@ -41,17 +42,31 @@ class Weather(BaseModel):
 
 
 @pytest.fixture
-def client(server: ServedProcess) -> Iterator[openai.OpenAI]:
-    url = f"{server.base_url}/v1"
-    with openai.OpenAI(base_url=url, api_key=server.api_key, max_retries=MAX_RETRIES) as client:
-        yield client
+def http() -> Iterator[httpx.Client]:
+    """The clients try again after a server error as well: none may have come, however often they tried."""
+    statuses: list[int] = []
+    with httpx.Client(event_hooks={"response": [lambda answer: statuses.append(answer.status_code)]}) as http:
+        yield http
+    assert statuses
+    assert [status for status in statuses if status >= 500] == []
 
 
 @pytest.fixture
-def langchain(server: ServedProcess) -> ChatOpenAI:
+def client(server: ServedProcess, http: httpx.Client) -> openai.OpenAI:
     url = f"{server.base_url}/v1"
+    return openai.OpenAI(base_url=url, api_key=server.api_key, max_retries=MAX_RETRIES, http_client=http)
+
+
+@pytest.fixture
+def langchain(server: ServedProcess, http: httpx.Client) -> ChatOpenAI:
     return ChatOpenAI(
-        model=MODEL, base_url=url, api_key=server.api_key, seed=5, max_tokens=200, max_retries=MAX_RETRIES
+        model=MODEL,
+        base_url=f"{server.base_url}/v1",
+        api_key=server.api_key,
+        seed=5,
+        max_tokens=200,
+        max_retries=MAX_RETRIES,
+        http_client=http,
     )
 
 
@@ -166,10 +181,9 @@ def test_langchain(langchain: ChatOpenAI) -> None:
 
 
 @pytest.fixture
-def litellm_fields(server: ServedProcess) -> dict[str, Any]:
+def litellm_fields(client: openai.OpenAI) -> dict[str, Any]:
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-    address = {"api_base": f"{server.base_url}/v1", "api_key": server.api_key, "max_retries": MAX_RETRIES}
-    return {**OPTIONS, "model": f"openai/{MODEL}", **address}
+    return {**OPTIONS, "model": f"openai/{MODEL}", "client": client}
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # its own types, as pydantic reads them

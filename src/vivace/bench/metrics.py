@@ -6,16 +6,16 @@ TPOT: (E2EL - TTFT) / (output tokens - 1), one figure a stream.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from vivace.bench.percentiles import percentiles
 from vivace.bench.timeline import Timeline
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How samples lie. Percentiles by linear interpolation."""
+    """How samples lie. Percentiles as `percentiles` defines them."""
 
     median: float
     minimum: float
@@ -38,17 +38,11 @@ class Rates:
 
 def spread(samples: Iterable[float]) -> Spread | None:
     """None without samples."""
-    ordered = sorted(samples)
-    if not ordered:
+    known = list(samples)
+    if not known:
         return None
-    return Spread(
-        median=statistics.median(ordered),
-        minimum=ordered[0],
-        maximum=ordered[-1],
-        p90=_percentile(ordered, 0.90),
-        p99=_percentile(ordered, 0.99),
-        count=len(ordered),
-    )
+    median, minimum, maximum, p90, p99 = percentiles(known, (0.5, 0.0, 1.0, 0.9, 0.99))
+    return Spread(median, minimum, maximum, p90, p99, len(known))
 
 
 def rates(timeline: Timeline) -> Rates:
@@ -92,10 +86,3 @@ def tpot_ms(timelines: Iterable[Timeline]) -> Spread | None:
 
 def e2el_ms(timelines: Iterable[Timeline]) -> Spread | None:
     return spread(1e3 * (stream.tokens[-1] - stream.arrival) for line in timelines for stream in line.streams)
-
-
-def _percentile(ordered: list[float], share: float) -> float:
-    position = share * (len(ordered) - 1)
-    low = int(position)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (position - low) * (ordered[high] - ordered[low])

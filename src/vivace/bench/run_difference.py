@@ -16,9 +16,10 @@ from typing import Literal
 import numpy as np
 
 from vivace.bench.latency import Latency
+from vivace.bench.percentiles import Floats
 from vivace.bench.records import RequestRecord
 from vivace.bench.slo import SLO
-from vivace.bench.statistics import CONFIDENCE, SHARES, Floats, resampled
+from vivace.bench.statistics import CONFIDENCE, SHARES, resampled
 
 NUM_STRETCHES = 20
 MIN_GROUPS = 5  # requests of each run without which nothing is said about chance

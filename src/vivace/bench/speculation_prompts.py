@@ -9,20 +9,16 @@ from random import Random
 from typing import Any
 
 from vivace.core.errors import ConfigError
+from vivace.formats.text_file import read_text
 from vivace.resources.passages import passages
 
-MAX_FILE_BYTES = 64 << 20
 FIELDS = ("prompt", "question", "text", "instruction")
 
 
 def read_prompts(path: Path) -> list[str]:
     """JSONL: an object a line with "prompt", "question", "text", "instruction", "turns" (the first) or "messages"
     (the first user's). Other text: a prompt a paragraph. Raises `ConfigError`."""
-    try:
-        data = path.expanduser().read_bytes()[:MAX_FILE_BYTES]
-        text = data.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"prompts {path} cannot be read as text: {error}") from None
+    text = read_text(path.expanduser())
     if text.lstrip()[:1] == "{":
         lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
         prompts = [_prompt(line, f"{path}, line {number}") for number, line in lines]

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vivace.bench.percentiles import Floats, repeated_percentiles
+
 CONFIDENCE = 0.95
 MAX_DRAWS, MIN_DRAWS = 1000, 100
 DRAWN_VALUES = 1 << 24  # about a second of work: many values get fewer draws
 SHARES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """How samples lie. `count` samples; percentiles by linear interpolation between order statistics."""
+    """How samples lie. `count` samples; percentiles as `percentiles` defines them."""
 
     count: int
     mean: Estimate
@@ -96,14 +96,8 @@ def _tells(share_beyond: float, num_groups: int) -> bool:
 
 def _figures(ordered: Floats, times: NDArray[np.int64]) -> list[float]:
     """Mean and percentiles of the ordered values, each taken so many times."""
-    until = np.cumsum(times)
-    total = int(until[-1])
-    positions = np.array([share * (total - 1) for share in SHARES.values()])
-    lower = np.floor(positions).astype(np.int64)
-    low = ordered[np.searchsorted(until, lower, side="right")]
-    high = ordered[np.searchsorted(until, np.minimum(lower + 1, total - 1), side="right")]
-    mean = float(ordered @ times) / total
-    return [mean, *map(float, low + (positions - lower) * (high - low))]
+    mean = float(ordered @ times) / int(times.sum())
+    return [mean, *repeated_percentiles(ordered, times, list(SHARES.values()))]
 
 
 def share(num_of: int, total: int) -> Estimate:

@@ -12,13 +12,13 @@ from vivace.cli.load_options import LOAD, LoadOptions
 from vivace.cli.options import MODEL_ONLY, takes
 from vivace.core.errors import ConfigError
 
-Side = Annotated[str, typer.Argument(help="A URL, a model, embedded, or a vivace.toml.")]
+SIDE_HELP = "A URL, a model, embedded, or a vivace.toml."
 
 
 @takes(load=LOAD.without("request_rate").with_defaults(num_requests=40), engine=MODEL_ONLY.without("model").given())
 def bench_compare(
-    a: Side,
-    b: Side,
+    a: Annotated[str, typer.Argument(metavar="A", help=SIDE_HELP)],
+    b: Annotated[str, typer.Argument(metavar="B", help=SIDE_HELP)],
     engine: dict[str, Any],
     load: LoadOptions,
     request_rate: Annotated[float | None, typer.Option(help="Requests a second (open loop).")] = None,

@@ -143,14 +143,10 @@ def moment(words: str, flag: str) -> float:
 
 
 def _write(path: Path, text: str) -> None:
-    from vivace.formats.atomic_file import atomic_writer
+    from vivace.formats.text_file import write_text
 
     if str(path) == "-":
         sys.stdout.write(text)
         return
-    try:
-        with atomic_writer(path) as file:
-            file.write(text.encode())
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from None
+    write_text(path, text)
     print(f"wrote {path}", file=sys.stderr)

@@ -150,22 +150,13 @@ def _show(
     as_json: bool,
 ) -> None:
     from vivace.bench.speculation_report import MEANING, break_even_lines, comparison_lines, speculation_page
+    from vivace.formats.text_file import write_text
 
     name = config.model or config.config or "embedded"
     if chart is not None:
-        _write(chart, speculation_page(f"Speculation on {name}", comparisons, costs))
+        write_text(chart, speculation_page(f"Speculation on {name}", comparisons, costs))
     if as_json:
         records = [one.record() for one in comparisons]
         print(json.dumps({"model": name, "results": records, "step_costs": [asdict(one) for one in costs]}))
         return
     print(*comparison_lines(comparisons), MEANING, "", *break_even_lines(costs, comparisons), sep="\n", flush=True)
-
-
-def _write(path: Path, content: str) -> None:
-    from vivace.formats.atomic_file import atomic_writer
-
-    try:
-        with atomic_writer(path) as file:
-            file.write(content.encode())
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from None

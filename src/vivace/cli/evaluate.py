@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vivace.evaluate.evaluation import Evaluation, Plan
     from vivace.evaluate.journal import Journal
 
+POOL_SHARE = 0.15  # of a GPU's free memory, for the KV cache of each of two models
 DEFAULT_REFERENCE = "default"
 CHARTS = (".svg", ".html")
 
@@ -95,12 +96,16 @@ def _plan(
     from vivace.evaluate.evaluation import Plan, sample_text
     from vivace.evaluate.task_files import read_task
     from vivace.evaluate.tasks import pose
+    from vivace.formats.text_file import read_text
 
+    if not sources and (limit is not None or num_fewshot):
+        option = "--limit" if limit is not None else "--num-fewshot"
+        raise ConfigError(f"{option} is of tasks: name one with --task FILE; a text is scored whole")
     tasks = tuple(pose(read_task(source), limit, num_fewshot, config.seed) for source in sources)
     names = [one.file.name for one in tasks]
     if len(set(names)) < len(names):
         raise ConfigError(f"two tasks have one name ({', '.join(names)}): rename a file")
-    text = _read(dataset) if dataset is not None else None
+    text = read_text(dataset) if dataset is not None else None
     if text is None and (has_reference or not tasks):
         text = sample_text()
     return Plan(text, tasks, window, stride)
@@ -138,10 +143,26 @@ def _evaluated(config: EngineConfig, other: EngineConfig | None, plan: Plan, jou
     from vivace.cli.stages import stage_bars
     from vivace.evaluate.evaluation import run_evaluation
 
+    config, other = _bounded(config, is_alone=other is None), other and _bounded(other, is_alone=False)
     llm = (_name(config), open_llm(config))
     reference = None if other is None else (_name(other), open_llm(other))
     with stage_bars() as progress:
         return run_evaluation(llm, reference, plan, progress=progress, journal=journal)
+
+
+def _bounded(config: EngineConfig, *, is_alone: bool) -> EngineConfig:
+    """On a GPU: a pool that leaves room for the other model, and steps whose rows of logits, a gigabyte at 2,048 rows
+    of 128,000 tokens, nobody set memory aside for."""
+    from vivace.core.step_size import CPU_TOKENS_A_STEP
+    from vivace.engine.backend import free_memory_bytes, gpu_backend
+
+    if gpu_backend(config) is None:
+        return config
+    if config.max_num_batched_tokens is None and config.enable_chunked_prefill:
+        config = replace(config, max_num_batched_tokens=max(CPU_TOKENS_A_STEP, config.max_num_seqs))
+    if is_alone or config.num_kv_blocks is not None or config.kv_cache_memory_bytes is not None:
+        return config
+    return replace(config, kv_cache_memory_bytes=int(POOL_SHARE * free_memory_bytes(config)))
 
 
 def _name(config: EngineConfig) -> str:
@@ -163,21 +184,7 @@ def _drawn(evaluation: Evaluation, chart: Path) -> str:
 
 
 def _write(path: Path | None, content: str | None) -> None:
-    from vivace.formats.atomic_file import atomic_writer
+    from vivace.formats.text_file import write_text
 
-    if path is None or content is None:
-        return
-    try:
-        with atomic_writer(path) as file:
-            file.write(content.encode())
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from None
-
-
-def _read(dataset: Path) -> str:
-    try:
-        return dataset.read_bytes().decode()
-    except OSError as error:
-        raise ConfigError(f"cannot read {dataset}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{dataset} is not UTF-8 text (byte {error.start})") from None
+    if path is not None and content is not None:
+        write_text(path, content)

@@ -32,7 +32,7 @@ def generate(
     ] = False,
 ) -> None:
     """Complete a prompt."""
-    text = read_prompt(prompt)
+    text = read_prompt(prompt, config.model)
     if not as_json and (params.logprobs is not None or params.prompt_logprobs is not None):
         raise ConfigError("log probabilities have no place in plain text: add --json")
     started = time.monotonic()

@@ -28,8 +28,7 @@ from vivace.cli.load_options import LoadOptions
 from vivace.cli.load_target import OpenTarget
 from vivace.cli.load_traffic import load_traffic
 from vivace.cli.load_view import LoadView
-from vivace.core.errors import ConfigError
-from vivace.formats.atomic_file import atomic_writer
+from vivace.formats.text_file import write_text
 
 START_SHARE = 0.25  # of what a closed loop got: where a sweep begins
 PROBE_USERS, PROBE_REQUESTS = 16, 32
@@ -188,11 +187,7 @@ class LoadSession:
     def write_report(self, path: str) -> None:
         """One HTML page of all runs. Raises `ConfigError` for a place where no file can be written."""
         text = run_report([StoredResult.read(self._store, run.number) for run in self.runs])
-        try:
-            with atomic_writer(path) as file:
-                file.write(text.encode())
-        except OSError as error:
-            raise ConfigError(f"cannot write {path}: {error.strerror}") from None
+        write_text(path, text)
 
     def record(self) -> dict[str, Any]:
         """For JSON: the last run, or every run of a sweep and the knee."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from vivace.bench.load.address import Address
@@ -125,4 +125,5 @@ def _opened(
     if source is not None and str(source).endswith(SUFFIX):
         source = None
     tokenizer = load_model_tokenizer(EngineConfig(model=source))
+    target = replace(target, kind=description.kind)  # a run that is interrupted before it asks again knows it
     return OpenTarget(target, description, tokenizer, min(context, description.max_model_len or context), name, flags)

@@ -105,6 +105,7 @@ def _inquiry(
 ) -> Inquiry:
     """Checked, before a model is read."""
     from vivace.bench.slo import SLO
+    from vivace.formats.text_file import read_text
     from vivace.optimize.gate import QualityBar, parse_bytes
     from vivace.optimize.preparation import Inquiry
     from vivace.optimize.time_budget import parse_seconds
@@ -118,7 +119,7 @@ def _inquiry(
         objective=asked.objective,
         request_rate=asked.request_rate,
         seconds=parse_seconds(asked.time_budget),
-        text=None if dataset is None else _read(dataset),
+        text=None if dataset is None else read_text(dataset),
         tasks=tasks,
         draft=draft,
     )
@@ -137,7 +138,8 @@ def _print(
     else:
         print_answer(answer, output, report)
     if emit is not None:
-        print(equivalent(emit, prepared.engine_config(answer.pick.candidate), answer.pick.measured.kv_pool_bytes))
+        config, num_bytes = prepared.engine_config(answer.pick.candidate), answer.pick.measured.kv_pool_bytes
+        print(equivalent(emit, config, num_bytes, on_gpu=prepared.shelf.on_gpu))
 
 
 def _searched(inquiry: Inquiry, *, fresh: bool) -> tuple[Prepared, Answer, bool]:
@@ -183,13 +185,14 @@ def _memory(fresh: bool) -> Memory:
 
 
 def _write(prepared: Prepared, answer: Answer, output: Path, report: Path | None) -> None:
+    from vivace.formats.text_file import write_text
     from vivace.optimize.report import report_html
-    from vivace.optimize.written import configuration_text, write_whole
+    from vivace.optimize.written import configuration_text
 
     text = configuration_text(answer, prepared.engine_config(answer.pick.candidate))
-    write_whole(output, text)
+    write_text(output, text)
     if report is not None:
-        write_whole(report, report_html(answer, text))
+        write_text(report, report_html(answer, text))
 
 
 def _check_files(output: Path, report: Path | None) -> None:
@@ -220,12 +223,3 @@ def _tasks(sources: list[str], limit: int, seed: int) -> tuple[PosedTask, ...]:
     from vivace.evaluate.tasks import pose
 
     return tuple(pose(read_task(source), limit, 0, seed) for source in sources)
-
-
-def _read(dataset: Path) -> str:
-    try:
-        return dataset.read_bytes().decode()
-    except OSError as error:
-        raise ConfigError(f"cannot read {dataset}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{dataset} is not UTF-8 text (byte {error.start})") from None

@@ -154,7 +154,7 @@ ENGINE_HELP = {
     "kv_cache_dtype": f"Keys and values in memory: {_one_of('kv_cache_dtype')} (or fp8, on a GPU).",
     "max_model_len": "Context window in tokens; default: the model's own.",
     "max_num_seqs": "Sequences that run at once.",
-    "max_num_batched_tokens": "Tokens a step computes at most.",
+    "max_num_batched_tokens": "Tokens a step computes at most; default: 512, on a GPU 2048.",
     "block_size": "Tokens in a block of the KV cache.",
     "kv_cache_memory_bytes": "Memory of the KV cache; default: a share of what is free.",
     "num_kv_blocks": "Exact number of KV blocks.",

@@ -58,7 +58,7 @@ def plan(
     kv_cache_dtype: KvCacheDtypeOption = "auto",
     max_model_len: MaxModelLenOption = None,
     max_num_seqs: MaxNumSeqsOption = 256,
-    max_num_batched_tokens: MaxNumBatchedTokensOption = 2048,
+    max_num_batched_tokens: MaxNumBatchedTokensOption = None,
     num_threads: NumThreadsOption = None,
     speculative_config: SpeculativeConfigOption = None,
     acceptance: AcceptanceOption = 0.6,
@@ -68,6 +68,7 @@ def plan(
     html: HTMLOption = None,
 ) -> None:
     """Say whether a model fits a machine and how fast it would be there: memory, latency, users, cost."""
+    from vivace.core.step_size import CPU_TOKENS_A_STEP
     from vivace.plan.comparison import compare
     from vivace.plan.deployment import Deployment
     from vivace.plan.planned_model import planned_model
@@ -80,13 +81,14 @@ def plan(
         kv_cache_dtype=_kv_cache_dtype(kv_cache_dtype),
         max_model_len=_context(planned.spec, max_model_len),
         max_num_seqs=max_num_seqs,
-        max_num_batched_tokens=max_num_batched_tokens,
+        max_num_batched_tokens=max_num_batched_tokens or CPU_TOKENS_A_STEP,
         num_threads=num_threads,
         speculation=_speculation(speculative_config, acceptance),
     )
     traffic = _workload(workload, trace, deployment)
     prices, machines = _prices(price or []), _machines(_names(hardware), calibrate)
     options: dict[str, Any] = {"deployment": deployment, "quantizations": quantizations, "prices": prices}
+    options["usual_steps"] = max_num_batched_tokens is None
     counted = counter("plans", after_s=1.0)
     candidates = compare(planned, machines, traffic, load, progress=counted, **options)
     _tell(planned, candidates, traffic, load, html=html, as_json=as_json)
@@ -237,14 +239,10 @@ def _write(
     load: Load,
     sentences: list[str],
 ) -> None:
-    from vivace.formats.atomic_file import atomic_writer
+    from vivace.formats.text_file import write_text
     from vivace.plan.report import html
 
-    try:
-        with atomic_writer(path) as file:
-            file.write(html(planned, candidates, workload, load, sentences).encode())
-    except OSError as error:
-        raise ConfigError(f"--html: {path} cannot be written ({error.strerror})") from error
+    write_text(path, html(planned, candidates, workload, load, sentences))
 
 
 def _print(

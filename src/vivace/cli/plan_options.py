@@ -45,7 +45,9 @@ MaxModelLenOption = Annotated[
     int | None, typer.Option(help="Context of a request; default: the model's, 8192 at most.", min=128)
 ]
 MaxNumSeqsOption = Annotated[int, typer.Option(help="Sequences that run at once.", min=1)]
-MaxNumBatchedTokensOption = Annotated[int, typer.Option(help="Tokens a step computes at most.", min=1)]
+MaxNumBatchedTokensOption = Annotated[
+    int | None, typer.Option(help="Tokens a step computes at most; default: 512 on processors, 2048 on GPUs.", min=1)
+]
 NumThreadsOption = Annotated[int | None, typer.Option(help="Threads on processors; default: all cores.", min=1)]
 SpeculativeConfigOption = Annotated[
     str | None,

@@ -55,7 +55,10 @@ def profile(
 
 
 def _sized(config: EngineConfig, num_tokens: int) -> EngineConfig:
-    """Unless asked otherwise, a context that just holds the steps: the pool is then no larger than needed."""
+    """Unless asked otherwise, a context that just holds the steps, and a pool that holds one: steps are measured over
+    a cache of their own."""
+    if config.num_kv_blocks is None and config.kv_cache_memory_bytes is None:
+        config = replace(config, num_kv_blocks=-(-num_tokens // config.block_size))
     if config.max_model_len is None:
         return replace(config, max_model_len=num_tokens)
     if config.max_model_len < num_tokens:

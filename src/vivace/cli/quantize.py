@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vivace.cli.options import OptionGroup, Parameter, takes
-from vivace.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from vivace.quantize.quantization import QuantizationResult
@@ -26,6 +25,12 @@ OPTIONS: dict[str, tuple[Any, tuple[str, ...], str]] = {  # name: what it parses
     "target_bits": (float, ("--target-bits",), "Of mixed: bits a weight, scales included. Default: 4.5."),
     "skip_layers": (str, ("--skip-layers",), "Stay float: layer numbers and parts of tensor names, with commas."),
     "calibration": (str, ("--calibration",), "Text or JSONL file (chats or text); default: the package's sample."),
+    "imatrix": (
+        Path,
+        ("--imatrix",),
+        "Of GGUF: llama.cpp's importance matrix (.gguf, .dat), instead of calibration.",
+    ),
+    "save_imatrix": (Path, ("--save-imatrix",), "Of GGUF: write what calibration found, for `llama-quantize` too."),
     "num_samples": (int, ("--num-samples",), "Windows of calibration text. Default: 128."),
     "seq_len": (int, ("--seq-len",), "Tokens of a window. Default: 512."),
     "damping": (float, ("--damping",), "Of GPTQ: share of the mean diagonal. Default: 0.01."),
@@ -71,7 +76,8 @@ def quantize(
     options = quantize_options(method, **asked | {"skip_layers": _parts(asked["skip_layers"])})
     text = _report_text(report_text) if report else ""
     with stage_bars() as progress:
-        result = quantize_model(model, output, options, calibration=asked["calibration"], progress=progress)
+        files = {name: asked[name] for name in ("calibration", "imatrix", "save_imatrix")}
+        result = quantize_model(model, output, options, **files, progress=progress)
     facts = {"model": model or "embedded", **asdict(options), **asdict(result), "output": str(result.output)}
     if not report:
         print(json.dumps(facts) if as_json else _summary(result))
@@ -95,12 +101,9 @@ def _report_text(path: Path | None) -> str:
         from vivace.evaluate.evaluation import sample_text
 
         return sample_text()
-    try:
-        return path.read_bytes().decode()
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text (byte {error.start})") from None
+    from vivace.formats.text_file import read_text
+
+    return read_text(path)
 
 
 def _summary(result: QuantizationResult) -> str:

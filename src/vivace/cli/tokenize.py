@@ -20,7 +20,7 @@ def tokenize(
     ] = True,
 ) -> None:
     """Print token ids, separated by blanks. MODEL may be a GGUF file with a vocabulary only."""
-    text = read_prompt(prompt)
+    text = read_prompt(prompt, config.model)
     from vivace.engine.loader import load_model_tokenizer
 
     print(*load_model_tokenizer(config).encode(text, add_special=special))

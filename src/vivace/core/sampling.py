@@ -55,6 +55,12 @@ class SamplingParams:
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
         if self.top_k == -1:
             object.__setattr__(self, "top_k", 0)
+        if not isinstance(self.structured_outputs, StructuredOutputs | None):
+            raise RequestError(
+                "structured_outputs is a StructuredOutputs, such as StructuredOutputs.json_schema(schema) or "
+                'StructuredOutputs("regex", "[0-9]+")',
+                param="structured_outputs",
+            )
         self._check_counts()
         self._check_distribution()
         self._check_stops()

@@ -42,6 +42,19 @@ def make_backend(config: EngineConfig) -> tuple[Backend, Choice]:
         return _cpu_backend(config), Choice("device", "cpu", str(error))
 
 
+def thread_choices(config: EngineConfig, backend: Backend) -> tuple[Choice, ...]:
+    """What a number of threads that was asked for means here: a file written on a larger machine may ask for many."""
+    if config.num_threads is None or backend.name != "cpu":
+        return ()
+    from vivace.backends.cpu.detect import available_cores
+
+    cores = available_cores()
+    if config.num_threads <= cores:
+        return (Choice("num_threads", config.num_threads, "as asked"),)
+    reason = f"as asked; {cores} cores are here, and threads that take turns are many times slower: leave it out"
+    return (Choice("num_threads", config.num_threads, reason),)
+
+
 def gpu_backend(config: EngineConfig) -> Backend | None:
     """The backend of the GPU that this configuration runs on; None where it runs on the processor. Raises
     `ConfigError` where a GPU is asked for and is not there."""

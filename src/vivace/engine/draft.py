@@ -9,13 +9,16 @@ from vivace.core.errors import ConfigError
 from vivace.core.speculation import SpeculativeConfig
 from vivace.engine.source import locate
 from vivace.engine.tokenizer import Tokenizer, load_tokenizer, tokenizer_from_gguf
+from vivace.engine.weight_room import check_room
 from vivace.formats.checkpoint import open_checkpoint
 from vivace.models.decoder import build_decoder
 from vivace.models.gguf_config import spec_from_gguf
 from vivace.models.hf_config import read_hf_config
 from vivace.models.parameters import Parameters, load_parameters
 from vivace.models.spec import ModelSpec
+from vivace.models.weight_bytes import least_weight_bytes
 from vivace.ops.backend import AsynchronousBackend, Backend, KVCache, KVSpec, StepLimits, StepProgress
+from vivace.ops.program import Program
 from vivace.runtime.batch import BatchBuilder
 from vivace.speculate.draft_model import DraftModel
 from vivace.speculate.ngram import NgramProposer
@@ -47,6 +50,10 @@ def load_draft(
         draft_tokenizer = tokenizer_from_gguf(checkpoint.metadata) if is_gguf else load_tokenizer(source.path)
         _check_vocabulary(wanted.model, spec, tokenizer, draft_spec, draft_tokenizer)
         quantization = None if config.quantization == "auto" else config.quantization
+        check_room(
+            "the draft model's weights", config, backend,
+            lambda one: least_weight_bytes(draft_spec, checkpoint, one),
+        )  # fmt: skip
         parameters = load_parameters(draft_spec, checkpoint, backend, quantization)
     dtype: KVDtype = "f32" if parameters.layers[0].q.layout == "f32" else "bf16"
     kv_spec = KVSpec(draft_spec.num_layers, draft_spec.num_kv_heads, draft_spec.head_dim, config.block_size, dtype)
@@ -68,10 +75,7 @@ def make_speculation(
     if draft is None:
         return _speculation(wanted, NgramProposer(wanted.prompt_lookup_min)), None
     kv_cache = backend.kv_cache(draft.kv_spec, resolved.num_kv_blocks)
-    max_model_len = min(resolved.max_model_len, draft.spec.max_position_embeddings)
-    max_tokens = resolved.max_num_batched_tokens
-    program = build_decoder(draft.spec, draft.parameters, max_model_len)
-    limits = StepLimits(max_tokens, resolved.max_num_seqs, resolved.max_num_seqs, max_model_len)
+    program, limits, max_model_len = draft_step(draft, resolved)
     executable = backend.compile(program, kv_cache, limits)
     if isinstance(backend, AsynchronousBackend):
         backend.prepare(executable, progress)
@@ -82,9 +86,17 @@ def make_speculation(
         batch,
         block_size=resolved.block_size,
         max_model_len=max_model_len,
-        max_tokens=max_tokens,
+        max_tokens=limits.max_tokens,
     )
     return _speculation(wanted, proposer), kv_cache
+
+
+def draft_step(draft: LoadedDraft, sizes: ResolvedConfig) -> tuple[Program, StepLimits, int]:
+    """The draft's program, its largest step and its longest context, for a model of these sizes."""
+    max_model_len = min(sizes.max_model_len, draft.spec.max_position_embeddings)
+    program = build_decoder(draft.spec, draft.parameters, max_model_len)
+    seqs = sizes.max_num_seqs
+    return program, StepLimits(sizes.max_num_batched_tokens, seqs, seqs, max_model_len), max_model_len
 
 
 def _speculation(wanted: SpeculativeConfig, proposer: Proposer) -> Speculation:

@@ -177,6 +177,7 @@ class Engine:
         ended = self._prepare(plan)
         speculation = None if self.speculation is None or self.speculation.rests(plan) else self.speculation
         if speculation is not None:
+            speculation.overlaps = self._overlaps
             speculation.propose(plan)
         result = self._runner.run(plan)
         if speculation is not None:

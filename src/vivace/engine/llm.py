@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Items
 from functools import partial
 from itertools import count
@@ -204,9 +204,17 @@ class LLM:
 
 
 def _as_list(prompts: Prompt | Items[Prompt]) -> list[Prompt]:
-    if isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int)):
+    if isinstance(prompts, str) or (_is_prompt(prompts) and isinstance(next(iter(prompts), None), int)):
         return [prompts]  # type: ignore[list-item]
+    if not _is_prompt(prompts) or not all(_is_prompt(one) for one in prompts):
+        raise RequestError(
+            "a prompt is a text or a list of token ids, and prompts are a list of these", param="prompt"
+        )
     return list(prompts)  # type: ignore[arg-type]
+
+
+def _is_prompt(value: object) -> bool:
+    return isinstance(value, str | Iterable) and not isinstance(value, Mapping | bytes)
 
 
 def _params_for(params: SamplingParams | Items[SamplingParams], num_prompts: int) -> list[SamplingParams]:

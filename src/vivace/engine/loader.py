@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vivace.core.config import Choice, EngineConfig, ResolvedConfig
-from vivace.core.errors import RequestError
-from vivace.engine.backend import make_backend
+from vivace.core.errors import ConfigError, RequestError
+from vivace.engine.backend import make_backend, thread_choices
 from vivace.engine.constraint_room import ConstraintRoom
 from vivace.engine.device_memory import room_for_cache
 from vivace.engine.draft import LoadedDraft, load_draft, make_speculation
@@ -23,13 +23,22 @@ from vivace.engine.packed_cache import PackedCache, open_packed_cache
 from vivace.engine.resolve import KV_MEMORY_SHARE, resolve
 from vivace.engine.source import ModelSource, locate
 from vivace.engine.tokenizer import Tokenizer, load_tokenizer, tokenizer_from_gguf
+from vivace.engine.weight_room import check_room
 from vivace.formats.checkpoint import Checkpoint, open_checkpoint
 from vivace.models.decoder import build_decoder
 from vivace.models.gguf_config import spec_from_gguf
 from vivace.models.hf_config import read_config_file, read_hf_config
-from vivace.models.parameters import QUANTIZED_ENCODINGS, Parameters, Progress, dummy_parameters, load_parameters
+from vivace.models.parameters import (
+    QUANTIZED_ENCODINGS,
+    Parameters,
+    Progress,
+    Quantization,
+    dummy_parameters,
+    load_parameters,
+)
 from vivace.models.presets import preset_spec
 from vivace.models.spec import ModelSpec
+from vivace.models.weight_bytes import dummy_weight_bytes, least_weight_bytes
 from vivace.ops.backend import AsynchronousBackend, Backend, KVSpec, StepLimits
 from vivace.runtime.batch import BatchBuilder
 from vivace.runtime.runner import Runner
@@ -79,6 +88,7 @@ def load_engine(config: EngineConfig, progress: Progress | None = None) -> Loade
     if config.load_format == "dummy":
         spec, tokenizer = _dummy_model(config)
         encoding = "bf16" if config.quantization == "auto" else QUANTIZED_ENCODINGS[config.quantization]
+        check_room("the weights", config, backend, lambda one: _dummy_bytes(spec, one))
         parameters = dummy_parameters(spec, backend, encoding, config.seed, progress)
         packed = Choice("packed_cache", "off", "random weights")
         generation = load_generation_config(config, None, {})
@@ -88,6 +98,7 @@ def load_engine(config: EngineConfig, progress: Progress | None = None) -> Loade
         with open_checkpoint(source.path) as checkpoint:
             spec = spec_from_gguf(checkpoint) if source.kind == "gguf" else read_hf_config(source.path)
             generation = load_generation_config(config, source, checkpoint.metadata)
+            check_room("the weights", config, backend, lambda one: least_weight_bytes(spec, checkpoint, one))
             with ThreadPoolExecutor(1) as beside:
                 waiting = beside.submit(_tokenizer, config, source, checkpoint)
                 cache = open_packed_cache(config, source.path, backend)
@@ -97,7 +108,7 @@ def load_engine(config: EngineConfig, progress: Progress | None = None) -> Loade
                 tokenizer = waiting.result()
             stored = (FP8_ON_CPU,) if checkpoint.holds_fp8 and backend.name == "cpu" else ()
     available_bytes = max(0, available_bytes - parameters.num_bytes)
-    loading = (device, packed, *stored)
+    loading = (device, packed, *stored, *thread_choices(config, backend))
     return _with_guessers(
         config, spec, tokenizer, backend, parameters, generation, loading, available_bytes, progress
     )
@@ -161,7 +172,7 @@ def _with_guessers(
     draft, heads = load_draft(config, spec, tokenizer, backend), load_heads(config, spec, backend)
     draft_bytes = (draft.parameters.num_bytes if draft else 0) + (heads.parameters.num_bytes if heads else 0)
     device_bytes, measured = room_for_cache(
-        config, spec, parameters, backend, names_states=heads is not None, progress=progress
+        config, spec, parameters, backend, draft=draft, heads=heads, progress=progress
     )
     resolved = resolve(
         config,
@@ -170,11 +181,28 @@ def _with_guessers(
         available_bytes=max(0, available_bytes - draft_bytes) if device_bytes is None else device_bytes,
         kv_share=KV_MEMORY_SHARE if device_bytes is None else 1.0,
         draft_block_bytes=draft.kv_spec.bytes_per_block if draft else 0,
+        on_gpu=device_bytes is not None,
     )
+    if device_bytes is None:
+        _check_pool(config, spec, resolved, draft, max(0, available_bytes - draft_bytes))
     choices = (*loading, *measured)
     return _assemble(
         config, resolved, spec, tokenizer, backend, parameters, generation, draft, heads, choices, progress
     )
+
+
+def _check_pool(
+    config: EngineConfig, spec: ModelSpec, resolved: ResolvedConfig, draft: LoadedDraft | None, available_bytes: int
+) -> None:
+    """The machine's memory is taken as requests fill the pool: one that cannot fit would end the process then."""
+    kv = KVSpec(spec.num_layers, spec.num_kv_heads, spec.head_dim, resolved.block_size, resolved.kv_cache_dtype)
+    needed = resolved.num_kv_blocks * (kv.bytes_per_block + (draft.kv_spec.bytes_per_block if draft else 0))
+    if needed > available_bytes:
+        option = "num_kv_blocks" if config.num_kv_blocks is not None else "kv_cache_memory_bytes"
+        raise ConfigError(
+            f"{option} {getattr(config, option)} takes {needed / 2**30:,.1f} GiB, and beside the weights "
+            f"{available_bytes / 2**30:,.1f} GiB are free: ask for less, or leave it out"
+        )
 
 
 def _assemble(
@@ -270,6 +298,10 @@ def _tokenizer(config: EngineConfig, source: ModelSource, checkpoint: Checkpoint
     if config.tokenizer is not None:
         return load_model_tokenizer(config)
     return tokenizer_from_gguf(checkpoint.metadata) if source.kind == "gguf" else load_tokenizer(source.path)
+
+
+def _dummy_bytes(spec: ModelSpec, quantization: Quantization | None) -> int:
+    return dummy_weight_bytes(spec, QUANTIZED_ENCODINGS[quantization or "bf16"])
 
 
 def _dummy_model(config: EngineConfig) -> tuple[ModelSpec, Tokenizer | None]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
 from vivace.core.config import EngineConfig, ResolvedConfig
 from vivace.core.errors import ConfigError
 from vivace.core.speculation import SpeculativeConfig
-from vivace.models.medusa import MedusaHeads, read_medusa
+from vivace.models.medusa import MedusaHeads, TreePath, read_medusa
 from vivace.models.medusa_program import HeadParameters, build_heads, pack_heads
 from vivace.models.parameters import Parameters
 from vivace.models.spec import ModelSpec
 from vivace.ops.backend import Backend, KVCache, KVSpec, StepLimits
+from vivace.ops.program import Program
 from vivace.resources import EMBEDDED_MEDUSA, resource
 from vivace.speculate.medusa import MedusaProposer, expected_chances
 from vivace.speculate.rule import LengthRule
@@ -50,21 +52,34 @@ def medusa_speculation(
     """What guesses for the engine; `kv_cache` is the engine's own."""
     heads = loaded.heads
     paths = heads.tree[: wanted.num_speculative_tokens]
-    num_heads = max(len(path) for path in paths)
-    no_context = backend.kv_cache(KVSpec(1, 1, spec.head_dim, config.block_size, "f32"), 1)
-    executables = [
-        backend.compile(
-            build_heads(spec, parameters, loaded.parameters, count),
-            no_context,
-            StepLimits(config.max_num_seqs, config.max_num_seqs * count),
-        )
-        for count in range(1, num_heads + 1)
-    ]
+    num_heads = _depth(paths)
+    steps = [heads_step(loaded, config, spec, parameters, count) for count in range(1, num_heads + 1)]
+    no_context = backend.kv_cache(steps[0][1], 1)
+    executables = [backend.compile(program, no_context, limits) for program, _, limits in steps]
     acceptance = TreeAcceptance(expected_chances(_accuracy(heads), paths))
     proposer = MedusaProposer(backend, executables, kv_cache, paths, acceptance, block_size=config.block_size)
     rule = LengthRule(len(paths), adaptive=wanted.adaptive, sequential=False)
     rule.acceptance = acceptance
     return Speculation(proposer, rule)
+
+
+def num_heads_of(loaded: LoadedHeads, config: EngineConfig) -> int:
+    """Heads that guess when as many tokens are guessed as may be."""
+    wanted = config.speculative_config
+    return _depth(loaded.heads.tree[: None if wanted is None else wanted.num_speculative_tokens])
+
+
+def heads_step(
+    loaded: LoadedHeads, sizes: ResolvedConfig, spec: ModelSpec, parameters: Parameters, num_heads: int
+) -> tuple[Program, KVSpec, StepLimits]:
+    """The program of the first heads, the cache that it does not read, and its largest step."""
+    program = build_heads(spec, parameters, loaded.parameters, num_heads)
+    no_context = KVSpec(1, 1, spec.head_dim, sizes.block_size, "f32")
+    return program, no_context, StepLimits(sizes.max_num_seqs, sizes.max_num_seqs * num_heads)
+
+
+def _depth(paths: Items[TreePath]) -> int:
+    return max(len(path) for path in paths)
 
 
 def _accuracy(heads: MedusaHeads) -> list[list[float]]:

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from vivace.core.config import Choice, EngineConfig, KVDtype, ResolvedConfig
 from vivace.core.errors import ConfigError
+from vivace.core.step_size import usual_tokens_a_step
 from vivace.models.spec import ModelSpec
 from vivace.ops.backend import KV_CODE_BITS, KV_UNIT, MAX_CODED_HEAD_DIM, KVSpec
 
-DEFAULT_BATCHED_TOKENS = 512  # a step of 512 rows reaches the arithmetic peak and keeps the gap between tokens short
 KV_MEMORY_SHARE = 0.4  # of the memory that is free once the weights are in
+
+
+@dataclass(frozen=True, slots=True)
+class _BlockNeeds:
+    """`bytes_per_block`: a draft model's included; `recent_bytes`: beside the pool, of each block that is being
+    filled: one a sequence, and those of a prompt's chunk."""
+
+    bytes_per_block: int
+    recent_bytes: int
+    num_filling: int
+
+    def affordable(self, num_bytes: int) -> int:
+        """Blocks that fit beside the 16-bit keys of those being filled."""
+        num_blocks = num_bytes // (self.bytes_per_block + self.recent_bytes)
+        if num_blocks <= self.num_filling:
+            return num_blocks
+        return (num_bytes - self.num_filling * self.recent_bytes) // self.bytes_per_block
 
 
 def resolve(
@@ -21,9 +39,11 @@ def resolve(
     available_bytes: int,
     kv_share: float = KV_MEMORY_SHARE,
     draft_block_bytes: int = 0,
+    on_gpu: bool = False,
 ) -> ResolvedConfig:
     """Decide every value. `available_bytes` is the memory that is free once the weights are in, `kv_share` the part
-    of it for the KV cache, `draft_block_bytes` what a KV block takes in the cache of a draft model.
+    of it for the KV cache, `draft_block_bytes` what a KV block takes in the cache of a draft model. `on_gpu`: on a
+    device with memory of its own.
 
     Raises `ConfigError` where the request cannot be met, with the numbers.
     """
@@ -31,12 +51,15 @@ def resolve(
     dtype = _kv_dtype(config, spec, weights_are_f32, choices)
     kv = KVSpec(spec.num_layers, spec.num_kv_heads, spec.head_dim, config.block_size, dtype)
     max_model_len = _max_model_len(config, spec, choices)
-    num_kv_blocks = _num_kv_blocks(config, kv, draft_block_bytes, max_model_len, (available_bytes, kv_share), choices)
+    num_filling = config.max_num_seqs + _tokens_a_step(config, on_gpu, max_model_len)[0] // kv.block_size
+    needs = _BlockNeeds(kv.bytes_per_block + draft_block_bytes, kv.recent_bytes_per_block, num_filling)
+    num_kv_blocks = _num_kv_blocks(config, needs, max_model_len, (available_bytes, kv_share), choices)
     pool_tokens = num_kv_blocks * config.block_size
     if pool_tokens < max_model_len:
         max_model_len = pool_tokens
         choices.append(Choice("max_model_len", max_model_len, "lowered: the KV pool holds no more tokens"))
-    batched = _batched_tokens(config, max_model_len, choices)
+    batched, reason = _tokens_a_step(config, on_gpu, max_model_len)
+    choices.append(Choice("max_num_batched_tokens", batched, reason))
     return ResolvedConfig(
         max_model_len=max_model_len,
         max_num_seqs=config.max_num_seqs,
@@ -95,28 +118,27 @@ def _max_model_len(config: EngineConfig, spec: ModelSpec, choices: list[Choice])
 
 def _num_kv_blocks(
     config: EngineConfig,
-    kv: KVSpec,
-    draft_block_bytes: int,
+    needs: _BlockNeeds,
     max_model_len: int,
     memory: tuple[int, float],
     choices: list[Choice],
 ) -> int:
     """`memory`: what is free, and the share of it for the cache."""
-    block_bytes = kv.bytes_per_block + kv.recent_bytes_per_block + draft_block_bytes
     if config.num_kv_blocks is not None:
         choices.append(Choice("num_kv_blocks", config.num_kv_blocks, "as asked"))
         return config.num_kv_blocks
     if config.kv_cache_memory_bytes is not None:
-        num_blocks = _affordable_blocks(config, kv, draft_block_bytes, config.kv_cache_memory_bytes)
+        num_blocks = needs.affordable(config.kv_cache_memory_bytes)
         if num_blocks < 1:
             raise ConfigError(
-                f"kv_cache_memory_bytes={config.kv_cache_memory_bytes} holds no block: one needs {block_bytes} bytes"
+                f"kv_cache_memory_bytes={config.kv_cache_memory_bytes} holds no block: one needs "
+                f"{needs.bytes_per_block + needs.recent_bytes} bytes"
             )
         choices.append(Choice("num_kv_blocks", num_blocks, f"fills {config.kv_cache_memory_bytes} bytes"))
         return num_blocks
     available_bytes, share = memory
-    wanted = config.max_num_seqs * -(-max_model_len // kv.block_size)
-    affordable = _affordable_blocks(config, kv, draft_block_bytes, int(available_bytes * share))
+    wanted = config.max_num_seqs * -(-max_model_len // config.block_size)
+    affordable = needs.affordable(int(available_bytes * share))
     if affordable < 1:
         raise ConfigError(f"{available_bytes} bytes of free memory leave no room for one KV block")
     if wanted <= affordable:
@@ -127,24 +149,13 @@ def _num_kv_blocks(
     return affordable
 
 
-def _affordable_blocks(config: EngineConfig, kv: KVSpec, draft_block_bytes: int, num_bytes: int) -> int:
-    """Blocks that fit beside the 16-bit keys of those being filled: one a sequence, and those of a prompt's chunk."""
-    num_filling = config.max_num_seqs + DEFAULT_BATCHED_TOKENS // kv.block_size
-    block_bytes = kv.bytes_per_block + draft_block_bytes
-    num_blocks = num_bytes // (block_bytes + kv.recent_bytes_per_block)
-    if num_blocks <= num_filling:
-        return num_blocks
-    return (num_bytes - num_filling * kv.recent_bytes_per_block) // block_bytes
-
-
-def _batched_tokens(config: EngineConfig, max_model_len: int, choices: list[Choice]) -> int:
+def _tokens_a_step(config: EngineConfig, on_gpu: bool, max_model_len: int) -> tuple[int, str]:
+    """And why."""
     if config.max_num_batched_tokens is not None:
-        choices.append(Choice("max_num_batched_tokens", config.max_num_batched_tokens, "as asked"))
-        return config.max_num_batched_tokens
+        return config.max_num_batched_tokens, "as asked"
+    usual = usual_tokens_a_step(on_gpu=on_gpu, max_num_seqs=config.max_num_seqs)
     if not config.enable_chunked_prefill:
-        batched = max(DEFAULT_BATCHED_TOKENS, max_model_len)
-        choices.append(Choice("max_num_batched_tokens", batched, "a whole prompt must fit one step"))
-        return batched
-    batched = max(DEFAULT_BATCHED_TOKENS, config.max_num_seqs)
-    choices.append(Choice("max_num_batched_tokens", batched, "enough rows for the arithmetic peak, a short gap"))
-    return batched
+        return max(usual, max_model_len), "a whole prompt must fit one step"
+    if on_gpu:
+        return usual, "enough rows to fill a GPU; fewer make gaps between tokens beside a prompt shorter"
+    return usual, "enough rows for the arithmetic peak, a short gap"

@@ -52,6 +52,11 @@ class Checkpoint:
             raise ModelFileError(self.path, "the checkpoint has no such tensor", field=name)
         return self._tables[name].shape(name)
 
+    def size(self, name: str) -> tuple[str | None, int]:
+        """Encoding and bytes by the header, without reading; None and the bytes of the codes of a quantised matrix
+        that several tensors hold. Raises KeyError if there is no such tensor."""
+        return self._tables[name].size(name)
+
     @property
     def holds_fp8(self) -> bool:
         """Whether quantised matrices are 8-bit floats."""

@@ -88,6 +88,12 @@ class QuantizedTensors:
     def shape(self, name: str) -> tuple[int, ...]:
         return self.scheme.shape(self._tensors(name))
 
+    def size(self, name: str) -> tuple[str | None, int]:
+        """No encoding before it is unpacked; the bytes of its codes."""
+        module = name.removesuffix(".weight")
+        names = [f"{module}.{part}" for part in self.scheme.parts]
+        return None, max((self.tables[one].size(one)[1] for one in names if one in self.tables), default=0)
+
     def close(self) -> None:
         for table in self.tables.values():
             table.close()

@@ -34,6 +34,8 @@ class TensorSource(Protocol):
 
     def shape(self, name: str) -> tuple[int, ...]: ...
 
+    def size(self, name: str) -> tuple[str | None, int]: ...
+
     def close(self) -> None: ...
 
 
@@ -86,6 +88,11 @@ class TensorTable(Mapping[str, StoredTensor]):
     def entry(self, name: str) -> TensorEntry:
         """What the header says of `name`, of any type. KeyError if there is none."""
         return self._entries[name]
+
+    def size(self, name: str) -> tuple[str | None, int]:
+        """Encoding and bytes, by the header."""
+        entry = self._entries[name]
+        return entry.encoding, entry.num_bytes
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape alone, of any type. KeyError if there is no such tensor."""

@@ -172,6 +172,15 @@ def encoding_of(name: str, encoding: str) -> str:
     return LM_HEAD_ENCODING if is_table and encoding in ROW_ENCODINGS else encoding
 
 
+def encoding_in_memory(spec: ModelSpec, name: str, stored: str, num_columns: int, wanted: str | None) -> str:
+    """What the matrix `name`, stored as `stored`, becomes when the model's are to become `wanted`, if anything."""
+    multiplies = name != "token_embedding" or spec.tied_embeddings
+    if wanted is None or not multiplies or stored not in FLOAT_ENCODINGS:
+        return stored
+    encoding = encoding_of(name, wanted)
+    return stored if num_columns % ENCODINGS[encoding][0] else encoding
+
+
 def _build(
     spec: ModelSpec,
     backend: Backend,
@@ -278,11 +287,8 @@ class _Loader:
         return values + np.float32(self.spec.norm_weight_offset) if name.endswith("norm") else values
 
     def _quantized(self, name: str, matrix: StoredTensor) -> StoredTensor:
-        multiplies = name != "token_embedding" or self.spec.tied_embeddings
-        if self.encoding is None or not multiplies or matrix.encoding not in FLOAT_ENCODINGS:
-            return matrix
-        encoding = encoding_of(name, self.encoding)
-        if matrix.encoding == encoding or matrix.num_columns % ENCODINGS[encoding][0]:
+        encoding = encoding_in_memory(self.spec, name, matrix.encoding, matrix.num_columns, self.encoding)
+        if matrix.encoding == encoding:
             return matrix
         if encoding == "fp8_channel":
             return quantize_fp8(matrix.name, dequantize(matrix))

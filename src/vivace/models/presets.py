@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Any
 
 from vivace.core.errors import ConfigError
+from vivace.core.nearest_name import nearest_name
 from vivace.models.hf_config import spec_from_hf_config
 from vivace.models.spec import ModelSpec
 
@@ -172,6 +172,5 @@ PRESETS: dict[str, dict[str, Any]] = {
 def preset_spec(name: str) -> ModelSpec:
     """The spec of a well-known model by its short name. Raises ConfigError naming the nearest one."""
     if name not in PRESETS:
-        nearest = get_close_matches(name, PRESETS, n=1, cutoff=0)
-        raise ConfigError(f"no preset {name!r}; nearest is {nearest[0]!r}, known are {', '.join(PRESETS)}")
+        raise ConfigError(f"no preset {name!r}{nearest_name(name, list(PRESETS))}")
     return spec_from_hf_config(PRESETS[name], f"preset {name}")

@@ -346,7 +346,8 @@ class AsynchronousBackend(Backend, Protocol):
         self, program: Program, spec: KVSpec, limits: StepLimits, max_context: int, progress: StepProgress | None
     ) -> int:
         """Memory of the device that steps take beside weights and cache, measured: by the largest ones, of
-        `limits.max_tokens` tokens for `limits.max_sampled` sequences, and by what `prepare` keeps. Raises
+        `limits.max_tokens` tokens for `limits.max_sequences` sequences (None: `max_sampled`), and by what `prepare`
+        keeps. Raises
         `EngineError` or `ConfigError` where they do not fit."""
         ...
 

@@ -106,6 +106,8 @@ def _fused(trials: Trials, best: Candidate | None) -> Claim:
     found = None if best is None else trials.fusion(best)
     if found is None:
         return Claim(words, 1.2, 1.5, None, "there was no time for it")
+    if not found.ratios:
+        return Claim(words, 1.2, 1.5, None, "it is measured on processors alone")
     ratio = ratio_interval(found.ratios)
     shape = f"{found.num_streams} streams at {found.depth} tokens of context"
     remark = (

@@ -15,6 +15,7 @@ from vivace.core.errors import ConfigError
 from vivace.core.nearest_name import nearest_name
 from vivace.core.speculation import SpeculativeConfig
 
+ALL_LAYERS = 999  # of any model
 EMBEDDED_MODEL = "MODEL"  # the package's own model is in no other engine
 
 
@@ -43,10 +44,16 @@ def check_engine(name: str) -> None:
         raise ConfigError(f"unknown engine {name!r}{nearest_name(name, [*ENGINES])}")
 
 
-def equivalent(name: str, config: EngineConfig, kv_pool_bytes: int) -> str:
+def equivalent(name: str, config: EngineConfig, kv_pool_bytes: int, *, on_gpu: bool = False) -> str:
     """Remarks as comments, then the command. `kv_pool_bytes` is what the pool takes here."""
     check_engine(name)
     found = ENGINES[name](config, kv_pool_bytes)
+    if name in ON_CPU and not on_gpu:
+        found.remarks += ON_CPU[name](config, kv_pool_bytes)
+    if name == "llama.cpp" and on_gpu:
+        found.flag("--n-gpu-layers", ALL_LAYERS)
+    if name == "vllm" and on_gpu:
+        found.flag("--num-gpu-blocks-override", config.num_kv_blocks)
     if config.model is None:
         found.remarks.insert(
             0, f"the embedded model is in no other engine: put your model's name for {EMBEDDED_MODEL}"
@@ -54,7 +61,7 @@ def equivalent(name: str, config: EngineConfig, kv_pool_bytes: int) -> str:
     return str(found)
 
 
-def _vllm(config: EngineConfig, kv_pool_bytes: int) -> Equivalent:
+def _vllm(config: EngineConfig, _: int) -> Equivalent:
     made = Equivalent(["vllm", "serve", config.model or EMBEDDED_MODEL])
     _length(made, "--max-model-len", config)
     made.flag("--max-num-seqs", config.max_num_seqs)
@@ -72,13 +79,18 @@ def _vllm(config: EngineConfig, kv_pool_bytes: int) -> Equivalent:
     )
     if _has_codes(config):
         made.flag("--kv-cache-dtype", "fp8")
-        made.remarks.append(f"no {config.kv_cache_dtype} cache: fp8 is its narrowest, on processors that have it")
+        made.remarks.append(f"no {config.kv_cache_dtype} cache: fp8 is its narrowest, on devices that have it")
     if config.speculative_config is not None:
         made.flag("--speculative-config", json.dumps(_vllm_speculation(config.speculative_config)))
         made.remarks.append("its speculation does not rest where guessing does not pay")
-    made.remarks.append(f"on a CPU: VLLM_CPU_KVCACHE_SPACE in GiB ({kv_pool_bytes / 2**30:.2g} here), and")
-    made.remarks.append(f"VLLM_CPU_OMP_THREADS_BIND for the {config.num_threads or 'all'} threads")
     return made
+
+
+def _vllm_on_cpu(config: EngineConfig, kv_pool_bytes: int) -> list[str]:
+    return [
+        f"on a CPU: VLLM_CPU_KVCACHE_SPACE in GiB ({kv_pool_bytes / 2**30:.2g} here), and",
+        f"VLLM_CPU_OMP_THREADS_BIND for the {config.num_threads or 'all'} threads",
+    ]
 
 
 def _vllm_speculation(wanted: SpeculativeConfig) -> dict[str, object]:
@@ -116,9 +128,12 @@ def _sglang(config: EngineConfig, kv_pool_bytes: int) -> Equivalent:
     made.flag("--max-total-tokens", (config.num_kv_blocks or 0) * config.block_size)
     if config.speculative_config is not None:
         _sglang_speculation(made, config.speculative_config)
-    made.remarks.append(f"threads have no flag: the environment has OMP_NUM_THREADS={config.num_threads or 'all'}")
     made.remarks.append(f"the pool takes {kv_pool_bytes / 2**20:,.0f} MiB here")
     return made
+
+
+def _sglang_on_cpu(config: EngineConfig, _: int) -> list[str]:
+    return [f"threads have no flag: the environment has OMP_NUM_THREADS={config.num_threads or 'all'}"]
 
 
 def _sglang_speculation(made: Equivalent, wanted: SpeculativeConfig) -> None:
@@ -222,3 +237,5 @@ ENGINES: dict[str, Callable[[EngineConfig, int], Equivalent]] = {
     "llama.cpp": _llama_cpp,
     "tensorrt-llm": _tensorrt_llm,
 }
+# Remarks that hold on a processor alone.
+ON_CPU: dict[str, Callable[[EngineConfig, int], list[str]]] = {"vllm": _vllm_on_cpu, "sglang": _sglang_on_cpu}

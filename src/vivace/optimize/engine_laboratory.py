@@ -99,6 +99,8 @@ class EngineLaboratory:
         workload = self.workload
         depth = int(workload.prompt_len + workload.output_len / 2)
         streams = min(candidate.max_num_seqs, workload.users)
+        if self.shelf.on_gpu:
+            return Fusion(streams, depth, ())  # NumPy's passes would run on the processor
         plain = self.shelf.engine(replace(candidate, speculation=None, kv_cache_dtype="bf16"))
         return measure_fusion(plain, streams, depth, candidate.num_threads or 1)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 
 from vivace.core.config import EngineConfig
-from vivace.engine.backend import free_memory_bytes, make_backend
+from vivace.engine.backend import free_memory_bytes, gpu_backend, make_backend
 from vivace.engine.loader import LoadedEngine, load_again, load_engine
 from vivace.ops.backend import Backend
 from vivace.optimize.candidate import Candidate
@@ -32,6 +33,11 @@ class EngineShelf:
         self._backends: dict[tuple[str, int | None], Backend] = {}
         self._seconds_a_byte = 0.0  # of the slowest load so far
         self.loading_s = 0.0
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether its engines run on one."""
+        return gpu_backend(self._base) is not None
 
     def config(self, candidate: Candidate) -> EngineConfig:
         """All that `vivace serve` needs to run it as it is measured."""
@@ -78,3 +84,4 @@ class EngineShelf:
             if held + largest <= SHARE_OF_MEMORY * (free_memory_bytes(self._base) + held):
                 return
             self._weights.popitem(last=False)
+            gc.collect()  # what an engine's parts know of each other would keep its memory, and what is free is asked

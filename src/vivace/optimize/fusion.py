@@ -25,8 +25,8 @@ ROUNDS = 9
 
 @dataclass(frozen=True, slots=True)
 class Fusion:
-    """`ratios`: times as long as the fused step the other one takes, in rounds; at `num_streams` sequences with
-    `depth` tokens of context each."""
+    """`ratios`: times as long as the fused step the other one takes, in rounds, none on a GPU; at `num_streams`
+    sequences with `depth` tokens of context each."""
 
     num_streams: int
     depth: int

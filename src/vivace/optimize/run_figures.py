@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from vivace.bench.latency import Latency
+from vivace.bench.percentiles import percentiles
 from vivace.bench.records import RequestRecord
 from vivace.bench.slo import SLO
 
@@ -46,10 +45,10 @@ def run_figures(records: Sequence[RequestRecord], slo: SLO | None = None) -> Run
     return RunFigures(
         tokens_per_s=sum(record.output_len for record in records) / seconds,
         requests_per_s=len(answered) / seconds,
-        ttft_ms=percentile(first_s, 50),
-        ttft_p95_ms=percentile(first_s, 95),
-        tpot_ms=percentile([one.tpot_ms for one in answered if one.tpot_ms is not None], 50),
-        itl_p95_ms=percentile([gap for one in answered for gap in one.gaps_ms], 95),
+        ttft_ms=_percentile(first_s, 0.50),
+        ttft_p95_ms=_percentile(first_s, 0.95),
+        tpot_ms=_percentile([one.tpot_ms for one in answered if one.tpot_ms is not None], 0.50),
+        itl_p95_ms=_percentile([gap for one in answered for gap in one.gaps_ms], 0.95),
         e2el_mean_ms=sum(one.e2el_ms for one in answered) / len(answered),
         prefix_hit_rate=cached / max(1, sum(record.prompt_len for record in records)),
         good_share=None if slo is None else num_good / num_stayed,
@@ -58,6 +57,6 @@ def run_figures(records: Sequence[RequestRecord], slo: SLO | None = None) -> Run
     )
 
 
-def percentile(values: Sequence[float], percent: float) -> float:
+def _percentile(values: Sequence[float], share: float) -> float:
     """0 without values."""
-    return float(np.percentile(values, percent)) if values else 0.0
+    return next(iter(percentiles(values, (share,))), 0.0)

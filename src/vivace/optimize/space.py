@@ -10,6 +10,7 @@ from math import prod
 from typing import Any
 
 from vivace.core.speculation import SpeculativeConfig
+from vivace.core.step_size import CPU_TOKENS_A_STEP, usual_tokens_a_step
 from vivace.ops.backend import KV_CODE_BITS, KV_UNIT, MAX_CODED_HEAD_DIM
 from vivace.optimize.candidate import Candidate
 
@@ -52,10 +53,11 @@ class Exclusion:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Axes are fields of `Candidate`, their values from the mildest to the boldest."""
+    """Axes are fields of `Candidate`, their values from the mildest to the boldest. `on_gpu`: of a GPU."""
 
     axes: dict[str, tuple[Any, ...]]
     exclusions: tuple[Exclusion, ...] = ()
+    on_gpu: bool = False
 
     def candidates(self, *, foreseeable: bool = False) -> Iterator[Candidate]:
         """All of them, in a fixed order; `foreseeable`: those that a forecast tells apart, other axes at their
@@ -106,7 +108,7 @@ def naive(surroundings: Surroundings) -> Candidate:
         quantization="f32" if wide else "bf16" if surroundings.is_float else "auto",
         kv_cache_dtype="f32" if wide else "bf16",
         max_num_seqs=1,
-        max_num_batched_tokens=max(512, surroundings.longest_tokens),
+        max_num_batched_tokens=max(CPU_TOKENS_A_STEP, surroundings.longest_tokens),
         enable_prefix_caching=False,
         num_threads=surroundings.fixed_threads or surroundings.num_threads,
         batching="static",
@@ -118,7 +120,8 @@ def usual(space: Space) -> Candidate:
     values = {axis: choices[0] for axis, choices in space.axes.items()}
     seqs = values["max_num_seqs"] = space.axes["max_num_seqs"][-1]
     budgets = space.axes["max_num_batched_tokens"]
-    values["max_num_batched_tokens"] = next((value for value in budgets if value >= max(512, seqs)), budgets[-1])
+    tokens = usual_tokens_a_step(on_gpu=space.on_gpu, max_num_seqs=seqs)
+    values["max_num_batched_tokens"] = next((value for value in budgets if value >= tokens), budgets[-1])
     return Candidate(**values)
 
 
@@ -135,7 +138,7 @@ def make_space(surroundings: Surroundings) -> Space:
         "speculation": _speculations(surroundings, exclusions),
         "num_threads": _threads(surroundings),
     }
-    return Space(axes, tuple(exclusions))
+    return Space(axes, tuple(exclusions), on_gpu=surroundings.num_threads is None)
 
 
 def _weights(surroundings: Surroundings, exclusions: list[Exclusion]) -> tuple[str, ...]:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 import textwrap
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from vivace.core.config import EngineConfig
-from vivace.core.errors import ConfigError
 from vivace.core.speculation import SpeculativeConfig
-from vivace.formats.atomic_file import atomic_writer
 from vivace.optimize.answer import Answer
 from vivace.optimize.reasons import reasons
 
@@ -46,15 +43,6 @@ def configuration_text(answer: Answer, config: EngineConfig) -> str:
         'host = "127.0.0.1"',
     ]
     return "\n".join(lines) + "\n"
-
-
-def write_whole(path: Path, text: str) -> None:
-    """The new content or the old one, never half of it. Raises `ConfigError`."""
-    try:
-        with atomic_writer(path) as file:
-            file.write(text.encode())
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _heading(answer: Answer) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from vivace.core.step_size import usual_tokens_a_step
 from vivace.plan.deployment import Binding, Deployment
 from vivace.plan.machine import Machine
 from vivace.plan.outcome import Outcome
@@ -90,15 +91,17 @@ def compare(
     load: Load,
     *,
     deployment: Deployment | None = None,
+    usual_steps: bool = False,
     quantizations: Sequence[str] = (),
     prices: Mapping[str, float] | None = None,
     progress: Progress | None = None,
 ) -> list[Candidate]:
     """All of them, machine by machine. `prices` an hour by machine's name. Without `quantizations` those that are
-    common on a machine of its kind, and the file's own."""
+    common on a machine of its kind, and the file's own. `usual_steps`: as large as they are on
+    each machine where nobody says."""
     base = deployment or Deployment()
     pairs = [
-        (machine, replace(base, quantization=quantization))
+        (machine, replace(_usual(base, machine) if usual_steps else base, quantization=quantization))
         for machine in machines
         for quantization in quantizations or _common(model, machine)
     ]
@@ -108,6 +111,11 @@ def compare(
         if progress is not None:
             progress(index + 1, len(pairs))
     return candidates
+
+
+def _usual(deployment: Deployment, machine: Machine) -> Deployment:
+    tokens = usual_tokens_a_step(on_gpu=machine.kind == "gpu", max_num_seqs=deployment.max_num_seqs)
+    return replace(deployment, max_num_batched_tokens=tokens)
 
 
 def best_of(candidates: Sequence[Candidate]) -> Candidate | None:

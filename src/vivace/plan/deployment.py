@@ -11,9 +11,9 @@ from vivace.bench.slo import SLO
 from vivace.bench.traffic.request import Traffic
 from vivace.core.config import BatchingPolicy, KVCacheDtype
 from vivace.core.errors import ConfigError
+from vivace.core.step_size import CPU_TOKENS_A_STEP
 from vivace.models.spec import ModelSpec
 
-DEFAULT_BATCHED_TOKENS = 512
 DEFAULT_ACCEPTANCE = 0.6  # of a guess by a draft of the same family: an assumption, to be replaced by a measurement
 
 
@@ -53,7 +53,7 @@ class Deployment:
     kv_cache_dtype: KVCacheDtype = "auto"
     max_model_len: int | None = None
     max_num_seqs: int = 256
-    max_num_batched_tokens: int = DEFAULT_BATCHED_TOKENS
+    max_num_batched_tokens: int = CPU_TOKENS_A_STEP
     block_size: int = 16
     batching: BatchingPolicy = "continuous"
     static_batch_size: int = 8

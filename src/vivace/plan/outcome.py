@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from vivace.bench.latency import Latency
+from vivace.bench.percentiles import percentiles
 from vivace.bench.records import RequestRecord
 from vivace.bench.slo import SLO
+from vivace.bench.statistics import SHARES
 from vivace.plan.deployment import Binding
 from vivace.plan.simulation import Totals
 
@@ -22,7 +24,7 @@ WAITING_SHARE = 0.5  # of a request's time: more of it in the queue, and the que
 
 @dataclass(frozen=True, slots=True)
 class Percentiles:
-    """Milliseconds, by linear interpolation."""
+    """Milliseconds, as `percentiles` defines them."""
 
     mean: float
     p50: float
@@ -33,11 +35,8 @@ class Percentiles:
     @classmethod
     def of(cls, values: Iterable[float]) -> Percentiles | None:
         """None without values."""
-        listed = np.fromiter(values, np.float64)
-        if not listed.size:
-            return None
-        p50, p90, p95, p99 = map(float, np.percentile(listed, (50, 90, 95, 99)))
-        return cls(float(listed.mean()), p50, p90, p95, p99)
+        known = list(values)
+        return cls(sum(known) / len(known), *percentiles(known, list(SHARES.values()))) if known else None
 
 
 @dataclass(frozen=True, slots=True)

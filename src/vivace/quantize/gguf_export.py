@@ -50,15 +50,16 @@ def export_gguf(
     *,
     dataset: str = "",
     num_chunks: int = 0,
+    imatrix_file: str = "",
     progress: Progress | None = None,
     num_threads: int | None = None,
 ) -> None:
     """Writes the model of `directory` (safetensors) to `path` as F32, F16, BF16, Q8_0, Q4_0, Q4_K_M, Q5_K_M or Q6_K.
 
     `importance` is the mean squared activation of each input by the matrix's name, the directory's or GGUF's; a
-    matrix without one counts all inputs alike. `dataset` (what it was measured on) and `num_chunks` are noted in the
-    file. `progress` gets the elements written so far and in all. All threads are used unless `num_threads` says less;
-    the bytes do not depend on it. The file appears whole or not at all.
+    matrix without one counts all inputs alike. `dataset` (what it was measured on), `num_chunks` and `imatrix_file`
+    (where it was read) are noted in the file. `progress` gets the elements written so far and in all. All threads are
+    used unless `num_threads` says less; the bytes do not depend on it. The file appears whole or not at all.
 
     Raises ConfigError for another encoding or an importance that is not this model's, UnsupportedError for what GGUF
     cannot express, ModelFileError for a broken model.
@@ -74,7 +75,7 @@ def export_gguf(
         metadata |= _tokenizer(directory, spec)
         exporter = _Exporter(spec, checkpoint, mixture, importance or {}, num_threads or len(os.sched_getaffinity(0)))
         if importance is not None:
-            metadata |= _imatrix_note(len(exporter.important_matrices()), dataset, num_chunks)
+            metadata |= _imatrix_note(len(exporter.important_matrices()), dataset, num_chunks, imatrix_file)
         tensors = list(exporter.tensors())
         for name, stored in extra.items():
             tensors.append(GGUFTensor(name, stored.encoding, stored.shape, partial(_given, stored)))
@@ -93,11 +94,10 @@ def _tokenizer(directory: Path, spec: ModelSpec) -> dict[str, MetadataValue]:
     return gguf_entries(load_tokenizer(directory), directory, spec.vocab_size)
 
 
-def _imatrix_note(num_entries: int, dataset: str, num_chunks: int) -> dict[str, MetadataValue]:
-    """What llama.cpp's quantiser notes of an importance matrix, under its keys; not its `file`, as there is none."""
-    if not num_entries:
-        raise ConfigError("no name of the importance belongs to this model: calibrate with this very model")
+def _imatrix_note(num_entries: int, dataset: str, num_chunks: int, file: str) -> dict[str, MetadataValue]:
+    """What llama.cpp's quantiser notes of an importance matrix, under its keys; its `file` where there is one."""
     return {
+        **({"quantize.imatrix.file": file} if file else {}),
         "quantize.imatrix.dataset": dataset,
         "quantize.imatrix.entries_count": num_entries,
         "quantize.imatrix.chunks_count": num_chunks,
@@ -152,6 +152,8 @@ class _Exporter:
             if len(shape) > 1 and importance is not None:
                 input_costs(importance, shape[1], parts[0].source.name)
                 found[parts[0].target.name] = importance
+        if not found:
+            raise ConfigError("no name of the importance belongs to this model: calibrate with this very model")
         return found
 
     def _plan(self) -> Iterator[tuple[list[_Part], Shape, int | None]]:

@@ -1,45 +1,63 @@
 """llama.cpp's importance files: GGUF with the sums of squared inputs of every matrix (tools/imatrix).
 
-`NAME.in_sum2` holds the sum over all tokens, `NAME.counts` how many tokens that were; names are GGUF's.
+`NAME.in_sum2` holds the sum over all tokens, `NAME.counts` how many tokens that were; names are GGUF's. The binary
+form before it, which is read as well, is `imatrix_dat`'s.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vivace.core.errors import ModelFileError, UnsupportedError
 from vivace.formats.dequantize import dequantize
-from vivace.formats.gguf import GGUFFile
+from vivace.formats.gguf import MAGIC, GGUFFile
 from vivace.formats.gguf_metadata import MetadataValue
 from vivace.formats.gguf_writer import GGUFTensor, write_gguf
 from vivace.formats.quantize_rtn import encode
 from vivace.formats.tensor import StoredTensor
+from vivace.quantize.imatrix_dat import DatFile
 
 _SUM, _COUNTS = ".in_sum2", ".counts"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImportanceMatrix:
-    """Mean squared inputs by GGUF's names, and what they were measured on: chunks of `chunk_size` tokens."""
+    """Mean squared inputs by GGUF's names, and what they were measured on: chunks of `chunk_size` tokens.
+
+    0 where the file does not tell.
+    """
 
     importance: dict[str, NDArray[np.float32]]
     datasets: tuple[str, ...]
     num_chunks: int
     chunk_size: int
 
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of names and values."""
+        digest = hashlib.sha256()
+        for name, values in sorted(self.importance.items()):
+            digest.update(f"{name} {values.size}\n".encode())
+            digest.update(np.ascontiguousarray(values, "<f4").data)
+        return digest.hexdigest()
+
 
 def read_imatrix(path: str | PathLike[str]) -> ImportanceMatrix:
-    """Reads a GGUF importance file, ours or llama.cpp's.
+    """Reads an importance file, ours or llama.cpp's, GGUF or the older binary one.
 
-    Raises ModelFileError where the file is broken or something else (the older binary format, too),
-    UnsupportedError for mixtures of experts.
+    Raises ModelFileError where the file is broken or something else, UnsupportedError for mixtures of experts.
     """
+    if not _is_gguf(path):
+        older = DatFile(path)
+        return ImportanceMatrix(older.importance, (older.dataset,) if older.dataset else (), older.chunks, 0)
     file = GGUFFile.open(path)
     if file.metadata.get("general.type") != "imatrix":
         raise ModelFileError(path, "not an importance matrix: make one with llama-imatrix", field="general.type")
@@ -51,6 +69,14 @@ def read_imatrix(path: str | PathLike[str]) -> ImportanceMatrix:
         _count(file, "imatrix.chunk_count", path),
         _count(file, "imatrix.chunk_size", path),
     )
+
+
+def _is_gguf(path: str | PathLike[str]) -> bool:
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError as error:
+        raise ModelFileError(path, f"cannot be read: {error.strerror}") from None
 
 
 def write_imatrix(path: str | PathLike[str], matrix: ImportanceMatrix) -> None:

@@ -37,6 +37,8 @@ READ_BY: dict[str, frozenset[str]] = {
     "alpha": frozenset({"smoothquant"}),
     "target_bits": frozenset({"mixed"}),
     "gguf_type": frozenset({"gguf"}),
+    "imatrix": frozenset({"gguf"}),
+    "save_imatrix": frozenset({"gguf"}),
     "calibration": CALIBRATED_METHODS,
     "num_samples": CALIBRATED_METHODS,
     "seq_len": CALIBRATED_METHODS,
@@ -79,6 +81,8 @@ def quantize_options(method: str, **asked: Any) -> QuantizeOptions:
     Raises ConfigError for an unknown method, an option that the method does not read, or a value that cannot be.
     """
     if method not in FORMATS:
+        if method.upper() in FILE_TYPES:
+            raise ConfigError(f"{method} is a type of GGUF files: give --method gguf --gguf-type {method.upper()}")
         raise ConfigError(f"--method {method!r:.80} is not known; there are {', '.join(FORMATS)}")
     given = {name: value for name, value in asked.items() if value is not None}
     if "gguf_type" in given:
@@ -86,7 +90,7 @@ def quantize_options(method: str, **asked: Any) -> QuantizeOptions:
     for name in given:
         if name in READ_BY and method not in READ_BY[name]:
             users = ", ".join(sorted(READ_BY[name]))
-            raise ConfigError(f"--{name.replace('_', '-')} does nothing for {method}: it is read by {users}")
+            raise ConfigError(f"--{_flag(name)} does nothing for {method}: it is read by {users}")
     formats = FORMATS[method]
     chosen = given.setdefault("format", formats[0])
     if chosen not in formats:
@@ -94,7 +98,24 @@ def quantize_options(method: str, **asked: Any) -> QuantizeOptions:
     known = {field.name for field in fields(QuantizeOptions)}
     options = QuantizeOptions(method=method, **_defaults(method, chosen) | {k: given[k] for k in given if k in known})
     _check(options)
+    _check_importance(options, given)
     return options
+
+
+def _check_importance(options: QuantizeOptions, given: dict[str, Any]) -> None:
+    """An importance file takes the place of calibration, and a file of floats has no use for either."""
+    for name in ("imatrix", "save_imatrix"):
+        if name in given and not options.is_calibrated:
+            raise ConfigError(
+                f"--{_flag(name)} does nothing for {options.gguf_type}: nothing is rounded by importance"
+            )
+    for name in ("calibration", "num_samples", "seq_len", "save_imatrix"):
+        if "imatrix" in given and name in given:
+            raise ConfigError(f"--imatrix takes the place of calibration: leave --{_flag(name)} out")
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")
 
 
 def _defaults(method: str, chosen: str) -> dict[str, Any]:
@@ -117,7 +138,7 @@ def _check(options: QuantizeOptions) -> None:
     ):
         value = getattr(options, name)
         if not low <= value <= high:
-            raise ConfigError(f"--{name.replace('_', '-')} must be from {low} to {high}, not {value}")
+            raise ConfigError(f"--{_flag(name)} must be from {low} to {high}, not {value}")
     if options.bits == 8 and not options.symmetric:
         raise ConfigError("8 bits are written symmetric: leave --asym out")
     if options.gguf_type not in FILE_TYPES:

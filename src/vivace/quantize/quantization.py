@@ -18,7 +18,9 @@ from vivace.quantize.bit_budget import BitPlan, Candidate, allocate, stored_bits
 from vivace.quantize.calibration import Calibration, load_calibration
 from vivace.quantize.decoder_layer import STAGES, Floats, StageName
 from vivace.quantize.embedding import embed
-from vivace.quantize.gguf_export import export_gguf
+from vivace.quantize.gguf_export import export_gguf, gguf_importance
+from vivace.quantize.gguf_imatrix import ImportanceMatrix
+from vivace.quantize.importance_files import ImportanceFiles
 from vivace.quantize.layer_pass import Scratch
 from vivace.quantize.layer_quantizer import Activations, LayerOutput, LayerQuantizer, float_statistics
 from vivace.quantize.options import INT8_METHODS, PER_ROW, QuantizeOptions
@@ -58,9 +60,13 @@ def quantize_model(
     options: QuantizeOptions,
     *,
     calibration: str | None = None,
+    imatrix: Path | None = None,
+    save_imatrix: Path | None = None,
     progress: Progress | None = None,
 ) -> QuantizationResult:
     """Quantises `model` (None: the embedded one) into the new folder, or GGUF file, `output`.
+
+    For GGUF files: `imatrix` is read instead of calibrating, `save_imatrix` gets what calibration found.
 
     Raises ConfigError for a request that cannot be met, ModelFileError for a broken model.
     """
@@ -70,15 +76,18 @@ def quantize_model(
             if options.format == "gguf"
             else f"{output}: {options.format} makes a folder; a GGUF file comes of --method gguf"
         )
+    if save_imatrix == output:
+        raise ConfigError(f"{output} cannot be both the model and its importance: name two files")
+    importance = ImportanceFiles(imatrix, save_imatrix)
     with np.errstate(over="ignore", invalid="ignore"), SourceModel(model) as source:  # checked layer by layer
         data = None
-        if options.is_calibrated:
+        if options.is_calibrated and importance.given is None:
             window = min(options.seq_len, source.spec.max_position_embeddings)
             tokenizer = load_tokenizer(source.directory)
             data = load_calibration(
                 tokenizer, calibration, num_samples=options.num_samples, seq_len=window, seed=options.seed
             )
-        return _Quantization(source, output, options, data, progress or _unseen).run()
+        return _Quantization(source, output, options, data, importance, progress or _unseen).run()
 
 
 def _unseen(stage: str, done: int, total: int) -> None:
@@ -93,14 +102,18 @@ class _Quantization:
         output: Path,
         options: QuantizeOptions,
         data: Calibration | None,
+        importance: ImportanceFiles,
         progress: Progress,
     ) -> None:
-        self.model, self.options, self.data, self.progress = model, options, data, progress
+        self.model, self.options, self.progress = model, options, progress
+        self.data, self.importance = data, importance
         self._check_shapes()
+        if importance.given is not None:
+            gguf_importance(model.directory, importance.given.importance)  # refuses another model's
         asked = {
             "options": asdict(options) | {"skip_layers": list(options.skip_layers)},
             "model": checkpoint_fingerprint(model.checkpoint),
-            "data": None if data is None else data.checksum,
+            "data": importance.checksum if data is None else data.checksum,
         }
         self.directory = RunDirectory(output, asked)
 
@@ -136,6 +149,8 @@ class _Quantization:
         if known is None:
             known = list(self._allocated(keys).bits)
             self.directory.write_json(PLAN_NAME, known)
+        if not isinstance(known, list) or len(known) != len(keys) or any(bits not in (4, 8, 16) for bits in known):
+            raise self.directory.damaged(PLAN_NAME, f"it must list 4, 8 or 16 bits for {len(keys)} stages")
         return dict(zip(keys, known, strict=True))
 
     def _allocated(self, keys: list[tuple[int, StageName]]) -> BitPlan:
@@ -254,26 +269,38 @@ class _Quantization:
             output.stat().st_size if output.is_file() else num_weight_bytes(output),
             None if self.options.format == "gguf" else self._mean_bits(plan),
             bits_of_module,
-            "no data (none is needed)"
-            if self.data is None
-            else f"{self.data.num_tokens} tokens of {self.data.source}",
+            self._calibrated_on(),
         )
 
+    def _calibrated_on(self) -> str:
+        if self.data is not None:
+            return f"{self.data.num_tokens} tokens of {self.data.source}"
+        return self.importance.summary or "no data (none is needed)"
+
     def _write_gguf(self) -> None:
-        importance: dict[str, Floats] = {}
-        for layer in self.directory.layers:
-            for name, stored in SafetensorsFile.open(self.directory.shards / layer.shard).tensors.items():
-                importance[name] = dequantize(stored)
+        found = self.importance.given if self.data is None else self._found_importance(self.data)
         export_gguf(
             self.model.directory,
             self.directory.output,
             self.options.gguf_type,
-            importance or None,
-            dataset="" if self.data is None else self.data.source,
-            num_chunks=0 if self.data is None else len(self.data.token_ids_SL),
+            None if found is None else found.importance,
+            dataset="" if found is None else ", ".join(found.datasets),
+            num_chunks=0 if found is None else found.num_chunks,
+            imatrix_file="" if self.importance.source is None else str(self.importance.source),
             progress=lambda done, total: self.progress("elements encoded", done, total),
         )
         self.directory.drop()
+
+    def _found_importance(self, data: Calibration) -> ImportanceMatrix:
+        """By GGUF's names; saved where that was asked for."""
+        importance: dict[str, Floats] = {}
+        for layer in self.directory.layers:
+            for name, stored in SafetensorsFile.open(self.directory.shards / layer.shard).tensors.items():
+                importance[name] = dequantize(stored)
+        by_gguf = gguf_importance(self.model.directory, importance)
+        found = ImportanceMatrix(by_gguf, (data.source,), *data.token_ids_SL.shape)
+        self.importance.save(found)
+        return found
 
     def _mean_bits(self, plan: dict[tuple[int, StageName], int]) -> float:
         """Over the layers' matrices; what was skipped counts as 16 bits."""

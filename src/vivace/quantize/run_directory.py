@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from vivace.core.errors import ConfigError
 from vivace.formats.atomic_file import atomic_writer
 
@@ -80,6 +82,10 @@ class RunDirectory:
         except (OSError, ValueError):
             return None
 
+    def damaged(self, name: str, reason: str) -> ConfigError:
+        """For a file of the run that is whole JSON, and not what a run writes."""
+        return ConfigError(f"{self.path / name} is damaged ({reason:.200}): delete {self.path} to begin anew")
+
     def commit(self, record: LayerRecord) -> None:
         """Adds a layer whose files are written; then the hidden states before it can go."""
         self.layers.append(record)
@@ -106,9 +112,12 @@ class RunDirectory:
     def _finished_layers(self) -> list[LayerRecord]:
         """Those whose files are as the manifest says; nothing is believed behind a broken one."""
         entries = self.read_json(MANIFEST_NAME)
-        if not isinstance(entries, list):
+        if entries is None:
             return []
-        layers = [LayerRecord(**entry) for entry in entries]
+        try:
+            layers = msgspec.convert(entries, list[LayerRecord])
+        except msgspec.ValidationError as error:
+            raise self.damaged(MANIFEST_NAME, str(error)) from None
         intact = [checksum(self.shards / layer.shard) == layer.shard_sha256 for layer in layers]
         if layers and layers[-1].hidden:
             intact.append(checksum(self.path / layers[-1].hidden) == layers[-1].hidden_sha256)
@@ -116,12 +125,12 @@ class RunDirectory:
 
 
 def checksum(path: Path) -> str:
-    """SHA-256; empty for a file that is not there."""
+    """SHA-256; empty where there is no such file."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
             while data := file.read(HASH_BYTES):
                 digest.update(data)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         return ""
     return digest.hexdigest()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -54,7 +56,8 @@ class StepResult:
     Parallel lists: an object a token would cost 0.1 ms a step at 256 sequences. `logprobs` is None when nobody asked.
     `states` are the hidden states [S, D] of the sampled rows where the program names some (a view, valid until the
     next step), `rows` those rows of it that belong to `sequences`: all of them until guesses are verified. `paths`:
-    the guesses that stand, of each item of the plan that has guesses, once they are verified.
+    the guesses that stand, of each item of the plan that has guesses, once they are verified. `waited_s`: seconds in
+    which the host waited for the tokens.
     """
 
     sequences: list[Sequence]
@@ -66,6 +69,7 @@ class StepResult:
     states: Any = None
     rows: list[int] = field(default_factory=list)
     paths: list[list[int]] = field(default_factory=list)
+    waited_s: float = 0.0
 
     def of_unfinished(self) -> StepResult:
         """Without what belongs to sequences that are finished. Of a step without guesses."""
@@ -136,7 +140,9 @@ class Runner:
         *,
         names_states: bool = False,
         judge: Judge | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        self._clock = clock
         self._names_states = names_states
         self._judge = judge
         self._backend = backend
@@ -189,7 +195,7 @@ class Runner:
         split = len(rows.sequences)
         if split:
             result.sequences = rows.sequences
-            result.tokens, result.logprobs = self._sample(plan, logits[:split], rows)
+            result.tokens, result.logprobs, result.waited_s = self._sample(plan, logits[:split], rows)
         if self._names_states:
             result.states = self._executable.states()
             result.rows = list(range(split))
@@ -221,16 +227,26 @@ class Runner:
 
     def _sample(
         self, plan: StepPlan, logits: Any, rows: _SampledRows
-    ) -> tuple[list[int], list[TokenLogprobs | None] | None]:
+    ) -> tuple[list[int], list[TokenLogprobs | None] | None, float]:
+        """Tokens, what is asked about them, and the seconds of waiting for the device."""
         inputs = self._sampler_inputs.build(rows.sequences, logits.shape[-1], rows.ahead)
+        is_judged = self._judge is not None and rows.ahead is not None
+        started = self._clock()
+        if self._asynchronous is not None and not is_judged:  # tokens and log probabilities in one wait
+            token_S, top = self._asynchronous.draw(logits, inputs, self._sampler_inputs.max_logprobs).read()
+            waited_s = self._clock() - started
+            tokens: list[int] = token_S.tolist()
+            return tokens, None if top is None else _entries(top, rows.sequences, tokens), waited_s
         token_S = self._backend.sample(logits, inputs)
+        waited_s = self._clock() - started
         if self._judge is not None and rows.ahead is not None:
             self._judge(plan, self._backend.on_host(logits), token_S)
-        tokens: list[int] = token_S.tolist()
+        tokens = token_S.tolist()
         wanted = self._sampler_inputs.max_logprobs
         if wanted is None:
-            return tokens, None
-        return tokens, _entries(self._backend.top_logprobs(logits, token_S, wanted), rows.sequences, tokens)
+            return tokens, None, waited_s
+        top = self._backend.top_logprobs(logits, token_S, wanted)
+        return tokens, _entries(top, rows.sequences, tokens), waited_s
 
     def _score(self, logits: Any, scored: list[ScheduledSequence], targets: list[int]) -> list[PromptLogprobs]:
         wanted = max(item.sequence.params.prompt_logprobs or 0 for item in scored)

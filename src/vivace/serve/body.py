@@ -31,6 +31,9 @@ THREAD_BYTES = 128 * 1024  # larger bodies take over 1 ms to parse: off the even
 _TOO_DEEP = f"the body is nested more than {MAX_DEPTH} levels deep"
 _SUSPECT_ESCAPE = re.compile(rb"\\u(?:0000|d[89a-f])", re.IGNORECASE)  # NUL, surrogates
 _PATH = re.compile(r" - at (?:`key` in )?`\$\.?([^`]*)`$")
+_LENGTH = re.compile(r"^Expected `(\w+)` of length (<=|>=) (\d+)$")
+_CHOICE = re.compile(r"^Invalid enum value (.*)$")
+_UNITS = {"str": "characters", "array": "entries", "object": "keys"}
 _FIELD = re.compile(r"^Object (contains unknown|missing required) field `([^`]*)`")
 
 
@@ -176,6 +179,15 @@ def _convert(value: Any, kind: type[T]) -> T:
         raise _explained(str(error), kind) from None
 
 
+def _bound(found: re.Match[str]) -> str:
+    """In words: `1` entry at least is a list that is not empty."""
+    kind, side, bound = found.groups()
+    if (side, bound) == (">=", "1"):
+        return "must not be empty"
+    edge = "most" if side == "<=" else "least"
+    return f"may have {int(bound):,} {_UNITS[kind]} at {edge}"
+
+
 def _explained(message: str, kind: type[Any]) -> RequestError:
     """msgspec's message with the field's name taken out of it."""
     found = _PATH.search(message)
@@ -183,6 +195,7 @@ def _explained(message: str, kind: type[Any]) -> RequestError:
     reason = message[: found.start()] if found else message
     field = _FIELD.match(reason)
     if field is None:
+        reason = _CHOICE.sub(r"\1 is not supported", _LENGTH.sub(_bound, reason))
         return RequestError(f"{path}: {reason}" if path else reason, param=path or None)
     problem, name = field.groups()
     full_name = f"{path}.{name}" if path else name

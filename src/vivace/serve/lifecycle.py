@@ -10,7 +10,7 @@ from vivace.core.errors import UnavailableError
 from vivace.serve.dashboard.assets import ASSET_PATHS
 from vivace.serve.errors import error_response
 
-OPEN_PATHS = frozenset({"/health", "/ready"}) | ASSET_PATHS  # answered in every state, without a key
+OPEN_PATHS = frozenset({"/health", "/ready", "/version"}) | ASSET_PATHS  # answered in every state, without a key
 WATCHING_PATHS = frozenset({"/metrics", "/dashboard/state"})
 LOADING_RETRY_S = 5.0
 

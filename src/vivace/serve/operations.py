@@ -16,7 +16,7 @@ from vivace.serve.wire.embeddings import EmbeddingRequest, EmbeddingResponse
 from vivace.serve.wire.explanation import RequestExplanation
 from vivace.serve.wire.models import Model, ModelList
 from vivace.serve.wire.responses import Event, ResponseObject, ResponsesRequest
-from vivace.serve.wire.status import Health, Readiness
+from vivace.serve.wire.status import Health, Readiness, Version
 from vivace.serve.wire.tokenize import Detokenized, DetokenizeRequest, Tokenized, TokenizeRequest
 
 EITHER_PROMPT_OR_MESSAGES = Meta(
@@ -108,6 +108,7 @@ OPERATIONS = (
     ),
     Operation("GET", "/metrics", "metrics", "Numbers for Prometheus.", text_types=("text/plain",)),
     Operation("GET", "/health", "health", "Whether the process lives.", response=Health, is_open=True),
+    Operation("GET", "/version", "version", "Which version serves.", response=Version, is_open=True),
     Operation(
         "GET",
         "/ready",

@@ -41,6 +41,7 @@ class _Cycle:
     began: float
     guessing_s: float = 0.0
     asking_s: float = 0.0
+    waited_s: float = 0.0  # for the device
     num_sequences: int = 0  # 0: not of decode rows alone, or nothing goes on after it
     num_tokens: int = 0
     lengths: list[int] = field(default_factory=list)
@@ -48,11 +49,16 @@ class _Cycle:
 
 
 class Speculation:
-    """Owned by the engine; called around every step. `clock` returns seconds."""
+    """Owned by the engine; called around every step. `clock` returns seconds.
+
+    `overlaps`: whether the host prepares the next step while one that rests runs. A step that is looked at cannot be
+    overlapped, so what the host would have hidden is a price of asking: where nothing comes of it, steps rest.
+    """
 
     def __init__(self, proposer: Proposer, rule: LengthRule, clock: Callable[[], float] = time.perf_counter) -> None:
         self.proposer = proposer
         self.rule = rule
+        self.overlaps = False
         self._clock = clock
         self._cycle = _Cycle(clock())
         self._kind: Kind = "none"  # of the last choice
@@ -107,6 +113,7 @@ class Speculation:
         What it returns comes out before the plan is committed, for its blocks are named by their tokens.
         """
         cycle = self._cycle
+        cycle.waited_s = result.waited_s
         if plan.num_tokens == len(plan.scheduled) + sum(cycle.lengths) and all(map(_decodes, plan.scheduled)):
             cycle.num_sequences = cycle.num_tokens = len(plan.scheduled)
         items = plan.drafting
@@ -187,14 +194,15 @@ class Speculation:
         if not cycle.num_sequences:
             return
         target_s = ended - cycle.began - cycle.guessing_s - cycle.asking_s
+        hidden_s = max(0.0, min(cycle.waited_s, target_s - cycle.waited_s)) if self.overlaps else 0.0
         self.rule.observe(
             StepReport(
                 cycle.num_sequences,
                 cycle.lengths,
                 cycle.num_tokens,
-                target_s,
+                target_s - hidden_s,
                 cycle.guessing_s,
-                cycle.asking_s,
+                cycle.asking_s + hidden_s,
                 is_steady,
                 cycle.kind == "trial",
             )

@@ -1,6 +1,7 @@
 """Compiles every kernel for named targets, without a device; a child process, because the interpreter compiles none.
 
-Prints a JSON line a kernel and target: registers, bytes spilled, bytes of PTX and cubin. `--targets 80,90` chooses.
+Prints a JSON line a kernel and target: registers, bytes spilled, bytes of PTX and cubin, seconds; or the error.
+`--targets 80,90` chooses.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +22,14 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
+from triton.errors import TritonError
 
 from vivace.backends.cuda.code_layout import LAYOUTS
 from vivace.backends.cuda.kernels import (
     attention,
     attention_kernel,
     attention_merge,
+    coded_gate,
     coded_norm,
     coded_product,
     fp8_product,
@@ -183,7 +187,8 @@ def row_variants() -> Iterator[Variant]:
     pointers = dict.fromkeys(("x", "residual", "total", "out", "gate_up", "ranges"), "*bf16")
     pointers |= dict.fromkeys(("weight", "table"), "*fp32") | {"slots": "*i32", "codes": "*u8"}
     constants = {"ACTIVATION": "silu", "COLUMNS": 1024}
-    yield Variant("gated_activation", gated_activation.gate, pointers, constants)
+    yield Variant("gated_activation", gated_activation.gate, pointers, constants, options=gated_activation.OPTIONS)
+    yield from coded_gate_variants()
     constants = {"HEAD_DIM": 128, "DIM": 128, "PAIRS": 64}
     yield Variant("rope", rope.rotate, pointers, constants, options={"num_warps": 1})
     pointers |= dict.fromkeys(("q", "k", "v", "key_ranges", "value_ranges"), "*bf16")
@@ -194,6 +199,19 @@ def row_variants() -> Iterator[Variant]:
         constants |= {"QUERY_HEADS": 32, "KV_HEADS": 8}
         options = {"num_warps": 1, "enable_fp_fusion": False}
         yield Variant(f"rope_write {kind}", kv_write.write_slots, dict(pointers), constants, (), strides, options)
+
+
+def coded_gate_variants() -> Iterator[Variant]:
+    """Rows of 14336 in every encoding, and the longest."""
+    pointers = dict.fromkeys(("gate_up", "out"), "*bf16") | {"outliers": "*u8", "scales": "*fp32"}
+    cases = [(14336, encoding) for encoding in TOKEN_ENCODINGS] + [(28672, "int8_outlier")]
+    for width, encoding in cases:
+        is_float, columns = encoding == "fp8_channel", triton.next_power_of_2(width)
+        constants: dict[str, object] = {"WIDTH": width, "COLUMNS": columns, "STEP": 128, "ACTIVATION": "silu"}
+        constants |= {"KEEPS_OUTLIERS": encoding == "int8_outlier", "IS_FLOAT": is_float}
+        coded, options = pointers | {"codes": "*u8" if is_float else "*i8"}, coded_gate.row_options(columns)
+        name = f"coded gated_activation {width} {encoding}"
+        yield Variant(name, coded_gate.gate_and_code, coded, constants, options=options)
 
 
 def norm_variants() -> Iterator[Variant]:
@@ -291,9 +309,23 @@ def variants() -> Iterator[Variant]:
     yield from sampling_variants()
 
 
+def attempted(variant: Variant, capability: int) -> dict[str, object]:
+    """The others are compiled although this one fails: what a version of Triton cannot do is seen in one run."""
+    try:
+        return compiled(variant, capability)
+    except (TritonError, RuntimeError, AttributeError, subprocess.CalledProcessError) as error:
+        return {
+            "kernel": variant.name,
+            "target": f"sm_{capability}",
+            "error": f"{type(error).__name__}: {error}"[:600],
+        }
+
+
 def compiled(variant: Variant, capability: int) -> dict[str, object]:
     overlap = {"launch_pdl": True} if (capability // 10, capability % 10) >= OVERLAPPING_CAPABILITY else {}
+    started = time.perf_counter()
     result = triton.compile(variant.source(), GPUTarget("cuda", capability, 32), variant.options | overlap)
+    compile_s = time.perf_counter() - started
     registers, spilled = usage(result.asm["ptx"], capability)
     return {
         "kernel": variant.name,
@@ -303,8 +335,10 @@ def compiled(variant: Variant, capability: int) -> dict[str, object]:
         "shared_bytes": result.metadata.shared,
         "ptx_bytes": len(result.asm["ptx"]),
         "cubin_bytes": len(result.asm["cubin"]),
+        "compile_s": round(compile_s, 2),
         "float_sums": float_sums(result.asm["ttgir"]),
         "waits_first": waits_first(result.asm["ptx"]),
+        "fused_products": len(re.findall(r"\bfma\.rn\.f32", result.asm["ptx"])),
     }
 
 
@@ -343,18 +377,22 @@ def runs_on(variant: Variant, capability: int) -> bool:
     return bool(variant.constants.get("IS_NATIVE", has_fp8)) == has_fp8
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--targets", default="80,89,90")
     parser.add_argument("--only", nargs="*", default=[""], help="kernels whose names contain one of these")
     options = parser.parse_args()
+    num_failed = 0
     for variant in variants():
         if any(part in variant.name for part in options.only):
             for capability in map(int, options.targets.split(",")):
                 if runs_on(variant, capability):
-                    sys.stdout.write(json.dumps(compiled(variant, capability)) + "\n")
+                    found = attempted(variant, capability)
+                    num_failed += "error" in found
+                    sys.stdout.write(json.dumps(found) + "\n")
                     sys.stdout.flush()
+    return min(1, num_failed)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("torch", reason="the backend is torch's")
 
 from vivace.backends.cuda.backend import CudaBackend
-from vivace.backends.cuda.fusion import AddNorm, CodedNorm, RopeWrite, stages
+from vivace.backends.cuda.fusion import AddNorm, CodedGate, CodedNorm, RopeWrite, stages
 from vivace.backends.cuda.last_uses import last_uses
 from vivace.formats.fp8_rows import quantize_fp8
 from vivace.ops.program import Program, Value, Weight
@@ -67,6 +67,19 @@ def test_norms_that_8_bit_products_read() -> None:
     assert [type(one) for one in found] == [CodedNorm, CodedNorm, AddNorm]
     assert [one.encoding for one in found if isinstance(one, CodedNorm)] == ["fp8_channel"] * 2
     assert [one.add is None for one in found if isinstance(one, CodedNorm)] == [True, False]
+
+
+def test_gated_activations_that_8_bit_products_read() -> None:
+    """Not where anybody else reads one, or a product takes them as they come."""
+    program = Program()
+    x = program.embedding(weight(9, 2 * WIDTH))
+    first, second, third = (program.gated_activation(x, "silu") for _ in range(3))
+    program.linear(first, [fp8_matrix(WIDTH), fp8_matrix(WIDTH)])
+    program.add(program.linear(second, [fp8_matrix(WIDTH)]), second)
+    program.output = program.linear(third, [weight(WIDTH, WIDTH)])
+    found = [stage.fused for stage in stages(program)]
+    assert [type(one) for one in found if one is not None] == [CodedGate]
+    assert found[1] == CodedGate(program.ops[1], "fp8_channel")  # type: ignore[arg-type]
 
 
 def test_keys_that_are_read_again_are_kept() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -82,7 +83,7 @@ def linear_of(weights: list[Weight], biases: list[Weight | None] | None = None) 
     """What becomes of a product with these."""
     program = Program()
     program.output = program.linear(program.given_states(INPUTS), weights, biases)
-    op = joined(program).ops[-1]
+    op = joined(program, lambda: None).ops[-1]
     assert isinstance(op, Linear)
     return op
 
@@ -124,6 +125,34 @@ def test_without_memory_for_a_copy_they_stay_apart(monkeypatch: pytest.MonkeyPat
     pair = [backend.pack(name, tensors.matrix(name, (64, INPUTS))) for name in ("q", "k")]
     monkeypatch.setattr(torch, "cat", no_memory)
     assert linear_of(pair).weights == tuple(pair)
+
+
+@pytest.mark.parametrize("encoding", ["q4_k", "int8_channel", "bf16"])
+def test_parts_are_free_before_the_next_product_is_joined(encoding: str) -> None:
+    """Of each tensor and product: beside the model there is never more than one product twice."""
+    backend, tensors = CudaBackend("cuda" if HAS_DEVICE else "cpu"), DummyTensors(encoding, 3)
+    program = Program()
+    x = program.given_states(INPUTS)
+    parts: list[list[weakref.ref[Any]]] = []
+    for layer in range(3):
+        pair = [backend.pack(f"{layer}.{name}", tensors.matrix(name, (64, INPUTS))) for name in ("gate", "up")]
+        parts.append([weakref.ref(one.untyped_storage()) for weight in pair for one in tensors_of(weight.data)])
+        program.output = program.linear(x, pair)
+    assert all(part() is not None for layer in parts for part in layer)
+    left: list[list[int]] = []
+
+    def release() -> None:
+        left.append([sum(part() is not None for part in layer) for layer in parts])
+
+    result = joined(program, release)
+    count = len(parts[0])
+    assert left == [[0, count, count], [0, 0, count], [0, 0, 0]]
+    assert all(len(op.weights) == 1 for op in result.ops if isinstance(op, Linear))
+
+
+def tensors_of(matrix: Any) -> list[Any]:
+    values = (getattr(matrix, slot) for slot in type(matrix).__slots__)
+    return [value for value in values if isinstance(value, torch.Tensor)]
 
 
 def test_parts_of_other_memory_are_copied() -> None:

@@ -44,6 +44,14 @@ def test_every_sequence_has_a_row_and_the_last_one_the_rest() -> None:
     assert step.block_tables_BX.shape == (3, 2)
 
 
+def test_guesses_are_sampled_rows_as_well() -> None:
+    prompt, decode = largest_steps(StepLimits(max_tokens=40, max_sampled=15, max_sequences=5), 100, 16)
+    assert prompt.sampled_rows_S.tolist() == list(range(25, 40))
+    assert len(prompt.context_lens_B) == len(decode.token_ids_T) == 5
+    few, _ = largest_steps(StepLimits(max_tokens=12, max_sampled=15, max_sequences=5), 100, 16)
+    assert few.sampled_rows_S.tolist() == list(range(12))
+
+
 @pytest.mark.parametrize("kv_cache_dtype", ["bf16", "int4_k_per_channel"])
 def test_the_largest_steps_run(kv_cache_dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = load_engine(EngineConfig(backend="cuda", device="cpu", num_kv_blocks=8, quantization="f32"))
@@ -71,16 +79,16 @@ def test_the_pool_gets_what_steps_leave(monkeypatch: pytest.MonkeyPatch) -> None
 
     def room(**changes: Any) -> Any:
         changed = EngineConfig(backend="cuda", device="cpu", **changes)
-        return room_for_cache(changed, loaded.spec, loaded.parameters, backend, names_states=False)
+        return room_for_cache(changed, loaded.spec, loaded.parameters, backend)
 
     assert room(num_kv_blocks=8) == (5 << 30, ())
     assert not asked
     num_bytes, (choice,) = room(max_num_seqs=33, max_model_len=64)
     assert num_bytes == 7 << 29
     assert (choice.name, choice.value) == ("step_memory", "1.50 GiB")
-    assert asked == [(StepLimits(512, 33), 64, None)]
+    assert asked == [(StepLimits(2048, 33, 33), 64, None)]
     monkeypatch.setattr(backend, "free_bytes", lambda _: 1 << 30)
-    with pytest.raises(ConfigError, match=r"leaves 1\.00 GiB beside the weights, and steps of 512 .* take 1\.50"):
+    with pytest.raises(ConfigError, match=r"leaves 1\.00 GiB beside the weights, and steps of 2048 .* take 1\.50"):
         room(max_num_seqs=33)
 
 
@@ -152,3 +160,46 @@ def test_an_engine_starts_with_its_graphs(monkeypatch: pytest.MonkeyPatch) -> No
     assert {choice.name: choice.value for choice in eager.loaded.choices}["cuda_graphs"] == "none"
     few = LLM(**options, cuda_graph_sizes="2")
     assert {choice.name: choice.value for choice in few.loaded.choices}["cuda_graphs"] == 3
+
+
+class FrugalDriver(RecordedDriver):
+    """Every operation that samples takes memory for good, a byte for each of its logits."""
+
+    def take(self, logits: torch.Tensor) -> None:
+        self.free_bytes -= logits.numel()
+
+
+GUESSING = {
+    "draft_model": {"method": "draft_model", "model": "embedded-draft", "num_speculative_tokens": 4},
+    "medusa": {"method": "medusa", "num_speculative_tokens": 4},
+    "ngram": {"method": "ngram", "num_speculative_tokens": 4},
+}
+
+
+@pytest.mark.parametrize("method", GUESSING)
+def test_what_guesses_is_measured_too(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs of a draft model, its steps and those of heads, rows of guesses: the pool gets what they leave."""
+    driver = FrugalDriver()
+    monkeypatch.setattr(backend_module, "driver_of", lambda _: driver)
+    monkeypatch.setattr(CudaBackend, "free_bytes", lambda *_: 1 << 28)
+    rows: list[int] = []
+
+    def watched(logits: torch.Tensor, *_: object) -> LateTokens:
+        rows.append(len(logits))
+        driver.take(logits)
+        return LateTokens()
+
+    monkeypatch.setattr(largest_step, "draw", watched)
+    options: dict[str, Any] = {
+        "backend": "cuda", "device": "cpu", "quantization": "f32", "max_num_seqs": 3, "max_model_len": 64,
+    }  # fmt: skip
+    llm = LLM(**options, speculative_config=GUESSING[method])
+    vocabulary = llm.loaded.spec.vocab_size
+    num_executables, others = {"draft_model": (2, [3]), "medusa": (1, [6]), "ngram": (1, [])}[method]
+    assert rows == [3 * 5, *others]  # a row of each guess; heads: two for each sequence
+    assert driver.num_captures == 9 * num_executables * 2  # to be measured, then to be kept
+    (measured,) = (choice for choice in llm.loaded.choices if choice.name == "step_memory")
+    num_bytes = sum(rows) * vocabulary + 9 * num_executables * driver.graph_bytes
+    assert measured.value == f"{num_bytes / 2**30:.2f} GiB"
+    assert ("the draft model" in measured.reason) == (method == "draft_model")
+    assert ("the Medusa heads" in measured.reason) == (method == "medusa")

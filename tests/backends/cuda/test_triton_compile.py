@@ -53,3 +53,10 @@ def test_a_norm_and_its_codes_sum_in_the_same_order(tmp_path: Path) -> None:
             kind, _ = name.removeprefix("coded ").rsplit(" ", 1)
             assert line["float_sums"] == plain[kind], name
     assert len(plain) == 3
+
+
+def test_a_gated_activation_and_its_codes_round_every_operation(tmp_path: Path) -> None:
+    """The same operations on each number, none fused into another with one rounding: equal bits on a device."""
+    lines = compiled(tmp_path, "90", "gated_activation")
+    assert len(lines) == 5
+    assert all(line["fused_products"] == 0 for line in lines)

@@ -154,7 +154,7 @@ def apart(program: Program) -> list[Stage]:
 
 @pytest.mark.parametrize("encoding", TOKEN_ENCODINGS)
 @pytest.mark.parametrize("by_kernel", [True, False])
-def test_codes_of_norms_are_those_of_what_norms_would_store(
+def test_codes_are_those_of_what_would_be_stored(
     encoding: str, by_kernel: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A step whose products round its rows to 8 bits, with and without kernels of several operations: equal bits."""
@@ -168,7 +168,8 @@ def test_codes_of_norms_are_those_of_what_norms_would_store(
         np.testing.assert_array_equal(result, logits(backend, separate, inputs))
         assert np.linalg.norm(result - wanted) < 0.15 * np.linalg.norm(wanted)  # another level here and there
     said = backend.kernels.explain()
-    assert any(line.startswith("coded_rms_norm: triton") for line in said) == by_kernel
+    for name in ("coded_rms_norm", "coded_gated_activation"):
+        assert any(line.startswith(f"{name}: triton") for line in said) == by_kernel
 
 
 @pytest.mark.parametrize("encoding", TOKEN_ENCODINGS)

@@ -17,6 +17,7 @@ REFUSED = {
     "matrix of": ProductCase("a matrix of bfloat16", "bfloat16", 256),
     "40000 inputs": ProductCase("int8_channel", "bfloat16", 40000),
     "columns": RowCase("rms_norm", "bfloat16", 32768),
+    "the scale of 32768": RowCase("coded_gated_activation", "bfloat16", 40000),
     "runs of 16": RowCase("coded_rms_norm", "bfloat16", 1000),
     "float64": RowCase("rope", "float64", 128),
 }

@@ -7,6 +7,7 @@ import pytest
 from paged_case import TYPES
 from triton_interpreter import DEVICE, torch
 
+from vivace.backends.cuda.kernels.coded_gate import coded_gate
 from vivace.backends.cuda.kernels.coded_norm import coded_norm
 from vivace.backends.cuda.kernels.gated_activation import gated_activation
 from vivace.backends.cuda.kernels.kv_write import kv_write, rope_write
@@ -79,6 +80,31 @@ def test_codes_of_a_norm(encoding: str, dtype: str, width: int, has_residual: bo
         assert torch.equal(coded.values_TD.nan_to_num(7), normed.nan_to_num(7))
         assert torch.equal(coded.outliers_TS, expected.outliers_TS)
         assert width < 200 or coded.outliers_TS.any()
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")  # infinity times 0 in the interpreter
+@pytest.mark.parametrize("encoding", TOKEN_ENCODINGS)
+@pytest.mark.parametrize(("dtype", "width"), [("f32", 80), ("f16", 130), ("bf16", 200), ("bf16", 1064)])
+@pytest.mark.parametrize("activation", ["silu", "gelu", "gelu_tanh"])
+def test_codes_of_a_gated_activation(encoding: str, dtype: str, width: int, activation: str) -> None:
+    """To the bit those of the activation as it would be stored; rows of zeros, rows not finite."""
+    x, _ = random_rows((5, 2 * width + 16), dtype)
+    x = 3 * x[:, 16:]
+    x[1], x[2, 3], x[3, width + 5] = 0, torch.inf, torch.nan
+    coded = coded_gate(x, activation, encoding)  # type: ignore[arg-type]
+    gated = gated_activation(x, activation)  # type: ignore[arg-type]
+    expected, by_torch = token_codes(gated, encoding), token_codes_by_torch(gated, encoding)
+    for one in (expected, by_torch):
+        assert torch.equal(coded.codes_TD, one.codes_TD)
+        assert torch.equal(coded.scales_T.nan_to_num(7), one.scales_T.nan_to_num(7))
+    assert coded.scales_T.isnan().tolist() == [False, False, encoding != "int8_outlier", True, False]
+    assert coded.dtype == by_torch.dtype == x.dtype
+    if encoding == "int8_outlier":
+        assert coded.values_TD is not None
+        assert coded.outliers_TS is not None
+        assert torch.equal(coded.values_TD.nan_to_num(7), gated.nan_to_num(7))
+        assert torch.equal(coded.outliers_TS, expected.outliers_TS)
+        assert coded.outliers_TS.any()
 
 
 @pytest.mark.parametrize("activation", ["silu", "gelu", "gelu_tanh"])

@@ -42,6 +42,7 @@ def _nearest_bfloat16(values: np.ndarray) -> np.ndarray:
 def _make_bfloat16_a_number() -> None:
     """Triton 3.9's interpreter multiplies the bits of bfloat16 matrices as integers, and cuts float32 off to bfloat16
     where a device rounds to the nearest."""
+    import triton.language as language
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
     dot, cast, subtract = (getattr(InterpreterBuilder, name) for name in ("create_dot", "cast_impl", "create_fsub"))
@@ -62,6 +63,8 @@ def _make_bfloat16_a_number() -> None:
     InterpreterBuilder.create_dot = create_dot
     InterpreterBuilder.cast_impl = cast_impl
     InterpreterBuilder.create_fsub = create_fsub
+    if not hasattr(InterpreterBuilder, "get_bf16"):  # before Triton 3.7 it has no numbers of this type
+        InterpreterBuilder.get_bf16 = lambda self, value: cast_impl(self, self.get_fp32(value), language.bfloat16)
 
 
 class _Results:
@@ -110,6 +113,52 @@ def _make_assembly_run() -> None:
     InterpreterBuilder.create_inline_asm = _run_assembly
 
 
+def _make_scalars_indices() -> None:
+    """Before Triton 3.7 they are arrays of one element, which NumPy 2.5 makes no integer of."""
+    interpreter = sys.modules["triton.runtime.interpreter"]
+    patch = interpreter._patch_lang_tensor
+
+    def patched(tensor: Any, *rest: Any) -> None:
+        patch(tensor, *rest)
+        tensor.__index__ = lambda self: int(self.handle.data.item())
+
+    interpreter._patch_lang_tensor = patched
+
+
+def _prepare_the_language_once() -> None:
+    """Triton 3.9's interpreter looks through its whole language, and replaces it, whenever a kernel calls a function:
+    a quarter of the time of a test. The first call of a launch does for all others that see the same modules."""
+    from triton.runtime import interpreter
+
+    if not hasattr(interpreter, "_LangPatchScope"):
+        return
+    language = sys.modules["triton.language"]
+    prepare, prepared = interpreter._patch_lang, set[str]()
+
+    class Launch(interpreter._LangPatchScope):  # type: ignore[misc]
+        def restore(self) -> None:
+            prepared.clear()
+            super().restore()
+
+    def prepare_once(function: Any) -> Any:
+        seen = function.__globals__.values()
+        modules = {one.__name__ for one in (language, language.core) if any(value is one for value in seen)}
+        if modules and modules <= prepared:
+            return None  # within a launch: nobody restores what a function of a kernel has prepared
+        is_launch = not prepared
+        changes = prepare(function)._changes
+        prepared.update(modules)
+        if not is_launch:
+            return None
+        launch = Launch()
+        launch._changes = changes
+        return launch
+
+    interpreter._patch_lang = prepare_once
+
+
 if not HAS_DEVICE:
     _make_bfloat16_a_number()
+    _make_scalars_indices()
     _make_assembly_run()
+    _prepare_the_language_once()

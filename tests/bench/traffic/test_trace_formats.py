@@ -83,9 +83,7 @@ def test_every_published_form_is_recognised_and_read(
 
 
 def test_what_only_some_formats_tell(write: Callable[[str | bytes], Path]) -> None:
-    assert [row.session for row in read_trace(write(BURSTGPT_2))] == ["1722ac82-0a46", None]
     rows = list(read_trace(write(BAILIAN)))
-    assert [row.session for row in rows] == ["159", "159", "159"]
     assert (rows[1].block_hashes, rows[1].block_len) == ((1089, 1090, 6326, 13148), 16)
     rows = list(read_trace(write(MOONCAKE)))
     assert (rows[1].block_hashes, rows[1].block_len) == ((46,), 512)
@@ -138,7 +136,6 @@ DAMAGED = {
     "a block too few": (_replaced(MOONCAKE, "[46]", "[]"), "line 2, column 'hash_ids': 0 blocks for 512 tokens"),
     "a block of text": (_replaced(MOONCAKE, "[46]", '["46"]'), "line 2, column 'hash_ids': '46' is no whole number"),
     "no list": (_replaced(MOONCAKE, "[46]", "46"), "line 2, column 'hash_ids': a list of whole numbers"),
-    "an unnamed chat": (_replaced(BAILIAN, '"chat_id": 160', '"chat_id": "x"'), "line 2, column 'chat_id'"),
     "ids lost": (_replaced(SHAREGPT, "[7]", "[]"), "line 2, column 'input_tok_ids': 0 ids where input_toks is 1"),
     "an id below 0": (_replaced(SHAREGPT, "[7]", "[-7]"), "line 2, column 'input_tok_ids': -7 is no whole number"),
 }

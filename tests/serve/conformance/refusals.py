@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import threading
+from functools import wraps
+
 import schemathesis
 
 RULES = {
@@ -35,6 +39,20 @@ RULES = {
         "messages",
     },
 }
+
+# Before Python 3.11.8 two threads that parse at once share one count of depths (CPython's gh-106905): a `SystemError`
+# about a "recursion depth mismatch". Hypothesis parses sources to name strategies, in each of our workers.
+parse_alone = threading.Lock()
+parse_beside_others = ast.parse
+
+
+@wraps(parse_beside_others)
+def parse(*arguments, **options):
+    with parse_alone:
+        return parse_beside_others(*arguments, **options)
+
+
+ast.parse = parse
 
 
 @schemathesis.check

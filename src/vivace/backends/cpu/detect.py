@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vivace.backends.cpu import _native
+from vivace.core.control_group import CGROUP, OWN_CGROUP, folders_of_groups
 
-CGROUP = Path("/sys/fs/cgroup")
-OWN_CGROUP = Path("/proc/self/cgroup")
 CPUS = Path("/sys/devices/system/cpu")
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 CPUINFO = Path("/proc/cpuinfo")
@@ -114,18 +113,8 @@ def _physical_cores(cpus: Path, affinity: set[int]) -> int:
 
 
 def _least_quota(root: Path, own: str) -> float | None:
-    """The least quota of the process's control group, told by `own` (/proc/self/cgroup), and of those around it.
-
-    In a container the groups around it are not to be seen, and its own is the root.
-    """
-    groups = {root}
-    for line in own.splitlines():
-        _, controllers, path = [*line.split(":", 2), "", "", ""][:3]
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        parts = [part for part in path.split("/") if part not in ("", "..")]
-        groups.update(root.joinpath(*parts[:depth]) for depth in range(len(parts) + 1))
-        groups.update((root / "cpu").joinpath(*parts[:depth]) for depth in range(len(parts) + 1))
+    """The least quota of the process's control group, told by `own` (/proc/self/cgroup), and of those around it."""
+    groups = folders_of_groups(root, own, "cpu")
     quotas = [quota for group in groups if (quota := _quota_cores(group)) is not None]
     return min(quotas, default=None)
 
@@ -134,9 +123,8 @@ def _quota_cores(cgroup: Path) -> float | None:
     """The quota of one control group, version 2 (cpu.max) or 1."""
     quota, period = [*_read(cgroup / "cpu.max").split(), "", ""][:2]
     if not quota:
-        folder = cgroup / "cpu" if (cgroup / "cpu").is_dir() else cgroup
-        quota = _read(folder / "cpu.cfs_quota_us").strip()
-        period = _read(folder / "cpu.cfs_period_us").strip()
+        quota = _read(cgroup / "cpu.cfs_quota_us").strip()
+        period = _read(cgroup / "cpu.cfs_period_us").strip()
     if not quota.isdecimal() or not period.isdecimal() or int(period) == 0:  # "max" and -1: no limit
         return None
     return int(quota) / int(period)

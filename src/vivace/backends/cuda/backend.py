@@ -109,11 +109,12 @@ class CudaBackend:
         progress: StepProgress | None = None,
     ) -> int:
         """Memory that steps take beside weights and cache, measured by the largest ones and by all CUDA graphs.
-        `limits.max_sampled`: the most sequences of a step. Raises `EngineError` where not even the steps fit,
-        `ConfigError` where the graphs do not. 0 on torch's CPU device."""
+        `limits.max_sequences`: the most of a step; None: `max_sampled`. Raises `EngineError` where not even the steps
+        fit, `ConfigError` where the graphs do not. 0 on torch's CPU device."""
         if self.driver is None:
             return 0
-        limits = replace(limits, max_sequences=limits.max_sampled, max_context=max_context)
+        most = limits.max_sampled if limits.max_sequences is None else limits.max_sequences
+        limits = replace(limits, max_sequences=most, max_context=max_context)
         with running_on(self.device):
             executable = self.compile(program, CudaKVCache(spec, 1, self.device), limits)
             num_bytes = measured_bytes(executable, self._sampler, limits, max_context, self.driver, progress)
@@ -147,7 +148,10 @@ class CudaBackend:
 
     def pack(self, name: str, tensor: StoredTensor) -> Weight:
         """Send a matrix [N, D] of any encoding, with as many bits as it has."""
-        with self._memory_for(name, tensor.data.nbytes):
+        with (
+            running_on(self.device),
+            self._memory_for(name, tensor.data.nbytes),
+        ):  # its stream, not the first device's
             matrix = load_matrix(tensor, self.device)
         return Weight(name, (matrix.num_rows, matrix.num_columns), tensor.encoding, matrix.num_bytes, matrix)
 
@@ -165,7 +169,8 @@ class CudaBackend:
     def compile(self, program: Program, kv_cache: KVCache, limits: StepLimits) -> CudaExecutable:
         if not isinstance(kv_cache, CudaKVCache):
             raise EngineError(f"the KV cache belongs to another backend: {type(kv_cache).__name__}")
-        return CudaExecutable(program, kv_cache, limits, self.kernels, self._graphs, self.driver)
+        with running_on(self.device):
+            return CudaExecutable(program, kv_cache, limits, self.kernels, self._graphs, self.driver)
 
     def uniforms(self, seed_S: UInt64Array, index_S: Int32Array, position_S: Int32Array) -> Float32Array:
         """Drawn on the host."""

@@ -25,10 +25,14 @@ from vivace.backends.cuda.spans import branches_of, spans_of
 from vivace.backends.cuda.step import DeviceStep, StepPlan, send_step
 from vivace.backends.cuda.transfer import Upload
 from vivace.core.errors import EngineError
-from vivace.ops.backend import Float64Array, StepInputs, StepLimits
-from vivace.ops.program import Linear, Program
+from vivace.ops.backend import Float64Array, Int32Array, StepInputs, StepLimits
+from vivace.ops.program import Linear, Program, States
 
 DEFAULT_GRAPHS = GraphOptions()
+
+
+def _nothing() -> None:
+    """torch's CPU device keeps no freed memory."""
 
 
 class CudaExecutable:
@@ -45,7 +49,7 @@ class CudaExecutable:
     ) -> None:
         if program.output is None:
             raise EngineError("the program has no output")
-        self._program = program = joined(program)
+        self._program = program = joined(program, _nothing if driver is None else driver.release)
         self._cache = cache
         self._limits = limits
         self._stages = stages(program)
@@ -65,17 +69,22 @@ class CudaExecutable:
     def block_size(self) -> int:
         return self._cache.spec.block_size
 
+    @property
+    def state_width(self) -> int | None:
+        """Of the states that steps bring; None where the program begins with tokens."""
+        return next((op.out.width for op in self._program.ops if isinstance(op, States)), None)
+
     def run(self, inputs: StepInputs) -> Tensor:
         """Logits [S, V] on the device, float32, valid until the next run."""
         self._check(inputs)
         num_sampled = len(inputs.sampled_rows_S)
         with running_on(self._cache.device):
-            self._cache.begin_step(inputs)
+            beside = self._cache.begin_step(inputs)
             results = self.graphs.run(inputs)
             if results is not None:
                 output = results[0][:num_sampled]
             else:
-                results = self._execute(self._send(inputs))
+                results = self._execute(self._send(inputs, beside))
                 output = results[0]
         self._states = None if results[1] is None else results[1][:num_sampled]
         return output
@@ -93,8 +102,8 @@ class CudaExecutable:
         device = self._cache.device
         with running_on(device):
             started = moment(device)
-            self._cache.begin_step(inputs)
-            interpreter = Interpreter(self._cache, self._send(inputs), self._precision, self._launchers)
+            sent = self._send(inputs, self._cache.begin_step(inputs))
+            interpreter = Interpreter(self._cache, sent, self._precision, self._launchers)
             sent_s = moment(device) - started
             launches = [partial(interpreter.execute_stage, stage) for stage in self._stages]
             seconds = np.array(launch_seconds(device, launches))
@@ -116,11 +125,11 @@ class CudaExecutable:
             into[1].copy_(states)
         return into
 
-    def _send(self, inputs: StepInputs) -> DeviceStep:
+    def _send(self, inputs: StepInputs, beside: dict[str, Int32Array]) -> DeviceStep:
         branches = branches_of(inputs)
         tiles = self._tiles(inputs, branches is not None, None)
         plan = StepPlan(spans_of(inputs) if tiles is None else [], branches, tiles)
-        return send_step(inputs, plan, self._upload, self._cache.spec, self._cache.device)
+        return send_step(inputs, plan, self._upload, self._cache, beside)
 
     def _graph_plan(self, inputs: StepInputs, max_context: int) -> StepPlan:
         """Of a step that was filled up to a bucket. Its shapes depend on the bucket alone."""

@@ -1,9 +1,14 @@
 """Neighbours in a program that one kernel computes: found once, when the program is compiled.
 
-A sum and its norm: the end of a layer's half and the beginning of the next one. A norm, with its sum or without, and
-the 8 bits a number that the products behind it read. Queries and keys turned by their positions, keys and values
-written: three launches of a layer. What a kernel saves is launches and a trip of the values through memory; numbers
-are rounded to the type between operations as they are without it.
+A sum and its norm: the end of a layer's half and the beginning of the next one. A norm, with its sum or without, or a
+gated activation, and the 8 bits a number that the products behind it read. Queries and keys turned by their
+positions, keys and values written: three launches of a layer. What a kernel saves is launches and a trip of the
+values through memory; numbers are rounded to the type between operations as they are without it.
+
+The codes of what attention gives stay a launch of their own. A token's scale is the largest of all heads, which are
+programs of their own: the merge of parts has one for each head and row, and a context of one part never comes to it.
+One program for all of a token's heads would leave all but 1 of an H100's 132 processors idle at one token, to save
+8 KB written, 8 read (32 heads of 128 in 16 bits: 5 ns of its memory's time) and one launch in about ten of a layer.
 """
 
 from __future__ import annotations
@@ -36,6 +41,14 @@ class CodedNorm:
 
 
 @dataclass(frozen=True, slots=True)
+class CodedGate:
+    """A gated activation that only products with matrices of `encoding` read, as `CodedNorm`."""
+
+    gate: ir.GatedActivation
+    encoding: str
+
+
+@dataclass(frozen=True, slots=True)
 class RopeWrite:
     """Queries and keys by the same angles, and the cache's keys and values. Nothing else reads the turned keys."""
 
@@ -44,7 +57,7 @@ class RopeWrite:
     write: ir.KVWrite
 
 
-Fused = AddNorm | CodedNorm | RopeWrite
+Fused = AddNorm | CodedNorm | CodedGate | RopeWrite
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +74,7 @@ def stages(program: Program) -> list[Stage]:
     dying, readers = last_uses(program), _Readers(program)
     found, at = [], 0
     while at < len(program.ops):
-        fused, count = _rope_write(program.ops[at : at + 3], readers) or _norm(program.ops[at : at + 2], readers)
+        fused, count = _rope_write(program.ops[at : at + 3], readers) or _coded(program.ops[at : at + 2], readers)
         found.append(Stage(tuple(program.ops[at : at + count]), tuple(dying[at : at + count]), fused))
         at += count
     return found
@@ -84,7 +97,7 @@ class _Readers:
         return self._of[value.buffer]
 
 
-def _norm(ops: list[ir.Op], readers: _Readers) -> tuple[Fused | None, int]:
+def _coded(ops: list[ir.Op], readers: _Readers) -> tuple[Fused | None, int]:
     """What begins with the first of them, and of how many operations it is."""
     match ops:
         case [ir.Add() as add, ir.RmsNorm(groups=1) as norm] if norm.x == add.out:
@@ -93,14 +106,17 @@ def _norm(ops: list[ir.Op], readers: _Readers) -> tuple[Fused | None, int]:
         case [ir.RmsNorm(groups=1) as norm, *_]:
             encoding = _encoding_read(norm, readers)
             return None if encoding is None else CodedNorm(None, norm, encoding), 1
+        case [ir.GatedActivation() as gate, *_]:
+            encoding = _encoding_read(gate, readers)
+            return None if encoding is None else CodedGate(gate, encoding), 1
     return None, 1
 
 
-def _encoding_read(norm: ir.RmsNorm, readers: _Readers) -> str | None:
-    """That of all the matrices that the norm is multiplied with, if they round its rows to 8 bits in the same way."""
+def _encoding_read(rows: ir.RmsNorm | ir.GatedActivation, readers: _Readers) -> str | None:
+    """That of all the matrices that the rows are multiplied with, if they round them to 8 bits in the same way."""
     found: set[str | None] = set()
-    for op in readers.of(norm.out):
-        if not isinstance(op, ir.Linear) or op.x != norm.out:
+    for op in readers.of(rows.out):
+        if not isinstance(op, ir.Linear) or op.x != rows.out:
             return None
         found.update(_token_encoding(weight) for weight in op.weights)
     return found.pop() if len(found) == 1 else None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vivace.backends.cuda import rows
 from vivace.backends.cuda.attention import paged_attention
-from vivace.backends.cuda.fusion import AddNorm, CodedNorm, Fused, RopeWrite, Stage
+from vivace.backends.cuda.fusion import AddNorm, CodedGate, CodedNorm, Fused, RopeWrite, Stage
 from vivace.backends.cuda.kv_cache import CudaKVCache
 from vivace.backends.cuda.matrix import Matrix
 from vivace.backends.cuda.precision import Precision
@@ -66,9 +66,11 @@ class Interpreter:
         self._coded.pop(buffer, None)
 
     def _is_fused(self, fused: Fused) -> bool:
-        """Whether these operations were computed together: by a kernel, or codes of a norm that torch found."""
+        """Whether these operations were computed together: by a kernel, or codes that torch found."""
         if isinstance(fused, CodedNorm):
             return self._is_coded(fused)
+        if isinstance(fused, CodedGate):
+            return self._is_gate_coded(fused)
         if self._launchers is None:
             return False
         match fused:
@@ -98,6 +100,16 @@ class Interpreter:
         total = self.read(norm.x) if ops.add is None else self._result(ops.add).to(values)
         normed = rows.rms_norm(total.to(self._precision.wide), _vector(norm.weight), norm.eps, norm.groups)
         return total, token_codes(normed.to(values), ops.encoding)
+
+    def _is_gate_coded(self, ops: CodedGate) -> bool:
+        """Whether the activation is there as codes, as `_is_coded`."""
+        if self._launchers is None:
+            coded: TokenCodes | None = token_codes(self._result(ops.gate).to(self._precision.values), ops.encoding)
+        else:
+            coded = self._launchers.coded_gate(ops, self.read)
+        if coded is not None:
+            self._coded[ops.gate.out.buffer] = coded
+        return coded is not None
 
     def read(self, value: Value) -> Tensor:
         return self._buffers[value.buffer][:, value.offset : value.offset + value.width]

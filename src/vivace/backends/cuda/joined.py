@@ -8,7 +8,7 @@ device alone: cuBLAS chooses its order of sums by the shape.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -24,19 +24,26 @@ from vivace.ops.program import Program, Weight
 Stored = TypeVar("Stored", FloatMatrix, Int8RowMatrix, Fp8RowMatrix, CodedMatrix)
 
 
-def joined(program: Program) -> Program:
+def joined(program: Program, release: Callable[[], None]) -> Program:
     """With one matrix in the place of several, where they are of one kind. Where the device's memory does not hold a
-    second copy of those of one product, they stay apart."""
-    return replace(program, ops=[_joined(op) if isinstance(op, ir.Linear) else op for op in program.ops])
+    second copy of those of one product, they stay apart.
+
+    `release` gives freed memory back, and is called after each: torch keeps what the parts took, in blocks that the
+    next whole does not fit. Without it an 8B in bf16, 15.0 GiB, would come to 23.5 when its last layer is joined;
+    with it to 15.2, by the 224 MiB of gate and up.
+    """
+    return replace(program, ops=[_joined(op, release) if isinstance(op, ir.Linear) else op for op in program.ops])
 
 
-def _joined(op: ir.Linear) -> ir.Linear:
+def _joined(op: ir.Linear, release: Callable[[], None]) -> ir.Linear:
     if len(op.weights) == 1 or not (_are_of_one_kind(op.weights) and _are_all_or_none(op.biases)):
         return op
     try:
         weight = _side_by_side(op.weights)
     except torch.cuda.OutOfMemoryError:
         return op
+    finally:
+        release()
     return replace(op, weights=(weight,), biases=(_joined_bias(op.biases),))
 
 
@@ -71,9 +78,9 @@ def _joined_bias(biases: Sequence[Weight | None]) -> Weight | None:
 
 def join(matrices: Sequence[Stored]) -> Stored:
     """One matrix with the rows of all, whose memory they then share. Joined again, they are where they were."""
-    axes = _row_axes(matrices[0])
-    whole = {name: along([getattr(matrix, name) for matrix in matrices], axis) for name, axis in axes.items()}
-    for name, axis in axes.items():
+    whole: dict[str, Tensor] = {}
+    for name, axis in _row_axes(matrices[0]).items():  # one by one: the parts are free before the next
+        whole[name] = along([getattr(matrix, name) for matrix in matrices], axis)
         start = 0
         for matrix in matrices:
             length = getattr(matrix, name).shape[axis]

@@ -5,7 +5,7 @@ One block more than asked for lies at the end: steps that are filled up to a CUD
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from vivace.backends.cuda.kv_planes import (
 from vivace.backends.cuda.matrix import FLOATS
 from vivace.backends.cuda.recent_keys import RecentKeys
 from vivace.core.errors import EngineError
-from vivace.ops.backend import KVSpec, StepInputs
+from vivace.ops.backend import Int32Array, KVSpec, StepInputs
 
 
 class CudaKVCache:
@@ -36,7 +36,7 @@ class CudaKVCache:
         self.spare_slot = num_blocks * spec.block_size
         self._values = _token_plane(spec, num_blocks + 1, device)
         self._recent: RecentKeys | None = None
-        self._filled: list[int] = []
+        self._filled: Tensor | None = None  # blocks that this step fills
         if spec.dtype == "int4_k_per_channel":
             self._channels = ChannelPlane(spec, num_blocks + 1, device)
             self._keys: TokenPlane | ChannelPlane = self._channels
@@ -96,18 +96,29 @@ class CudaKVCache:
                 continue
             self._recent.move(source, destination)
             if destination % size == size - 1:
-                self._code(slice(None), [destination // size])
+                block = destination // size
+                numbers = (torch.full((1,), one, device=self.device) for one in (block, self._recent.row(block)))
+                self._code(slice(None), *numbers)
 
-    def begin_step(self, inputs: StepInputs) -> None:
-        """Make room for the 16-bit keys of this step's blocks."""
+    def begin_step(self, inputs: StepInputs) -> dict[str, Int32Array]:
+        """Make room for the 16-bit keys of this step's blocks. What the device must know of it travels with the step's
+        integers and is given to `learn`."""
         if self._recent is None:
-            return
+            return {}
         if inputs.parents_T is None:  # a tree's branches begin in front of where the next step may
             starts_B = inputs.context_lens_B - np.diff(inputs.query_starts_B1)
             self._recent.drop_before(inputs.block_tables_BX, starts_B)
         blocks_T, places_T = np.divmod(inputs.slots_T, np.int32(self.spec.block_size))
         self._recent.hold(np.unique(blocks_T).tolist())
-        self._filled = np.unique(blocks_T[places_T == self.spec.block_size - 1]).tolist()
+        changed, rows = self._recent.changes()
+        filled = np.unique(blocks_T[places_T == self.spec.block_size - 1])
+        return {"changed_blocks": changed, "changed_rows": rows, "filled_blocks": filled}
+
+    def learn(self, sent: Mapping[str, Tensor]) -> None:
+        """What `begin_step` said, on the device."""
+        if self._recent is not None:
+            self._recent.learn(sent["changed_blocks"], sent["changed_rows"])
+            self._filled = sent["filled_blocks"].long()
 
     def write(self, layer: int, slots_T: Tensor, k_TGK: Tensor, v_TGK: Tensor) -> None:
         """This step's keys and values; blocks of keys that become full are coded."""
@@ -117,8 +128,8 @@ class CudaKVCache:
             self._keys.write(layer, slots_T, k_TGK)
             return
         self._recent.write(layer, slots_T, k_TGK)
-        if self._filled:
-            self._code(layer, self._filled)
+        if self._filled is not None and len(self._filled):
+            self._code(layer, self._filled, self._recent.row_of_block[self._filled])
 
     def keys(self, layer: int, slots_I: Tensor, dtype: torch.dtype) -> Tensor:
         """[I, G, K]."""
@@ -135,10 +146,8 @@ class CudaKVCache:
         """What keys [..., S, G, K] read back as for queries behind their block."""
         return round_channel_blocks(keys, keys.dtype)
 
-    def _code(self, layer: int | slice, blocks: list[int]) -> None:
-        assert self._recent is not None
-        keys = self._recent.blocks(layer, blocks)
-        self._channels.write_blocks(layer, torch.tensor(blocks, device=self.device), keys)
+    def _code(self, layer: int | slice, blocks: Tensor, rows: Tensor) -> None:
+        self._channels.write_blocks(layer, blocks, self.recent.blocks(layer, rows))
 
     def _check(self, limit: int, *numbers: int) -> None:
         if not all(0 <= number < limit for number in numbers):

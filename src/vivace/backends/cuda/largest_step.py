@@ -8,6 +8,8 @@ Shape letters: B sequences, T tokens, V vocabulary, X blocks.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from vivace.backends.cuda.drawn import Sampler, draw
@@ -29,17 +31,23 @@ def measured_bytes(
     driver: Driver,
     progress: StepProgress | None,
 ) -> int:
-    """For steps of `limits`, `max_sampled` of them sequences. The cache may be of one block."""
+    """For steps of `limits` with `max_sequences` of them sequences. The cache may be of one block."""
     graphs = executable.graphs
-    captures = graphs.is_active and graphs.at_start
+    captures = graphs.is_active and graphs.at_start and executable.state_width is None
     driver.release()
     before, _ = driver.memory()
-    steps = largest_steps(limits, max_context, executable.block_size)
+    if executable.state_width is None:
+        steps = largest_steps(limits, max_context, executable.block_size)
+    else:
+        steps = [state_step(limits, executable.state_width)]
     run_steps(executable, sampler, steps[:1] if captures else steps)
     after, _ = driver.memory()
     num_bytes = max(0, before - after)
+    if executable.state_width is not None:
+        return num_bytes  # without a graph
     if not captures:
-        return num_bytes + min(_expected_bytes(executable, limits.max_sampled, after, driver), MOST_GRAPHS_BYTES)
+        expected = _expected_bytes(executable, num_sequences_of(limits), after, driver)
+        return num_bytes + min(expected, MOST_GRAPHS_BYTES)
     driver.release()
     before, _ = driver.memory()
     graphs.capture(progress)
@@ -55,14 +63,40 @@ def run_steps(executable: CudaExecutable, sampler: Sampler, steps: list[StepInpu
 
 
 def largest_steps(limits: StepLimits, max_context: int, block_size: int) -> list[StepInputs]:
-    """A prompt beside decode rows, then a decode step of every sequence."""
-    num_sequences = min(limits.max_sampled, limits.max_tokens)
+    """A prompt beside decode rows, as many of its rows sampled as guesses may be; then a decode step of every
+    sequence."""
+    num_sequences = num_sequences_of(limits)
     long = min(max_context, MAX_CONTEXT)
+    num_sampled = max(num_sequences, min(limits.max_sampled, limits.max_tokens))
     gathered = min(long, max(1, GATHERED_POSITIONS // num_sequences))
     return [
-        mixed_step(num_sequences, limits.max_tokens, long, block_size),
+        replace(
+            mixed_step(num_sequences, limits.max_tokens, long, block_size),
+            sampled_rows_S=np.arange(limits.max_tokens - num_sampled, limits.max_tokens, dtype=np.int32),
+        ),
         mixed_step(num_sequences, num_sequences, gathered, block_size),
     ]
+
+
+def num_sequences_of(limits: StepLimits) -> int:
+    most = limits.max_sampled if limits.max_sequences is None else limits.max_sequences
+    return min(most, limits.max_tokens)
+
+
+def state_step(limits: StepLimits, width: int) -> StepInputs:
+    """Of a program that begins with states, [T, width]. It has no context."""
+    count = limits.max_tokens
+    zeros = np.zeros(count, np.int32)
+    return StepInputs(
+        token_ids_T=zeros,
+        positions_T=zeros,
+        slots_T=zeros,
+        query_starts_B1=np.arange(count + 1, dtype=np.int32),
+        context_lens_B=np.ones(count, np.int32),
+        block_tables_BX=np.zeros((count, 1), np.int32),
+        sampled_rows_S=np.zeros(limits.max_sampled, np.int32),
+        states_TD=np.zeros((count, width), np.float32),
+    )
 
 
 def mixed_step(num_sequences: int, num_tokens: int, context: int, block_size: int) -> StepInputs:

@@ -17,7 +17,8 @@ FIRST_ROWS = 32
 
 
 class RecentKeys:
-    """`keys` [layers, rows, S, G, K]; `row_of_block`, on the host and on the device: row 0 is nobody's."""
+    """`keys` [layers, rows, S, G, K]; `row_of_block`, int64 on the device: row 0 is nobody's. The device learns of
+    changes with the integers of the next step: a copy of its own would be one more wait in it."""
 
     def __init__(self, spec: KVSpec, num_blocks: int, device: torch.device) -> None:
         self._block_size = spec.block_size
@@ -25,8 +26,8 @@ class RecentKeys:
         self.keys = torch.zeros((spec.num_layers, FIRST_ROWS, *self._shape), dtype=torch.float16, device=device)
         self._free = list(range(FIRST_ROWS - 1, 0, -1))
         self._rows = np.zeros(num_blocks, np.int64)
-        self._device_rows = torch.from_numpy(self._rows.copy()).to(device)
-        self._changed = False
+        self.row_of_block = torch.zeros(num_blocks, dtype=torch.int64, device=device)
+        self._changed: set[int] = set()  # blocks
         self.references: Sequence[int] | None = None
 
     def hold(self, blocks: Iterable[int]) -> None:
@@ -36,7 +37,7 @@ class RecentKeys:
                 if not self._free:
                     self._make_room()
                 self._rows[block] = self._free.pop()
-                self._changed = True
+                self._changed.add(block)
 
     def drop_before(self, tables_BX: Int32Array, starts_B: Int32Array) -> None:
         """Drop what lies behind each sequence: blocks before the one of its step's first position."""
@@ -50,13 +51,19 @@ class RecentKeys:
     def holds(self, block: int) -> bool:
         return bool(self._rows[block])
 
-    @property
-    def row_of_block(self) -> Tensor:
-        """int64 [blocks], on the device."""
-        if self._changed:
-            self._device_rows.copy_(torch.from_numpy(self._rows))
-            self._changed = False
-        return self._device_rows
+    def row(self, block: int) -> int:
+        return int(self._rows[block])
+
+    def changes(self) -> tuple[Int32Array, Int32Array]:
+        """Blocks whose rows the device does not know yet, and those rows: to be sent, and given to `learn`."""
+        blocks = np.array(sorted(self._changed), np.int32)
+        self._changed.clear()
+        return blocks, self._rows[blocks].astype(np.int32)
+
+    def learn(self, blocks: Tensor, rows: Tensor) -> None:
+        """What `changes` said, on the device."""
+        if len(blocks):
+            self.row_of_block.index_copy_(0, blocks.long(), rows.long())
 
     def slots(self, slots_I: Tensor) -> Tensor:
         """Where the keys of these slots lie in `keys`, its rows and places flattened."""
@@ -68,9 +75,8 @@ class RecentKeys:
     def read(self, layer: int, slots_I: Tensor, dtype: torch.dtype) -> Tensor:
         return self.keys[layer].flatten(0, 1)[self.slots(slots_I)].to(dtype)
 
-    def blocks(self, layer: int | slice, blocks: Iterable[int]) -> Tensor:
-        """[..., blocks, S, G, K] of blocks that have rows."""
-        rows = torch.tensor([int(self._rows[block]) for block in blocks], device=self.keys.device)
+    def blocks(self, layer: int | slice, rows: Tensor) -> Tensor:
+        """[..., blocks, S, G, K] of these rows."""
         return self.keys[layer].index_select(-4, rows)
 
     def copy_block(self, source: int, destination: int) -> None:
@@ -89,7 +95,7 @@ class RecentKeys:
     def _drop(self, block: int) -> None:
         self._free.append(int(self._rows[block]))
         self._rows[block] = 0
-        self._changed = True
+        self._changed.add(block)
 
     def _make_room(self) -> None:
         """Of blocks that nobody uses any more; else twice the rows."""

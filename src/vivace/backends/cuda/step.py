@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vivace.backends.cuda.drawn import drawn_tokens
 from vivace.backends.cuda.kernels.ragged_rows import RaggedRows, TilePlan
+from vivace.backends.cuda.kv_cache import CudaKVCache
 from vivace.backends.cuda.spans import Branches, Span
 from vivace.backends.cuda.transfer import Upload
 from vivace.ops.backend import Int32Array, KVSpec, StepInputs
@@ -77,17 +78,21 @@ def step_arrays(inputs: StepInputs, plan: StepPlan) -> dict[str, Int32Array]:
     return arrays
 
 
-def send_step(inputs: StepInputs, plan: StepPlan, upload: Upload, spec: KVSpec, device: torch.device) -> DeviceStep:
-    """The step of these inputs. Table columns that no context reaches stay behind."""
-    width = -(-int(inputs.context_lens_B.max()) // spec.block_size) if len(inputs.context_lens_B) else 1
-    arrays = step_arrays(inputs, plan) | {"tables": inputs.block_tables_BX[:, :width]}
+def send_step(
+    inputs: StepInputs, plan: StepPlan, upload: Upload, cache: CudaKVCache, beside: dict[str, Int32Array]
+) -> DeviceStep:
+    """The step of these inputs, and what the cache has to say `beside`. Table columns that no context reaches stay
+    behind."""
+    width = -(-int(inputs.context_lens_B.max()) // cache.spec.block_size) if len(inputs.context_lens_B) else 1
+    arrays = step_arrays(inputs, plan) | {"tables": inputs.block_tables_BX[:, :width]} | beside
     if inputs.state_rows_T is not None:
         arrays["state_rows"] = inputs.state_rows_T
     sent = upload.send(arrays)
     feed(sent, inputs)
-    step = device_step(sent, plan, spec)
+    cache.learn(sent)
+    step = device_step(sent, plan, cache.spec)
     if inputs.states_TD is not None:
-        states_TD = torch.as_tensor(inputs.states_TD, device=device)
+        states_TD = torch.as_tensor(inputs.states_TD, device=cache.device)
         step.states_TD = states_TD[sent["state_rows"]] if inputs.state_rows_T is not None else states_TD
     return step
 

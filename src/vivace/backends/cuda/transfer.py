@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -13,21 +14,21 @@ from torch import Tensor
 
 SMALLEST_STAGE = 1 << 14  # integers
 STAGED_BYTES = 1 << 24  # of weights in one copy: 1 ms over PCIe 4
+MOST_STAGES = 8  # of an upload: passes of a draft are launched one behind the other, and read together
 ALIGNED = 4  # integers: arrays begin at 16 bytes, or kernels would be compiled again for each place of one
 
 
 class Upload:
-    """Packs arrays into a pinned buffer and sends it without waiting. A second buffer is filled meanwhile; one is
-    used again once its copy is over."""
+    """Packs arrays into a pinned buffer and sends it without waiting. A buffer is used again once its copy is over:
+    there are two, and more where the device is further behind."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stages: list[_Stage] = [_Stage(device), _Stage(device)]
+        self._stages = deque([_Stage(device), _Stage(device)])  # the one sent longest ago is the first
 
     def send(self, arrays: Mapping[str, NDArray[np.int32]], into: Tensor | None = None) -> dict[str, Tensor]:
         """Each array on the device, int32, of its own shape: views of one buffer, `into` where it is given."""
-        stage = self._stages[0]
-        self._stages.reverse()
+        stage = self._next_stage()
         total = num_integers(arrays)
         host = stage.open(total)
         start = 0
@@ -39,6 +40,13 @@ class Upload:
         into[:total].copy_(host[:total], non_blocking=True)
         stage.sent()
         return split(into, arrays)
+
+    def _next_stage(self) -> _Stage:
+        if len(self._stages) < MOST_STAGES and not self._stages[0].is_free:
+            self._stages.append(_Stage(self._device))
+        else:
+            self._stages.rotate(-1)
+        return self._stages[-1]
 
 
 def num_integers(arrays: Mapping[str, NDArray[np.int32]]) -> int:
@@ -66,6 +74,10 @@ class _Stage:
         self._is_pinned = device.type == "cuda"
         self._buffer = self._allocate(SMALLEST_STAGE)
         self._copied = torch.cuda.Event() if self._is_pinned else None
+
+    @property
+    def is_free(self) -> bool:
+        return self._copied is None or self._copied.query()
 
     def open(self, num_integers: int) -> Tensor:
         if self._copied is not None:

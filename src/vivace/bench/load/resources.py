@@ -33,6 +33,11 @@ class ProcessFamily:
         told = [size for size in sizes if size is not None]
         return float(sum(told)) if told else None
 
+    @property
+    def members(self) -> list[int]:
+        """Process ids, looked up now."""
+        return self._family()
+
     def open_files(self) -> set[str]:
         """What they hold open, as far as it is ours to see."""
         return {file for member in self._family() for file in _open_files(self._proc / str(member))}

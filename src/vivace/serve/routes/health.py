@@ -1,4 +1,4 @@
-"""Whether the process lives, and whether it serves."""
+"""Whether the process lives, whether it serves, and which version it is."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ async def ready(request: Request) -> Response:
     return _json({"status": obstacle or "ready"}, 200 if obstacle is None else 503)
 
 
+async def version(_: Request) -> Response:
+    """As vLLM's clients ask for it; in every state, without a key, like the two above."""
+    return _json({"version": __version__}, 200)
+
+
 def _json(value: dict[str, str], status: int) -> Response:
     response = Response(msgspec.json.encode(value), status, media_type="application/json")
     if status == 503:
@@ -32,4 +37,4 @@ def _json(value: dict[str, str], status: int) -> Response:
     return response
 
 
-ROUTES = [Route("/health", health), Route("/ready", ready)]
+ROUTES = [Route("/health", health), Route("/ready", ready), Route("/version", version)]

@@ -1,4 +1,4 @@
-"""GET /health and GET /ready."""
+"""GET /health, GET /ready and GET /version."""
 
 from __future__ import annotations
 
@@ -16,3 +16,7 @@ class Readiness(Struct):
     """`ready` with status 200, anything else with 503."""
 
     status: str
+
+
+class Version(Struct):
+    version: str

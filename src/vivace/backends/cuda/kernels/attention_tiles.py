@@ -2,7 +2,7 @@
 
 Found with ptxas for capability 8.0, 8.9 and 9.0 (tests/backends/cuda/aot_kernels.py): nothing is spilled but
 68 bytes by prompts over keys by channel on 8.0, and no more is shared than the 99 KiB that a block has on 8.9, where
-nothing else is said. What an iteration costs on an H100 is from the machine code (tests/backends/cuda/sass_report.py).
+nothing else is said. tests/backends/cuda/sass_report.py counts what an iteration costs on an H100.
 """
 
 from __future__ import annotations

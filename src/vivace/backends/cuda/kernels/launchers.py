@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vivace.backends.cuda.attention_choice import PromptChoice, choose_prompts
-from vivace.backends.cuda.fusion import CodedNorm, RopeWrite
+from vivace.backends.cuda.fusion import CodedGate, CodedNorm, RopeWrite
 from vivace.backends.cuda.kernels.attention import paged_attention
 from vivace.backends.cuda.kernels.attention_shape import AttentionShape, shape_of
 from vivace.backends.cuda.kernels.attention_tiles import whole_tile
 from vivace.backends.cuda.kernels.cache_view import channel_keys, layer_plane
 from vivace.backends.cuda.kernels.case import AttentionCase, CacheWriteCase, RowCase
+from vivace.backends.cuda.kernels.coded_gate import coded_gate
 from vivace.backends.cuda.kernels.coded_norm import coded_norm
 from vivace.backends.cuda.kernels.gated_activation import gated_activation
 from vivace.backends.cuda.kernels.kv_write import kv_write, rope_write
@@ -133,6 +134,13 @@ class Launchers:
             return None
         y_TD = None if ops.add is None else read(ops.add.y)
         return coded_norm(x_TD, y_TD, _vector(ops.norm.weight), ops.norm.eps, ops.encoding)
+
+    def coded_gate(self, ops: CodedGate, read: Read) -> TokenCodes | None:
+        """The activation's codes; None where nothing was done."""
+        gate_up_T2F = read(ops.gate.gate_up)
+        if not self._takes_rows("coded_gated_activation", gate_up_T2F, gate_up_T2F.shape[1] // 2):
+            return None
+        return coded_gate(gate_up_T2F, ops.gate.activation, ops.encoding)
 
     def rope_write(self, ops: RopeWrite, slots_T: Tensor, read: Read) -> Tensor | None:
         """The turned queries, this step's keys and values written; None where nothing was done."""

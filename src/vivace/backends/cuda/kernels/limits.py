@@ -34,6 +34,8 @@ def rows(case: RowCase) -> str | None:
         return (
             f"{case.width} columns; a sum has the order of the norm's own kernel where they are whole runs of {RUN}"
         )
+    if case.op == "coded_gated_activation" and case.width > MAX_TOKEN_WIDTH:
+        return f"{case.width} columns; a program finds the scale of {MAX_TOKEN_WIDTH}"
     return _values(case.values)
 
 

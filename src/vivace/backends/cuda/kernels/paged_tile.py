@@ -85,7 +85,8 @@ def _int4_tile(
 def e4m3_numbers(codes, dtype: tl.constexpr, IS_NATIVE: tl.constexpr):
     """Of codes uint8. Not IS_NATIVE: by moving the bits to where a float32 has them, whose exponent is 120 less."""
     if IS_NATIVE:
-        return codes.to(tl.float8e4nv, bitcast=True).to(dtype)
+        # In two steps: Triton 3.6 writes bfloat16 by an instruction of compute capability 9.0 on 8.9 too.
+        return codes.to(tl.float8e4nv, bitcast=True).to(tl.float16).to(dtype)
     wide = codes.to(tl.int32)
     bits = ((wide & 0x80) << 24) | ((wide & 0x7F) << 20)
     return (bits.to(tl.float32, bitcast=True) * 1.329227995784916e36).to(dtype)  # 2^120

@@ -19,5 +19,4 @@ def read(path: str | Path) -> Iterator[TraceRow]:
             arrival_s=seconds(row, "Timestamp", where),
             prompt_len=tokens(row, "Request tokens", where),
             output_len=tokens(row, "Response tokens", where),
-            session=row.get("Session ID", "").strip() or None,
         )

@@ -8,23 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vivace.bench.traffic.numbered_lines import numbered_records
-from vivace.bench.traffic.traces.fields import Row, blocks, seconds, tokens
+from vivace.bench.traffic.traces.fields import blocks, seconds, tokens
 from vivace.bench.traffic.traces.row import TraceRow
-from vivace.core.errors import ConfigError
 
 COLUMNS = ("chat_id", "parent_chat_id", "timestamp", "input_length", "output_length", "hash_ids")
 BLOCK_LEN = 16
-NO_PARENT = -1
 
 
 def read(path: str | Path, block_len: int = BLOCK_LEN) -> Iterator[TraceRow]:
-    """Rows as they stand in the file; a session bears its first chat's number. Raises `ConfigError`."""
-    sessions: dict[int, int] = {}  # of the chats that follow others
+    """Rows as they stand in the file. Raises `ConfigError`."""
     for where, row in numbered_records(path):
-        chat, parent = _chat(row, "chat_id", where), _chat(row, "parent_chat_id", where)
-        session = chat
-        if parent != NO_PARENT:
-            session = sessions[chat] = sessions.get(parent, parent)
         prompt_len = tokens(row, "input_length", where)
         yield TraceRow(
             arrival_s=seconds(row, "timestamp", where),
@@ -32,12 +25,4 @@ def read(path: str | Path, block_len: int = BLOCK_LEN) -> Iterator[TraceRow]:
             output_len=tokens(row, "output_length", where),
             block_hashes=blocks(row, "hash_ids", where, prompt_len, block_len),
             block_len=block_len,
-            session=str(session),
         )
-
-
-def _chat(row: Row, field: str, where: str) -> int:
-    value = row.get(field)
-    if type(value) is not int or value < NO_PARENT:
-        raise ConfigError(f"{where}, column {field!r}: {value!r:.60} is no number of a chat")
-    return value

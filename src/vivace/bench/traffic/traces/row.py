@@ -12,7 +12,7 @@ class TraceRow:
 
     `block_hashes` name the prompt's blocks of `block_len` tokens, the last one perhaps shorter: prompts share the
     text of the blocks that their lists have in common from the first on. `token_ids`: the prompt itself, in the
-    traced model's vocabulary. `session`: the conversation to which the request belongs.
+    traced model's vocabulary.
     """
 
     arrival_s: float
@@ -21,4 +21,3 @@ class TraceRow:
     block_hashes: tuple[int, ...] | None = None
     block_len: int | None = None
     token_ids: tuple[int, ...] | None = None
-    session: str | None = None
