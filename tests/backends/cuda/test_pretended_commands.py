@@ -56,7 +56,9 @@ def answered(*arguments: str) -> dict[str, Any]:
     return report
 
 
-def test_doctor_finds_the_device_by_itself(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_finds_the_device_by_itself(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(choosing, "DRIVER_FILES", (tmp_path,))
     report = answered("doctor", *ENGINE)
     assert "Pretended GPU" in json.dumps(report["device"])

@@ -179,9 +179,7 @@ def test_what_leaves_the_device_and_what_goes_there() -> None:
     """Embeddings, scores of a prompt, masks of a grammar."""
     asked = [
         SamplingParams(max_tokens=6, temperature=0.0, prompt_logprobs=2),
-        SamplingParams(
-            max_tokens=8, temperature=0.7, seed=1, structured_outputs=StructuredOutputs("regex", "[a-z ]{8}")
-        ),
+        SamplingParams(max_tokens=8, temperature=0.7, seed=1, structured_outputs=StructuredOutputs("regex", "[a-z ]{8}")),
     ]
 
     def served(llm: LLM) -> tuple[Any, Any, Any]:

@@ -148,10 +148,7 @@ class CudaBackend:
 
     def pack(self, name: str, tensor: StoredTensor) -> Weight:
         """Send a matrix [N, D] of any encoding, with as many bits as it has."""
-        with (
-            running_on(self.device),
-            self._memory_for(name, tensor.data.nbytes),
-        ):  # its stream, not the first device's
+        with running_on(self.device), self._memory_for(name, tensor.data.nbytes):  # its stream, not the first device's
             matrix = load_matrix(tensor, self.device)
         return Weight(name, (matrix.num_rows, matrix.num_columns), tensor.encoding, matrix.num_bytes, matrix)
 

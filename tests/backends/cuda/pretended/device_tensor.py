@@ -67,9 +67,7 @@ class DeviceTensor(Tensor):
 def effects(func: Any) -> tuple[frozenset[str], bool]:
     """The arguments that it writes, and whether it only looks at memory in another way."""
     schema = func._schema
-    written = frozenset(
-        one.name for one in schema.arguments if one.alias_info is not None and one.alias_info.is_write
-    )
+    written = frozenset(one.name for one in schema.arguments if one.alias_info is not None and one.alias_info.is_write)
     returned = [one.alias_info for one in schema.returns]
     is_view = bool(returned) and not written and all(one is not None for one in returned)
     return written, is_view

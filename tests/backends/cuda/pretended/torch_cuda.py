@@ -203,3 +203,5 @@ class Graph:
         if self._machine.recording is not None:
             raise FaultError("a graph is replayed while a stream is capturing")
         self._replay.run()
+
+
