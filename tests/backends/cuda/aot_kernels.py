@@ -45,7 +45,7 @@ from vivace.backends.cuda.kernels import (
     top_tokens,
 )
 from vivace.backends.cuda.kernels.attention_shape import AttentionShape
-from vivace.backends.cuda.kernels.attention_tiles import whole_tile
+from vivace.backends.cuda.kernels.attention_tiles import LEAST_SHARED_BYTES, WIDE_SHARED_BYTES, whole_tile
 from vivace.backends.cuda.kernels.paged_plane import (
     PagedPlane,
     RecentBlocks,
@@ -56,6 +56,7 @@ from vivace.backends.cuda.kernels.paged_plane import (
     int8_plane,
 )
 from vivace.backends.cuda.kernels.ragged_rows import PART
+from vivace.backends.cuda.kernels.succession import OVERLAPPING_CAPABILITY
 from vivace.backends.cuda.token_codes import TOKEN_ENCODINGS
 
 SIXTEENS = ("num_inputs", "num_outputs", "num_padded")
@@ -139,7 +140,20 @@ def attention_variants() -> Iterator[Variant]:
     pointers |= {"partial": "*fp32", "statistics": "*fp32", "out": "*bf16"}
     constants = {"HEADS": 4, "KV_HEADS": 8, "ROWS": 1, "HEAD_DIM": 128, "DIM": 128, "PART": PART}
     constants |= {"HAS_WINDOW": False, "TOGETHER": attention_merge.TOGETHER}
-    yield Variant("attention merge", attention_merge.merge_parts, pointers, constants, options={"num_warps": 4})
+    yield Variant("attention merge", attention_merge.merge_parts, pointers, constants, options={"num_warps": 8})
+
+
+def wide_attention_variants() -> Iterator[Variant]:
+    """As a device with much shared memory runs heads of 128 dimensions."""
+    plain, capped = AttentionShape(32, 8, 128, 0.09), AttentionShape(32, 8, 128, 0.09, window=1024, softcap=50.0)
+    of, more = planes(plain), {"shared_bytes": WIDE_SHARED_BYTES}
+    for kind, plane in of.items():
+        yield attend_variant(f"attention decode {kind} wide", plain, plane, 1, True, **more)
+    name = "attention decode int4 keys by channel wide"
+    yield attend_variant(name, plain, of["int4"], 1, True, by_channel=True, **more)
+    yield attend_variant("attention tree bf16 wide", plain, of["bf16"], 1, True, has_paths=True, **more)
+    yield attend_variant("attention prefill bf16 wide", plain, of["bf16"], 32, False, **more)
+    yield attend_variant("attention prefill bf16 wide window and cap", capped, of["bf16"], 32, False, **more)
 
 
 def attend_variant(
@@ -151,10 +165,13 @@ def attend_variant(
     *,
     has_paths: bool = False,
     by_channel: bool = False,
+    shared_bytes: int = LEAST_SHARED_BYTES,
 ) -> Variant:
     part = PART if is_split else 0
     keys = channel_keys(shape) if by_channel else plane
-    constants = attention.constants(shape, keys, plane, rows, part, torch.bfloat16, has_paths=has_paths)
+    constants = attention.constants(
+        shape, keys, plane, rows, part, torch.bfloat16, has_paths=has_paths, shared_bytes=shared_bytes
+    )
     options = {key: constants.pop(key) for key in OPTIONS if key in constants}
     code = "*bf16" if plane.kind == "float" else "*u8"
     pointers = dict.fromkeys(("q", "out", "key_ranges", "value_ranges"), "*bf16")
@@ -285,6 +302,7 @@ def sampling_variants() -> Iterator[Variant]:
 
 def variants() -> Iterator[Variant]:
     yield from attention_variants()
+    yield from wide_attention_variants()
     yield from norm_variants()
     yield from row_variants()
     yield from product_variants()
@@ -304,8 +322,9 @@ def attempted(variant: Variant, capability: int) -> dict[str, object]:
 
 
 def compiled(variant: Variant, capability: int) -> dict[str, object]:
+    overlap = {"launch_pdl": True} if (capability // 10, capability % 10) >= OVERLAPPING_CAPABILITY else {}
     started = time.perf_counter()
-    result = triton.compile(variant.source(), GPUTarget("cuda", capability, 32), variant.options)
+    result = triton.compile(variant.source(), GPUTarget("cuda", capability, 32), variant.options | overlap)
     compile_s = time.perf_counter() - started
     registers, spilled = usage(result.asm["ptx"], capability)
     return {
@@ -318,8 +337,15 @@ def compiled(variant: Variant, capability: int) -> dict[str, object]:
         "cubin_bytes": len(result.asm["cubin"]),
         "compile_s": round(compile_s, 2),
         "float_sums": float_sums(result.asm["ttgir"]),
+        "waits_first": waits_first(result.asm["ptx"]),
         "fused_products": len(re.findall(r"\bfma\.rn\.f32", result.asm["ptx"])),
     }
+
+
+def waits_first(ptx: str) -> bool:
+    """Whether a kernel waits for its predecessor before it reads or writes any of the device's memory."""
+    accesses = re.search(r"\b(ld\.global|st\.global|cp\.async|cp\.reduce|atom\.|red\.)", ptx)
+    return "griddepcontrol.wait" in ptx[: accesses.start() if accesses else None]
 
 
 def float_sums(intermediate: str) -> list[str]:
@@ -344,6 +370,8 @@ def usage(ptx: str, capability: int) -> tuple[int, int]:
 def runs_on(variant: Variant, capability: int) -> bool:
     """Tensor cores that take 8-bit floats get them; products are decoded for the others alone."""
     has_fp8 = capability >= 89
+    if "wide" in variant.name and capability < 90:
+        return False
     if "native" in variant.name:
         return has_fp8
     return bool(variant.constants.get("IS_NATIVE", has_fp8)) == has_fp8

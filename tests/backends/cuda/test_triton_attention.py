@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from paged_case import PagedCase, paged_case
 from triton_interpreter import DEVICE, torch
 
-from vivace.backends.cuda.kernels import attention
+from triton.runtime.errors import OutOfResources  # isort: skip
+
+from vivace.backends.cuda.kernels import attention, attention_tiles
 from vivace.backends.cuda.kernels.attention import paged_attention
 from vivace.backends.cuda.kernels.attention_shape import AttentionShape
+from vivace.backends.cuda.kernels.attention_tiles import WIDE_SHARED_BYTES
 from vivace.backends.cuda.kernels.ragged_rows import LEAST_GRAPH_PARTS, graph_parts, tile_plan
 
 # Weights and decoded numbers enter products in the query's type: 8 bits of a bfloat16, 11 of a float16.
@@ -60,6 +65,34 @@ def test_prompts_behind_a_context(window: int | None) -> None:
     shape = AttentionShape(7, 1, 32, 0.2, window=window)
     case = paged_case(np.random.default_rng(13), [(45, 130), (18, 18)], shape)
     np.testing.assert_allclose(run(case), case.expected(), rtol=0, atol=2e-5)
+
+
+def test_tiles_of_a_device_with_much_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice as many keys in a tile of a prompt: a chunk behind a context, and the ends of rows within a tile."""
+    monkeypatch.setattr(attention, "shared_bytes_of", lambda _: WIDE_SHARED_BYTES)
+    shape = AttentionShape(4, 1, 128, 0.1)
+    assert attention_tiles.tile_size(128, 128, "float", torch.bfloat16, WIDE_SHARED_BYTES).N == 128
+    case = paged_case(np.random.default_rng(31), [(34, 200), (20, 20)], shape, dtype="bf16")
+    np.testing.assert_allclose(run(case), case.expected(), rtol=0, atol=TOLERANCE["bf16"])
+
+
+def test_tiles_that_do_not_fit_after_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another version of the compiler may want more shared memory for a tile: the next launch takes smaller ones."""
+    launch, asked = attention._launch_tiles, []
+
+    def refuse_wide(*arguments: Any) -> None:
+        asked.append(arguments[-1])
+        if arguments[-1] >= WIDE_SHARED_BYTES:
+            raise OutOfResources(240 << 10, 227 << 10, "shared memory")
+        launch(*arguments)
+
+    monkeypatch.setattr(attention, "NARROW_DEVICES", set())
+    monkeypatch.setattr(attention, "_launch_tiles", refuse_wide)
+    monkeypatch.setattr(attention, "shared_bytes_of", lambda _: WIDE_SHARED_BYTES)
+    case = paged_case(np.random.default_rng(37), [(1, 20)], AttentionShape(4, 2, 32, 0.2))
+    np.testing.assert_allclose(run(case), case.expected(), rtol=0, atol=2e-5)
+    assert asked == [WIDE_SHARED_BYTES, attention_tiles.LEAST_SHARED_BYTES]
+    assert {DEVICE} == attention.NARROW_DEVICES
 
 
 @pytest.mark.parametrize("kind", ["float", "int8", "int4"])

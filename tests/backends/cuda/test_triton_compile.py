@@ -38,6 +38,7 @@ def test_kernels_compile_without_a_device(tmp_path: Path) -> None:
         assert line["ptx_bytes"] > 0
         assert line["spilled_bytes"] == 0
         assert 0 < line["registers"] <= 255
+        assert line["waits_first"] == (line["target"] == "sm_90")  # launches overlap there
 
 
 def test_a_norm_and_its_codes_sum_in_the_same_order(tmp_path: Path) -> None:

@@ -90,12 +90,13 @@ def facts(device: torch.device) -> DeviceFacts | None:
         free_bytes=free_bytes,
         torch_version=torch.__version__,
         cuda_version=str(torch.version.cuda),
-        driver_version=_driver_version(),
+        driver_version=driver_version(),
         triton_version=metadata.version("triton") if find_spec("triton") else "",
     )
 
 
-def _driver_version() -> str:
+def driver_version() -> str:
+    """Empty where the system does not tell."""
     try:
         return DRIVER_VERSION.read_text().strip()
     except OSError:

@@ -13,17 +13,20 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from triton.runtime.errors import OutOfResources
 
 from vivace.backends.cuda.kernels.attention_kernel import attend_tile
 from vivace.backends.cuda.kernels.attention_merge import TOGETHER, merge_parts
 from vivace.backends.cuda.kernels.attention_shape import AttentionShape
-from vivace.backends.cuda.kernels.attention_tiles import padded_dim, tile_size
+from vivace.backends.cuda.kernels.attention_tiles import LEAST_SHARED_BYTES, padded_dim, tile_size
 from vivace.backends.cuda.kernels.paged_plane import PagedPlane
 from vivace.backends.cuda.kernels.ragged_rows import PART, RaggedRows, SplitTiles, Tiles
+from vivace.backends.cuda.kernels.succession import launch_options
 
 # Of the sums of parts in float32: at 32 heads of 128 dimensions 4000 parts, a million positions, in a launch. One
 # sequence takes more where its rows are many and its context is long.
 WORKSPACE_BYTES = 64 << 20
+NARROW_DEVICES: set[torch.device] = set()  # on which the largest tiles did not fit, whatever their size promised
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,7 @@ def _merge(
         out_TD.stride(0), shape.window or 0, first, int(tiles.starts[first]),
         HEADS=shape.num_heads // shape.num_kv_heads, KV_HEADS=shape.num_kv_heads, ROWS=tiles.rows_per_tile,
         HEAD_DIM=shape.head_dim, DIM=padded_dim(shape.head_dim), PART=PART, TOGETHER=TOGETHER,
-        HAS_WINDOW=shape.window is not None, num_warps=4,
+        HAS_WINDOW=shape.window is not None, num_warps=8, **launch_options(out_TD.device),
     )  # fmt: skip
 
 
@@ -103,6 +106,24 @@ def _launch(
     run: _Run,
     shape: AttentionShape,
     out_TD: Tensor,
+) -> None:
+    """With tiles that need all of a large shared memory, or smaller ones where this compiler wants more for them."""
+    try:
+        _launch_tiles(q_TD, keys, values, rows, run, shape, out_TD, shared_bytes_of(q_TD.device))
+    except OutOfResources:
+        NARROW_DEVICES.add(q_TD.device)
+        _launch_tiles(q_TD, keys, values, rows, run, shape, out_TD, LEAST_SHARED_BYTES)
+
+
+def _launch_tiles(
+    q_TD: Tensor,
+    keys: PagedPlane,
+    values: PagedPlane,
+    rows: RaggedRows,
+    run: _Run,
+    shape: AttentionShape,
+    out_TD: Tensor,
+    shared_bytes: int,
 ) -> None:
     tiles = run.tiles
     starts, tiles_P = (
@@ -118,8 +139,19 @@ def _launch(
         q_TD.stride(0), out_TD.stride(0), rows.block_tables_BX.stride(0), slots.stride(0),
         keys.code_strides, keys.range_strides, keys.recent_strides, values.code_strides, values.range_strides,
         shape.scale, shape.softcap or 1.0, shape.window or 0, run.first_part,
-        **constants(shape, keys, values, tiles.rows_per_tile, run.part, q_TD.dtype, has_paths=paths is not None),
+        **constants(
+            shape, keys, values, tiles.rows_per_tile, run.part, q_TD.dtype,
+            has_paths=paths is not None, shared_bytes=shared_bytes,
+        ),
+        **launch_options(q_TD.device),
     )  # fmt: skip
+
+
+def shared_bytes_of(device: torch.device) -> int:
+    """That a block may have."""
+    if device.type != "cuda" or device in NARROW_DEVICES:
+        return LEAST_SHARED_BYTES
+    return int(getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", LEAST_SHARED_BYTES))
 
 
 def recent_of(keys: PagedPlane) -> tuple[Tensor, Tensor]:
@@ -136,10 +168,11 @@ def constants(
     dtype: torch.dtype,
     *,
     has_paths: bool = False,
+    shared_bytes: int = LEAST_SHARED_BYTES,
 ) -> dict[str, object]:
-    """What `attend_tile` is compiled for."""
+    """What `attend_tile` is compiled for. `shared_bytes`: see `tile_size`."""
     heads = shape.num_heads // shape.num_kv_heads
-    size = tile_size(rows_per_tile * heads, shape.head_dim, values.kind, dtype)
+    size = tile_size(rows_per_tile * heads, shape.head_dim, values.kind, dtype, shared_bytes)
     return {
         "HEADS": heads,
         "HEAD_DIM": shape.head_dim,

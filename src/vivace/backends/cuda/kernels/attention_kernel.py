@@ -14,6 +14,7 @@ import triton.language as tl
 
 from vivace.backends.cuda.kernels.paged_channels import channel_scores
 from vivace.backends.cuda.kernels.paged_tile import column_dims, slot_offsets, tile_mix, tile_scores
+from vivace.backends.cuda.kernels.succession import wait_for_predecessor
 
 LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
@@ -30,6 +31,7 @@ def attend_tile(
 ):  # fmt: skip
     """Program (KV head, part from `first_part` on); PART = 0: (KV head, tile), over all positions. A context of one
     part goes to `out` at once, others to `partial` and `statistics`, from the launch's first part on."""
+    wait_for_predecessor()
     head, tile = tl.program_id(0), tl.program_id(1)
     part = first_part + tile
     is_only = True
@@ -140,11 +142,15 @@ def _attend(
     IS_MASKED: tl.constexpr,
 ):  # fmt: skip
     """Goes on over positions first .. stop: weighted sums [M, DIM], what is to be added to all of a row, the sum of
-    weights, the largest score in base 2."""
+    weights, the largest score in base 2. The largest is found before the scale, of which the sum of a weight's
+    exponent then has it in one operation."""
+    factor = LOG2_E if HAS_CAP else scale * LOG2_E
     for begin in range(first, stop, N):
         position_N = begin + tl.arange(0, N)
         is_there_N = position_N < stop
-        block_N, place_N = _places(table, position_N, is_there_N, path_first, path, BLOCK_SIZE, HAS_PATHS, IS_MASKED)
+        block_N, place_N = _places(
+            table, begin, position_N, is_there_N, path_first, path, BLOCK_SIZE, N, HAS_PATHS, IS_MASKED
+        )
         if BY_CHANNEL:
             scores = channel_scores(
                 q_MK, column_dims(KIND, DIM), keys, key_ranges, recent, recent_rows, key_strides, key_range_strides,
@@ -157,19 +163,17 @@ def _attend(
                 slot_offsets(block_N, place_N, head, key_range_strides), is_there_N, IS_MASKED, KIND, HEAD_DIM, DIM,
             )  # fmt: skip
         if HAS_CAP:
-            scores = (LOG2_E * cap) * (1 - 2 / (tl.exp2(scores * (2 * LOG2_E * scale / cap)) + 1))
-        else:
-            scores *= scale * LOG2_E
+            scores = cap * (1 - 2 / (tl.exp2(scores * (2 * LOG2_E * scale / cap)) + 1))
         if IS_MASKED:
             is_seen = (position_N[None, :] <= position_M[:, None]) & is_there_N[None, :]
             if HAS_WINDOW:
                 is_seen = is_seen & (position_N[None, :] > position_M[:, None] - window)
             scores = tl.where(is_seen, scores, -float("inf"))
-        new_largest_M = tl.maximum(largest_M, tl.max(scores, 1))
+        new_largest_M = tl.maximum(largest_M, tl.max(scores, 1) * factor)
         subtracted_M = new_largest_M
         if IS_MASKED:
             subtracted_M = tl.where(new_largest_M == -float("inf"), 0.0, new_largest_M)
-        weights = tl.exp2(scores - subtracted_M[:, None])
+        weights = tl.exp2(scores * factor - subtracted_M[:, None])
         decay_M = tl.exp2(largest_M - subtracted_M)
         total_M = total_M * decay_M + tl.sum(weights, 1)
         mixed_MK, shift_M = tile_mix(
@@ -184,16 +188,22 @@ def _attend(
 
 @triton.jit
 def _places(
-    table, position_N, is_there_N, path_first, path,
-    BLOCK_SIZE: tl.constexpr, HAS_PATHS: tl.constexpr, IS_MASKED: tl.constexpr,
+    table, begin, position_N, is_there_N, path_first, path,
+    BLOCK_SIZE: tl.constexpr, N: tl.constexpr, HAS_PATHS: tl.constexpr, IS_MASKED: tl.constexpr,
 ):  # fmt: skip
-    """Blocks of these positions and the places in them: by the block table, or by the path of a guess."""
-    place_N = position_N % BLOCK_SIZE
+    """Blocks of these positions and the places in them: by the block table, or by the path of a guess. Tiles begin at
+    multiples of N: where blocks do too, places are the same in every tile, and what follows from them leaves the
+    loop."""
+    if N % BLOCK_SIZE == 0:
+        index_N = tl.arange(0, N)
+        entries, place_N = table + begin // BLOCK_SIZE + index_N // BLOCK_SIZE, index_N % BLOCK_SIZE
+    else:
+        entries, place_N = table + position_N // BLOCK_SIZE, position_N % BLOCK_SIZE
     if not IS_MASKED:
-        return tl.load(table + position_N // BLOCK_SIZE), place_N
+        return tl.load(entries), place_N
     if not HAS_PATHS:
-        return tl.load(table + position_N // BLOCK_SIZE, mask=is_there_N, other=0), place_N
+        return tl.load(entries, mask=is_there_N, other=0), place_N
     is_path_N = is_there_N & (position_N >= path_first)
     slot_N = tl.load(path + position_N - path_first, mask=is_path_N, other=0)
-    block_N = tl.load(table + position_N // BLOCK_SIZE, mask=is_there_N & ~is_path_N, other=0)
+    block_N = tl.load(entries, mask=is_there_N & ~is_path_N, other=0)
     return tl.where(is_path_N, slot_N // BLOCK_SIZE, block_N), tl.where(is_path_N, slot_N % BLOCK_SIZE, place_N)

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from vivace.backends.cuda.kernels.rms_norm import FEWEST_COLUMNS, normed_columns, row_options
+from vivace.backends.cuda.kernels.succession import launch_options, wait_for_predecessor
 from vivace.backends.cuda.kernels.token_codes import STEP, empty_codes, store_codes
 from vivace.backends.cuda.token_codes import TokenCodes
 
@@ -38,6 +39,7 @@ def coded_norm(
             triton.cdiv(width, STEP), eps,
             WIDTH=width, COLUMNS=columns, STEP=STEP, HAS_RESIDUAL=has_residual, KEEPS_OUTLIERS=keeps_outliers,
             IS_FLOAT=encoding == "fp8_channel", **row_options(columns),
+            **launch_options(x_TD.device),
         )  # fmt: skip
     return sum_TD, coded
 
@@ -49,6 +51,7 @@ def normalize_and_code(
     KEEPS_OUTLIERS: tl.constexpr, IS_FLOAT: tl.constexpr,
 ):  # fmt: skip
     """Program: a row."""
+    wait_for_predecessor()
     row = tl.program_id(0).to(tl.int64)
     normed = normed_columns(
         x + row * x_stride, residual + row * residual_stride, weight, total + row * WIDTH, eps,

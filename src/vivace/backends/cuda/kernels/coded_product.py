@@ -26,8 +26,16 @@ from vivace.backends.cuda.code_layout import TILE_ROWS, CodeLayout
 from vivace.backends.cuda.code_tiles import CodedMatrix
 from vivace.backends.cuda.kernels.code_scales import plane_scales, step_headers
 from vivace.backends.cuda.kernels.nibble_product import multiply_nibbles
-from vivace.backends.cuda.kernels.product_tile import row_tile, store_tile, tile_outputs, tile_rows, word_tile
+from vivace.backends.cuda.kernels.product_tile import (
+    ask_for_words,
+    row_tile,
+    store_tile,
+    tile_outputs,
+    tile_rows,
+    word_tile,
+)
 from vivace.backends.cuda.kernels.split import FEW_ROWS, Cut, Tiling
+from vivace.backends.cuda.kernels.succession import launch_options, overlaps, wait_for_predecessor
 
 PACKED_ROWS = dict.fromkeys(("int4_g32", "int4_g64", "int4_g128", "q4_0"), FEW_ROWS) | {"q4_k": 16, "q6_k": 16}
 
@@ -42,7 +50,8 @@ def tiling_of(num_rows: int, step: int, plane: int, *, is_wide: bool) -> Tiling:
         return Tiling(128, 128, 8, 3 if step == 128 else 2)
     if rows == FEW_ROWS:  # tiles of 64 outputs would read as many activations from L2 as an H100's reads in all
         return Tiling(128, 64, 8, 3) if step == 128 else Tiling(64, 64, 4, 2)
-    return Tiling(64, rows, 4, 4 if step == 128 else 3)
+    # A step of 4 bits is 4 KiB: six stages keep 17 of them under way, where two programs a core of an H100 need 14.
+    return Tiling(64, rows, 4, 3 if step > 128 else 6 if rows <= 16 else 4)
 
 
 def coded_product(x_TD: Tensor, matrix: CodedMatrix, out_TN: Tensor, bias_N: Tensor | None, num_beside: int) -> None:
@@ -59,7 +68,7 @@ def coded_product(x_TD: Tensor, matrix: CodedMatrix, out_TN: Tensor, bias_N: Ten
         num_rows, matrix.num_rows, num_inputs, num_steps, cut.steps_per_part,
         x_TD.stride(0), matrix.headers.stride(1), matrix.num_padded, cut.out.stride(-2),
         **constants_of(layout, tiling, has_bias=bias_N is not None and cut.is_whole, is_whole=is_whole),
-        num_warps=tiling.warps, num_stages=tiling.stages,
+        num_warps=tiling.warps, num_stages=tiling.stages, **launch_options(x_TD.device),
     )  # fmt: skip
     cut.finish(out_TN, bias_N)
 
@@ -100,6 +109,10 @@ def multiply_codes(
     stored = tl.minimum(output, num_padded - 1)
     first_of_tile, in_tile = (stored // TILE_ROWS).to(tl.int64) * num_steps * TILE_ROWS, stored % TILE_ROWS
     first = tl.program_id(2) * steps_per_part
+    if overlaps():
+        last = tl.minimum(first + steps_per_part, num_steps)
+        ask_for_words(words, first, last, num_steps, OUTPUTS, TILES, TILE_ROWS, PLANE)
+    wait_for_predecessor()
     total = tl.zeros([OUTPUTS, ROWS], tl.float32)
     for step in range(first, tl.minimum(first + steps_per_part, num_steps)):
         place = first_of_tile + step * TILE_ROWS

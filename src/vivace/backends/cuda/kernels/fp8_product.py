@@ -16,8 +16,9 @@ import triton.language as tl
 from torch import Tensor
 
 from vivace.backends.cuda.kernels.paged_tile import e4m3_numbers
-from vivace.backends.cuda.kernels.product_tile import byte_tile, store_tile, tile_outputs, tile_rows
+from vivace.backends.cuda.kernels.product_tile import ask_for_bytes, byte_tile, store_tile, tile_outputs, tile_rows
 from vivace.backends.cuda.kernels.split import FEW_ROWS, Cut, Tiling
+from vivace.backends.cuda.kernels.succession import launch_options, overlaps, wait_for_predecessor
 from vivace.backends.cuda.kernels.token_codes import STEP
 from vivace.backends.cuda.token_codes import TokenCodes
 
@@ -58,6 +59,7 @@ def fp8_product(
         num_rows, len(codes_ND), num_inputs, num_steps, cut.steps_per_part, cut.out.stride(-2),
         IS_NATIVE=is_native, HAS_BIAS=bias_N is not None and cut.is_whole,
         OUTPUTS=tiling.outputs, ROWS=tiling.rows, STEP=STEP, num_warps=tiling.warps, num_stages=tiling.stages,
+        **launch_options(codes_ND.device),
     )  # fmt: skip
     cut.finish(out_TN, bias_N)
 
@@ -72,6 +74,9 @@ def multiply_fp8(
     output, row = tile_outputs(OUTPUTS), tile_rows(ROWS)
     is_output, is_row = output < num_outputs, row < num_rows
     first = tl.program_id(2) * steps_per_part
+    if overlaps():
+        ask_for_bytes(codes, num_outputs, num_inputs, first, OUTPUTS, STEP)
+    wait_for_predecessor()
     total = tl.zeros([OUTPUTS, ROWS], tl.float32)
     for step in range(first, tl.minimum(first + steps_per_part, num_steps)):
         weight = byte_tile(codes, output, is_output, num_inputs, step, STEP)

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from vivace.backends.cuda.kernels.succession import launch_options, wait_for_predecessor
 from vivace.ops.program import Activation
 
 COLUMNS = 1024  # of a program
@@ -19,14 +20,16 @@ def gated_activation(gate_up_T2F: Tensor, activation: Activation) -> Tensor:
     out_TF = torch.empty((num_rows, width), dtype=gate_up_T2F.dtype, device=gate_up_T2F.device)
     if num_rows:
         gate[(num_rows, triton.cdiv(width, COLUMNS))](
-            gate_up_T2F, out_TF, gate_up_T2F.stride(0), width, ACTIVATION=activation, COLUMNS=COLUMNS, **OPTIONS
-        )
+            gate_up_T2F, out_TF, gate_up_T2F.stride(0), width, ACTIVATION=activation, COLUMNS=COLUMNS, **OPTIONS,
+            **launch_options(gate_up_T2F.device),
+        )  # fmt: skip
     return out_TF
 
 
 @triton.jit
 def gate(gate_up, out, stride, width, ACTIVATION: tl.constexpr, COLUMNS: tl.constexpr):
     """Program (row, run of columns)."""
+    wait_for_predecessor()
     row, run = tl.program_id(0).to(tl.int64), tl.program_id(1)
     column = run * COLUMNS + tl.arange(0, COLUMNS)
     is_there = column < width

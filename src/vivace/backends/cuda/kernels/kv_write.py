@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vivace.backends.cuda.kernels.paged_plane import PagedPlane
 from vivace.backends.cuda.kernels.rope import rotated
+from vivace.backends.cuda.kernels.succession import launch_options, wait_for_predecessor
 
 
 def kv_write(k_TD: Tensor, v_TD: Tensor, slots_T: Tensor, keys: PagedPlane, values: PagedPlane) -> None:
@@ -58,7 +59,7 @@ def _launch(
         QUERY_HEADS=num_query_heads, KV_HEADS=keys.num_kv_heads,
         HEAD_DIM=keys.head_dim, DIM=max(32, triton.next_power_of_2(keys.head_dim)), BLOCK_SIZE=keys.block_size,
         KIND=keys.kind, PAIRS=0 if table_T2P is None else table.shape[1] // 2,
-        num_warps=1, enable_fp_fusion=False,
+        num_warps=1, enable_fp_fusion=False, **launch_options(k_TD.device),
     )  # fmt: skip
 
 
@@ -71,6 +72,7 @@ def write_slots(
     BLOCK_SIZE: tl.constexpr, KIND: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
     """Program (row, head): the query heads to turn, then KV heads with their keys, then with their values."""
+    wait_for_predecessor()
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     dim = tl.arange(0, DIM)
     is_there = dim < HEAD_DIM

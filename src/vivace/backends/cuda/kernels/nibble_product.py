@@ -16,7 +16,15 @@ import triton
 import triton.language as tl
 
 from vivace.backends.cuda.kernels.code_scales import group_scale, group_zero, k_minimum, step_headers
-from vivace.backends.cuda.kernels.product_tile import row_tile, store_tile, tile_outputs, tile_rows, word_tile
+from vivace.backends.cuda.kernels.product_tile import (
+    ask_for_words,
+    row_tile,
+    store_tile,
+    tile_outputs,
+    tile_rows,
+    word_tile,
+)
+from vivace.backends.cuda.kernels.succession import overlaps, wait_for_predecessor
 
 AND_OR = 0xEA  # of lop3: a & b | c
 
@@ -72,6 +80,10 @@ def multiply_nibbles(
     stored = tl.minimum(output, num_padded - 1)
     first_of_tile, in_tile = (stored // TILE_ROWS).to(tl.int64) * num_steps * TILE_ROWS, stored % TILE_ROWS
     first = tl.program_id(2) * steps_per_part
+    if overlaps():
+        last = tl.minimum(first + steps_per_part, num_steps)
+        ask_for_words(words, first, last, num_steps, OUTPUTS, TILES, TILE_ROWS, PLANE)
+    wait_for_predecessor()
     total = tl.zeros([OUTPUTS, ROWS], tl.float32)
     part = tl.zeros([OUTPUTS, ROWS], tl.float32)
     ones = tl.full([OUTPUTS, PLANE], 1, x.dtype.element_ty)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from vivace.backends.cuda.kernels.succession import AHEAD, LINE_BYTES, ask_for
+
 
 @triton.jit
 def tile_outputs(OUTPUTS: tl.constexpr):
@@ -31,11 +33,34 @@ def byte_tile(codes, at, is_there, num_inputs, step, STEP: tl.constexpr):
 
 
 @triton.jit
+def ask_for_bytes(codes, num_rows, num_inputs, first, ROWS: tl.constexpr, STEP: tl.constexpr):
+    """The first steps of codes of one byte that `byte_tile` loads, from step `first` on: a line of each
+    of this program's ROWS rows."""
+    line = tl.arange(0, AHEAD)
+    row = tl.minimum(tl.program_id(0) * ROWS + line % ROWS, num_rows - 1).to(tl.int64)
+    column = tl.minimum((first + line // ROWS) * STEP, num_inputs - 1)
+    ask_for(codes + row * num_inputs + column)
+
+
+@triton.jit
 def word_tile(words, first, in_tile, tile, TILES: tl.constexpr, TILE_ROWS: tl.constexpr, PLANE: tl.constexpr):
     """[outputs, PLANE] words of a step's tile (`code_layout`). `first`: of the output's run of TILE_ROWS rows and the
     step, counted in rows of TILES tiles each; `in_tile`: the output within its run."""
     place = (first * TILES + tile * TILE_ROWS + in_tile) * PLANE
     return tl.load(words + place[:, None] + tl.arange(0, PLANE)[None, :])
+
+
+@triton.jit
+def ask_for_words(
+    words, first, last, num_steps,
+    OUTPUTS: tl.constexpr, TILES: tl.constexpr, TILE_ROWS: tl.constexpr, PLANE: tl.constexpr,
+):  # fmt: skip
+    """The first words of this program's steps `first` to `last`, which lie in one run; a last part may have none."""
+    LINE: tl.constexpr = LINE_BYTES // 2
+    STEP_LINES: tl.constexpr = TILES * TILE_ROWS * PLANE // LINE
+    start = (tl.program_id(0) * OUTPUTS // TILE_ROWS).to(tl.int64) * num_steps + tl.minimum(first, num_steps - 1)
+    line = tl.minimum(tl.arange(0, AHEAD), tl.maximum(last - first, 1) * STEP_LINES - 1)
+    ask_for(words + (start * STEP_LINES + line) * LINE)
 
 
 @triton.jit

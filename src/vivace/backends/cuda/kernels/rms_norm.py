@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from vivace.backends.cuda.kernels.succession import launch_options, wait_for_predecessor
+
 FEWEST_COLUMNS = 128  # of a whole row: what `coded_norm` needs, which sums as this one does
 
 
@@ -42,6 +44,7 @@ def _launch(
         normalize[(len(x_TD), groups)](
             x_TD, residual_TD, weight, sum_TD, out_TD, x_TD.stride(0), residual_TD.stride(0), out_TD.stride(0), eps,
             WIDTH=width, COLUMNS=columns, HAS_RESIDUAL=has_residual, **row_options(columns),
+            **launch_options(x_TD.device),
         )  # fmt: skip
     return sum_TD, out_TD
 
@@ -52,6 +55,7 @@ def normalize(
     WIDTH: tl.constexpr, COLUMNS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
 ):  # fmt: skip
     """Program (row, group)."""
+    wait_for_predecessor()
     row, first = tl.program_id(0).to(tl.int64), tl.program_id(1) * WIDTH
     column = tl.arange(0, COLUMNS)
     place = row * out_stride + first

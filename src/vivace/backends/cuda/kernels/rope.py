@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from vivace.backends.cuda.kernels.succession import launch_options, wait_for_predecessor
+
 
 def rope(x_TD: Tensor, table_T2P: Tensor, head_dim: int) -> Tensor:
     """[T, H*K] in x's type. `table_T2P`: float32, cosines then sines of each row. Columns i and i + P of a head turn
@@ -17,6 +19,7 @@ def rope(x_TD: Tensor, table_T2P: Tensor, head_dim: int) -> Tensor:
         rotate[(len(x_TD), x_TD.shape[1] // head_dim)](
             x_TD, table_T2P, out_TD, x_TD.stride(0), table_T2P.stride(0), out_TD.stride(0),
             HEAD_DIM=head_dim, DIM=triton.next_power_of_2(head_dim), PAIRS=num_pairs, num_warps=1,
+            **launch_options(x_TD.device),
         )  # fmt: skip
     return out_TD
 
@@ -39,6 +42,7 @@ def rotate(
     x, table, out, x_stride, table_stride, out_stride, HEAD_DIM: tl.constexpr, DIM: tl.constexpr, PAIRS: tl.constexpr
 ):
     """Program (row, head)."""
+    wait_for_predecessor()
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     dim = tl.arange(0, DIM)
     is_there = dim < HEAD_DIM

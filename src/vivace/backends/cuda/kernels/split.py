@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from vivace.backends.cuda.kernels.succession import launch_options, wait_for_predecessor
+
 TILE_OUTPUTS = 64
 ENOUGH_PROGRAMS = 192  # three for two of an H100's 132 multiprocessors, of which each holds two and more
 SMALLEST_PART = 256  # inputs: two steps, of which one is read while the other one is multiplied
@@ -85,7 +87,7 @@ def sum_parts(parts_PTN: Tensor, out_TN: Tensor, bias_N: Tensor | None) -> None:
     add_parts[grid](
         parts_PTN, out_TN if bias_N is None else bias_N, out_TN,
         num_outputs, out_TN.stride(0), num_rows * num_outputs,
-        HAS_BIAS=bias_N is not None, PARTS=split, COLUMNS=512, num_warps=4,
+        HAS_BIAS=bias_N is not None, PARTS=split, COLUMNS=512, num_warps=4, **launch_options(out_TN.device),
     )  # fmt: skip
 
 
@@ -95,6 +97,7 @@ def add_parts(
     HAS_BIAS: tl.constexpr, PARTS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Program (run of outputs, row)."""
+    wait_for_predecessor()
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     row = tl.program_id(1).to(tl.int64)
     is_there = column < num_outputs

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from vivace.backends.cuda.kernels.succession import launch_options, wait_for_predecessor
 from vivace.backends.cuda.token_codes import TokenCodes
 from vivace.ops.reference_activations import OUTLIER_MAGNITUDE, SMALLEST_MAGNITUDE
 
@@ -30,6 +31,7 @@ def token_codes(x_TD: Tensor, encoding: str) -> TokenCodes:
             x_TD.stride(0), triton.cdiv(width, STEP),
             WIDTH=width, COLUMNS=columns, STEP=STEP, KEEPS_OUTLIERS=coded.outliers_TS is not None,
             IS_FLOAT=encoding == "fp8_channel", num_warps=min(8, max(1, columns // 512)), enable_fp_fusion=False,
+            **launch_options(x_TD.device),
         )  # fmt: skip
     return coded
 
@@ -53,6 +55,7 @@ def code_tokens(
     IS_FLOAT: tl.constexpr,
 ):  # fmt: skip
     """Program: a row."""
+    wait_for_predecessor()
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, COLUMNS)
     values = tl.load(x + row * stride + column, mask=column < WIDTH, other=0).to(tl.float32)
