@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from vivace.backends.cuda.kernels.gated_activation import OPTIONS, gated
+from vivace.backends.cuda.kernels.succession import launch_options, wait_for_predecessor
 from vivace.backends.cuda.kernels.token_codes import STEP, empty_codes, store_codes
 from vivace.backends.cuda.token_codes import TokenCodes
 from vivace.ops.program import Activation
@@ -34,7 +35,7 @@ def coded_gate(gate_up_T2F: Tensor, activation: Activation, encoding: str) -> To
             coded.codes_TD if coded.outliers_TS is None else coded.outliers_TS,
             gate_up_T2F.stride(0), triton.cdiv(width, STEP),
             WIDTH=width, COLUMNS=columns, STEP=STEP, ACTIVATION=activation, KEEPS_OUTLIERS=keeps_outliers,
-            IS_FLOAT=encoding == "fp8_channel", **row_options(columns),
+            IS_FLOAT=encoding == "fp8_channel", **row_options(columns), **launch_options(gate_up_T2F.device),
         )  # fmt: skip
     return coded
 
@@ -51,6 +52,7 @@ def gate_and_code(
     KEEPS_OUTLIERS: tl.constexpr, IS_FLOAT: tl.constexpr,
 ):  # fmt: skip
     """Program: a row."""
+    wait_for_predecessor()
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, COLUMNS)
     is_there = column < WIDTH
