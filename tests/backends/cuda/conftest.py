@@ -1,4 +1,6 @@
-"""Triton reads TRITON_INTERPRET when it is imported, which any module of the backend may do: set it before them."""
+"""Triton reads TRITON_INTERPRET when it is imported, which any module of the backend may do: set it before them.
+
+VIVACE_PTX_TARGET=80 (89, 90) compiles the kernels for that target instead, and executes their PTX (`ptx`)."""
 
 from __future__ import annotations
 
@@ -12,5 +14,5 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "ops"))  # cases of sampling 
 if find_spec("torch") is not None:
     import torch
 
-    if not torch.cuda.is_available():
+    if not torch.cuda.is_available() and "VIVACE_PTX_TARGET" not in os.environ:
         os.environ["TRITON_INTERPRET"] = "1"
