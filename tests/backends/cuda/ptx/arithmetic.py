@@ -14,7 +14,7 @@ from ptx.source import Immediate, Instruction, Vector
 
 HALVES = ("f16", "bf16", "f16x2", "bf16x2")
 FLOATS = (*HALVES, "f32", "f64")
-MODIFIERS = {"rn", "ftz", "approx", "full", "lo", "wide", "relu"}
+MODIFIERS = {"rn", "ftz", "approx", "full", "lo", "hi", "wide", "relu"}
 Function = Callable[..., Any]
 
 
@@ -77,6 +77,9 @@ def plain_step(instruction: Instruction) -> Step:
         return _float_step(instruction, kind, modifiers)
     if "wide" in modifiers:
         return _wide_step(instruction, kind)
+    if "hi" in modifiers:
+        wide, size = np.dtype(TYPES[WIDER[kind]]), 8 * np.dtype(TYPES[kind]).itemsize
+        return _stored(instruction, kind, lambda a, b: (a.astype(wide) * b.astype(wide) >> size).astype(TYPES[kind]))
     function = PLAIN[name]
     if "relu" in modifiers:
         return _stored(instruction, kind, lambda *given: np.maximum(function(*given), 0))

@@ -54,8 +54,10 @@ def reduce_step(instruction: Instruction) -> Step:
         machine.whole_warps(instruction)
         values = np.broadcast_to(read(machine), machine.threads.shape).reshape(-1, 32)
         masks = np.broadcast_to(mask(machine), machine.threads.shape).reshape(-1, 32)
+        if machine.active is not None:
+            masks = np.where(machine.active.reshape(-1, 32), masks, np.uint32(0))
         result = np.zeros_like(values)
-        for named in np.unique(masks):
+        for named in np.unique(masks[masks != 0]):
             lanes = named >> LANES & 1 == 1
             warps = (masks == named).any(1)
             if ((masks[warps] == named) != lanes).any():
