@@ -17,6 +17,7 @@ torch = pytest.importorskip("torch", reason="the kernels take torch tensors")
 
 HAS_DEVICE = torch.cuda.is_available()
 PTX_TARGET = int(os.environ.get("VIVACE_PTX_TARGET", "0"))
+CONVERTS_FP8 = PTX_TARGET == 0 or PTX_TARGET >= 89  # and multiplies it
 IS_INTERPRETED = not HAS_DEVICE and not PTX_TARGET
 if IS_INTERPRETED:
     assert "triton" not in sys.modules or os.environ.get("TRITON_INTERPRET") == "1", "triton was imported too early"

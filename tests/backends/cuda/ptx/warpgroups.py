@@ -80,7 +80,7 @@ def product_step(instruction: Instruction) -> Step:
     b = reader(right, "u64")
     reads = [reader(one, sums) for one in parts_of(target)]
     writes = [writer(one, sums) for one in parts_of(target)]
-    transposed = ([0, *flags[2:]] if in_registers is not None else flags[2:]) or [0, 0]
+    transposed = [*([0] if in_registers is not None else []), *flags[2:], 0, 0]  # types of 8 bits have no flags
 
     def run(machine: Machine) -> None:
         groups = machine.chosen()
