@@ -3,6 +3,8 @@
     source        the text of a kernel: instructions, blocks, registers
     machine       registers, which threads are active, branches and barriers
     memory        global memory with bounds and alignments, shared memory with who wrote and read it
+    traffic       what programs of a grid may not do to each other in global memory
+    floats        numbers of 8 and 16 bits, and what approximate instructions may return
     operands      how an instruction reads and writes registers
     arithmetic    integers, floats, comparisons, bits
     conversions   between types, 8-bit and 16-bit floats among them

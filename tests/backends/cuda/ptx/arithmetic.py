@@ -172,6 +172,8 @@ def field_step(instruction: Instruction) -> Step:
 def permute_step(instruction: Instruction) -> Step:
     """prmt: four bytes out of eight, or the sign of one."""
     target, *sources = instruction.operands
+    if isinstance(sources[2], Immediate) and not sources[2].value & 0x4444:
+        sources[1] = sources[0]  # which the compiler may leave undefined where nothing is taken of it
     low, high, control = (reader(source, "b32") for source in sources)
     write = writer(target, "b32")
 
@@ -214,9 +216,7 @@ def count_step(instruction: Instruction) -> Step:
     size = 8 * np.dtype(TYPES[kind]).itemsize
     if name == "popc":
         return lambda machine: write(machine, np.bitwise_count(read(machine)).astype(np.uint32))
-    return lambda machine: write(
-        machine, (size - np.frexp(read(machine).astype(np.longdouble))[1]).astype(np.uint32)
-    )
+    return lambda machine: write(machine, (size - np.frexp(read(machine).astype(np.longdouble))[1]).astype(np.uint32))
 
 
 def select_step(instruction: Instruction) -> Step:

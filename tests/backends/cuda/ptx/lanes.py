@@ -93,9 +93,9 @@ def barrier_step(instruction: Instruction) -> Step:
     return run
 
 
-def fence_step(instruction: Instruction) -> Step:
+def fence_step(_: Instruction) -> Step:
     """Writes are seen in the order of the program here."""
-    return lambda machine: None
+    return lambda _: None
 
 
 STEPS: dict[str, Callable[[Instruction], Step]] = {

@@ -1,7 +1,7 @@
 """Triton's driver for a named target, whose device is the executor: launches go all the way that they go on a GPU.
 
-`install(80)` makes Triton compile for sm_80 what is launched from then on, and execute its PTX. Tensors are torch's of
-the CPU. ptxas is left out: it takes half of a compilation, and what it makes runs nowhere here.
+`install(80)` makes Triton compile for sm_80 what is launched from then on, and execute its PTX. Tensors are torch's,
+of the CPU. ptxas is left out: it takes half of a compilation, and what it makes runs nowhere here.
 """
 
 from __future__ import annotations
@@ -102,10 +102,8 @@ class _Device:
     def get_device_properties(self, _: int) -> dict[str, int]:
         return {"max_shared_mem": self._shared_bytes}
 
-    def load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple[Any, ...]:
-        kernel = kernel_of(binary)
-        launched.setdefault(name, set()).update(kernel.opcodes)
-        return object(), kernel, 0, 0, 1024
+    def load_binary(self, _: str, binary: bytes, *__: int) -> tuple[Any, ...]:
+        return object(), kernel_of(binary), 0, 0, 1024
 
     def unload_module(self, _: object) -> None:
         """Nothing is held."""
@@ -113,14 +111,19 @@ class _Device:
 
 class _Launcher:
     def __init__(self, source: Any, metadata: Any) -> None:
-        self._types = [source.signature[name] for name in source.fn.arg_names]
+        names = source.fn.arg_names
+        self._types = [source.signature[name] for name in names]
+        constants = {names[path[0]]: value for path, value in source.constants.items() if len(path) == 1}
+        constants |= {"num_warps": metadata.num_warps, "num_stages": metadata.num_stages}
+        self._launched = source.fn.__name__, tuple(sorted((name, str(value)) for name, value in constants.items()))
         self._shared_bytes = metadata.shared
         self._num_warps = metadata.num_warps
         if metadata.num_ctas != 1 or metadata.global_scratch_size or metadata.profile_scratch_size:
             raise PtxError(f"{metadata.name}: clusters and scratch memory are not supported")
 
-    def __call__(self, x: int, y: int, z: int, stream: int, kernel: Kernel, *more: Any) -> None:
-        _, _, _, _, *arguments = more
+    def __call__(self, x: int, y: int, z: int, _: int, kernel: Kernel, *more: Any) -> None:
+        arguments = more[4:]  # behind metadata and hooks
+        launched[self._launched] = kernel.opcodes
         given = list(_flat(self._types, arguments))
         kernel.launch([*given, 0, 0], (x, y, z), self._shared_bytes, self._num_warps)  # two for scratch memory
 
@@ -156,10 +159,11 @@ class _Driver:
         return torch.device("cpu")
 
 
-launched: dict[str, set[str]] = {}  # instructions of the kernels that were launched, by name
+# What was launched: names and constants of kernels, and their instructions.
+launched: dict[tuple[str, tuple[tuple[str, str], ...]], set[str]] = {}
 
 
-def _keep_ptx(self: CUDABackend, source: str, metadata: Any, options: Any, capability: int) -> bytes:
+def _keep_ptx(_: CUDABackend, source: str, *__: object) -> bytes:
     return source.encode()
 
 

@@ -49,6 +49,7 @@ class Machine:
         self.num_threads = programs * per_program
         self.threads = np.arange(self.num_threads)
         self.programs = self.threads // per_program
+        self.grid_numbers = np.ravel_multi_index(tuple(ids.T), grid).astype(np.int32)[self.programs]
         self.warps = self.threads % per_program // 32
         self.threads_per_program = per_program
         self.registers: list[np.ndarray] = [UNWRITTEN] * len(source.registers)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ptx.source import RAW, Instruction
+from ptx.traffic import Traffic
 
 GLOBAL_BASE = 0x7F0000000000
 SHARED_BASE = 1024  # no address of data is 0, and swizzles repeat every 1024 bytes
@@ -45,6 +46,7 @@ class GlobalMemory:
             allowed.as_strided((*tensor.shape, width), strides, first).fill_(True)
         self._allowed = {1: allowed.numpy()}
         self._is_written = False
+        self._traffic = Traffic(size)
 
     def address(self, tensor: torch.Tensor) -> int:
         start, _ = self._places[tensor.untyped_storage().data_ptr()]
@@ -55,23 +57,37 @@ class GlobalMemory:
             for start, of_bytes in self._places.values():
                 of_bytes.copy_(torch.from_numpy(self.bytes[start : start + len(of_bytes)]))
 
-    def load(self, instruction: Instruction, addresses: np.ndarray, width: int, count: int) -> np.ndarray:
-        """[k, count] of `width` bytes from k addresses."""
-        units = self._units(instruction, addresses, width * count)
+    def load(
+        self, instruction: Instruction, addresses: np.ndarray, width: int, count: int, programs: np.ndarray
+    ) -> np.ndarray:
+        """[k, count] of `width` bytes from k addresses, read by these programs."""
+        size = width * count
+        units = self._units(instruction, addresses, size)
+        self._traffic.note_load(instruction, units * size, programs)
         loaded: np.ndarray = self.bytes.view(RAW[8 * width]).reshape(-1, count)[units]
         return loaded
 
-    def store(self, instruction: Instruction, addresses: np.ndarray, values: np.ndarray) -> None:
+    def store(
+        self, instruction: Instruction, addresses: np.ndarray, values: np.ndarray, programs: np.ndarray
+    ) -> None:
         """`values` [k, count]."""
-        units = self._units(instruction, addresses, values.itemsize * values.shape[1])
-        self.bytes.view(values.dtype).reshape(-1, values.shape[1])[units] = values
+        size = values.itemsize * values.shape[1]
+        units = self._units(instruction, addresses, size)
+        pieces = self.bytes.view(values.dtype).reshape(-1, values.shape[1])
+        is_same = (pieces[units] == values).all(1)
+        self._traffic.note_store(instruction, units * size, size, programs, is_same)
+        pieces[units] = values
+        if (pieces[units] != values).any():
+            raise instruction.error("threads write different values to one address")
         self._is_written = True
 
     def _units(self, instruction: Instruction, addresses: np.ndarray, size: int) -> np.ndarray:
         """Numbers of the pieces of `size` bytes, all of which are aligned and belong to tensors."""
         offsets = addresses.view(np.int64) - GLOBAL_BASE
         if (offsets % size).any():
-            raise instruction.error(f"address {int(addresses[(offsets % size).argmax()]):#x} is not aligned to {size}")
+            raise instruction.error(
+                f"address {int(addresses[(offsets % size).argmax()]):#x} is not aligned to {size}"
+            )
         units: np.ndarray = offsets // size
         if size not in self._allowed:
             whole = len(self.bytes) // size * size

@@ -59,15 +59,13 @@ def writer(operand: Operand, kind: str) -> Writer:
     given = np.dtype(TYPES[kind])
     match operand:
         case Symbol("_"):
-            return lambda machine, values: None
+            return lambda *_: None
         case Register(index, kept):
             size = np.dtype(kept).itemsize
             if size == given.itemsize:
                 return lambda machine, values: machine.put(index, np.asarray(values, given).view(kept))
             extended = np.dtype(f"{'i' if given.kind == 'i' else 'u'}{size}")
-            return lambda machine, values: machine.put(
-                index, np.asarray(values, given).astype(extended).view(kept)
-            )
+            return lambda machine, values: machine.put(index, np.asarray(values, given).astype(extended).view(kept))
         case _:
             raise PtxError(f"nothing of type {kind} is written to {operand}")
 

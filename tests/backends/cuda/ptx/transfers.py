@@ -36,7 +36,7 @@ def load_step(instruction: Instruction) -> Step:
         chosen = machine.chosen()
         places = addresses(machine)[chosen]
         if space == "global":
-            loaded = machine.memory.load(instruction, places, width, len(writes))
+            loaded = machine.memory.load(instruction, places, width, len(writes), machine.grid_numbers[chosen])
         else:
             loaded = machine.shared.load(
                 instruction, places, width, len(writes), machine.warps[chosen], machine.programs[chosen]
@@ -61,12 +61,12 @@ def store_step(instruction: Instruction) -> Step:
 
     def run(machine: Machine) -> None:
         chosen = machine.chosen()
-        values = np.stack(
-            [np.broadcast_to(read(machine), machine.threads.shape)[chosen] for read in reads], 1
-        ).view(raw)
+        values = np.stack([np.broadcast_to(read(machine), machine.threads.shape)[chosen] for read in reads], 1).view(
+            raw
+        )
         places = addresses(machine)[chosen]
         if space == "global":
-            machine.memory.store(instruction, places, values)
+            machine.memory.store(instruction, places, values, machine.grid_numbers[chosen])
         else:
             machine.shared.store(instruction, places, values, machine.warps[chosen], machine.programs[chosen])
 
@@ -116,7 +116,7 @@ def _copying(instruction: Instruction) -> Step:
     if not isinstance(size, Immediate):
         raise instruction.error("the number of bytes is not fixed")
     num_bytes, width = size.value, min(size.value, 8)
-    given: Reader = reader(rest[0], "u32") if rest else lambda machine: np.array(num_bytes)
+    given: Reader = reader(rest[0], "u32") if rest else lambda _: np.array(num_bytes)
 
     def run(machine: Machine) -> None:
         chosen = machine.chosen()
@@ -127,7 +127,8 @@ def _copying(instruction: Instruction) -> Step:
         values = np.zeros((len(chosen), num_bytes // width), RAW[8 * width])
         if is_read.any():
             places = origin(machine)[chosen][is_read]
-            values[is_read] = machine.memory.load(instruction, places, width, num_bytes // width)
+            readers = machine.grid_numbers[chosen][is_read]
+            values[is_read] = machine.memory.load(instruction, places, width, num_bytes // width, readers)
         flat = machine.shared.expect(
             instruction, to(machine)[chosen], num_bytes, machine.warps[chosen], machine.programs[chosen]
         )

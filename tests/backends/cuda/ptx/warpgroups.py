@@ -25,8 +25,8 @@ SWIZZLE_VECTORS = {0: 1, 1: 8, 2: 4, 3: 2}  # of a row
 def vector_offsets(
     descriptors: np.ndarray, num_rows: int, num_columns: int, element_bytes: int, *, is_transposed: bool
 ) -> np.ndarray:
-    """Addresses [G, rows, vectors] of the 16 bytes that hold 8 (or 16) elements: along K, num_columns of them, of each
-    row (M or N), or where `is_transposed` along the rows, of each column: [G, columns, vectors]."""
+    """Addresses [G, rows, vectors] of the 16 bytes that hold 8 (or 16) elements: along K, `num_columns` of them, of
+    each row (M or N), or where `is_transposed` along the rows, of each column: [G, columns, vectors]."""
     fields = descriptors.astype(np.int64)
     start, leading, stride = ((fields >> at & 0x3FFF) << 4 for at in (0, 16, 32))
     per_row = SWIZZLE_VECTORS[int(fields[0] >> 62 & 3)]
@@ -37,7 +37,9 @@ def vector_offsets(
         between, within = (stride, leading) if not is_transposed else (leading, stride)
         return start + line % 8 * 16 + line // 8 * between + vector * within
     # Vectors behind a row of the swizzle lie `leading` further; K never reaches so far.
-    plain = start + line % 8 * (16 * per_row) + line // 8 * stride + vector % per_row * 16 + vector // per_row * leading
+    plain = (
+        start + line % 8 * (16 * per_row) + line // 8 * stride + vector % per_row * 16 + vector // per_row * leading
+    )
     return plain ^ ((plain >> 7 & per_row - 1) << 4)
 
 
@@ -109,7 +111,7 @@ def wgmma_step(instruction: Instruction) -> Step:
     """Products are done at once: what fences, and waits for groups, order is in order."""
     if instruction.parts[1] == "mma_async":
         return product_step(instruction)
-    return lambda machine: None
+    return lambda _: None
 
 
 STEPS: dict[str, Callable[[Instruction], Step]] = {"wgmma": wgmma_step}
