@@ -29,6 +29,7 @@ def execute(
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment |= {"VIVACE_PTX_TARGET": str(target), "VIVACE_PTX_REPORT": str(report)}
     environment |= {"TRITON_CACHE_DIR": str(folder / "triton"), "TRITON_DEFAULT_FP_FUSION": "1"}
+    environment["CUDA_VISIBLE_DEVICES"] = ""  # tensors are the CPU's
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout, check=False)
     lines = report.read_text().splitlines() if report.exists() else []
