@@ -8,13 +8,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from paged_case import paged_case
+from test_cpu_sampling import random_logits
+from test_cuda_sampling import varied
 from test_triton_attention import TOLERANCE
 from test_triton_attention import run as attend
 from test_triton_products import expected_product, int8_rows, random_bytes
 from test_triton_products import random_rows as random_inputs
 from test_triton_rows import ROUNDING, decoded, empty_plane, random_rows
-from triton_interpreter import CONVERTS_FP8, DEVICE, IS_INTERPRETED, torch
+from triton_interpreter import CONVERTS_FP8, DEVICE, HAS_DEVICE, IS_INTERPRETED, torch
 
+from vivace.backends.cuda.backend import CudaBackend
 from vivace.backends.cuda.kernels import matrix_product as matrix_product_module
 from vivace.backends.cuda.kernels.attention_shape import AttentionShape
 from vivace.backends.cuda.kernels.attention_tiles import whole_tile
@@ -32,10 +35,11 @@ from vivace.backends.cuda.token_codes import TOKEN_ENCODINGS
 from vivace.backends.cuda.token_codes import token_codes as token_codes_by_torch
 from vivace.formats.dequantize import dequantize
 from vivace.formats.fp8_rows import quantize_fp8
-from vivace.ops import reference
+from vivace.ops import reference, reference_sampling
 from vivace.ops.reference_activations import round_inliers, round_tokens, round_tokens_fp8
 
-pytestmark = pytest.mark.skipif(IS_INTERPRETED, reason="needs a device, or VIVACE_PTX_TARGET")
+if IS_INTERPRETED:
+    pytest.skip("needs a device, or VIVACE_PTX_TARGET", allow_module_level=True)
 
 PLANES = [(dim, "float") for dim in (64, 128, 256, 512)] + [
     (128, kind) for kind in ("int8", "fp8", "fp8_native", "int4")
@@ -180,3 +184,18 @@ def test_sums_of_parts() -> None:
     out = torch.empty((3, 700), dtype=torch.bfloat16, device=DEVICE)
     sum_parts(parts, out, bias)
     np.testing.assert_allclose(out.float().cpu(), (parts.sum(0) + bias).cpu(), rtol=1e-2, atol=1e-2)
+
+
+def test_sampling_and_ranks() -> None:
+    """A vocabulary of several tiles."""
+    backend, rng = CudaBackend(str(DEVICE), interpreted=not HAS_DEVICE), np.random.default_rng(3)
+    logits = random_logits(rng, 6, 9001)
+    sample = varied(rng, 6, 9001)
+    expected = reference_sampling.sample(logits.copy(), sample)
+    on_device = torch.from_numpy(logits).to(DEVICE)
+    assert backend.sample(on_device.clone(), sample).tolist() == expected.tolist()
+    tokens = np.array([1, 5, 9000, -1, 299, 17], np.int32)
+    ranked = reference_sampling.top_logprobs(logits.copy(), tokens, 3)
+    actual = backend.top_logprobs(on_device, tokens, 3)
+    assert actual.rank_S.tolist() == ranked.rank_S.tolist()
+    assert actual.top_ids_SK.tolist() == ranked.top_ids_SK.tolist()
