@@ -5,9 +5,11 @@ On a device, or compiled for a target and executed (`test_compiled_kernels`): th
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from paged_case import paged_case
+from paged_case import PagedCase, paged_case
 from test_cpu_sampling import random_logits
 from test_cuda_sampling import varied
 from test_triton_attention import TOLERANCE
@@ -25,7 +27,7 @@ from vivace.backends.cuda.kernels.coded_norm import coded_norm
 from vivace.backends.cuda.kernels.gated_activation import gated_activation
 from vivace.backends.cuda.kernels.kv_write import rope_write
 from vivace.backends.cuda.kernels.matrix_product import matrix_product
-from vivace.backends.cuda.kernels.paged_plane import fp8_plane
+from vivace.backends.cuda.kernels.paged_plane import RecentBlocks, channel_plane, fp8_plane
 from vivace.backends.cuda.kernels.rms_norm import add_rms_norm
 from vivace.backends.cuda.kernels.rope import rope
 from vivace.backends.cuda.kernels.split import sum_parts
@@ -41,6 +43,7 @@ from vivace.ops.reference_activations import round_inliers, round_tokens, round_
 if IS_INTERPRETED:
     pytest.skip("needs a device, or VIVACE_PTX_TARGET", allow_module_level=True)
 
+HEADS_OF_8B = AttentionShape(32, 8, 128, 0.09)
 PLANES = [(dim, "float") for dim in (64, 128, 256, 512)] + [
     (128, kind) for kind in ("int8", "fp8", "fp8_native", "int4")
 ]
@@ -62,6 +65,46 @@ def test_attention_with_a_window_and_a_cap() -> None:
     shape = AttentionShape(32, 8, 128, 0.09, window=1024, softcap=50.0)
     case = paged_case(np.random.default_rng(1), [(35, 1100)], shape, dtype="bf16")
     np.testing.assert_allclose(attend(case), case.expected(), rtol=0, atol=TOLERANCE["bf16"])
+
+
+def test_a_tree_of_guesses() -> None:
+    """Row 2 follows row 0, row 3 follows row 1; across a block's end."""
+    case = paged_case(np.random.default_rng(2), [(1, 31), (1, 32), (1, 32), (1, 33)], HEADS_OF_8B, dtype="bf16")
+    case.inputs.block_tables_BX[1:, :2] = case.inputs.block_tables_BX[0, :2]
+    case.inputs.parents_T = np.array([-1, 0, 0, 1], np.int32)
+    np.testing.assert_allclose(attend(case), case.expected(), rtol=0, atol=TOLERANCE["bf16"])
+
+
+@pytest.mark.parametrize("spans", [[(1, 300), (1, 16)], [(37, 91)]], ids=["decode", "prefill"])
+def test_keys_by_channel(spans: list[tuple[int, int]]) -> None:
+    rng = np.random.default_rng(len(spans))
+    case = paged_case(rng, spans, HEADS_OF_8B, kind="int4", dtype="bf16")
+    blocks = len(case.keys.codes)
+    levels = rng.integers(0, 16, (blocks, 8, 128, 16), dtype=np.uint8)
+    ranges = torch.from_numpy(rng.uniform([0.2, -2], [0.25, -1.8], (blocks, 8, 128, 2))).bfloat16()
+    recent = torch.from_numpy(rng.standard_normal((blocks + 1, 16, 8, 128))).half()
+    rows = RecentBlocks(recent.to(DEVICE), torch.arange(1, blocks + 1, device=DEVICE))
+    codes = torch.from_numpy(levels[..., :8] | levels[..., 8:] << 4).to(DEVICE)
+    scale, minimum = ranges.float().numpy()[..., None, 0], ranges.float().numpy()[..., None, 1]
+    case = replace(case, keys=channel_plane(codes, ranges.to(DEVICE), rows))
+    expected = attended_by_channel(case, levels * scale + minimum, recent.float().numpy()[1:])
+    np.testing.assert_allclose(attend(case), expected, rtol=0, atol=TOLERANCE["bf16"])
+
+
+def attended_by_channel(case: PagedCase, decoded_keys: np.ndarray, recent: np.ndarray) -> np.ndarray:
+    """By the definition: a row sees its own block as it was written, those before it as levels."""
+    rows, inputs = [], case.inputs
+    owners = np.repeat(np.arange(len(inputs.context_lens_B)), np.diff(inputs.query_starts_B1))
+    for q_D, owner, last in zip(case.q_TD, owners, inputs.positions_T, strict=True):
+        position = np.arange(last + 1)
+        block, place = inputs.block_tables_BX[owner, position // 16], position % 16
+        is_own = position // 16 == last // 16
+        keys = np.where(is_own[:, None, None], recent[block, place], decoded_keys[block, :, :, place])
+        scores = np.einsum("ghk,ngk->ghn", q_D.reshape(8, 4, 128), keys) * case.shape.scale
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        rows.append(np.einsum("ghn,ngk->ghk", weights, case.decoded_values[block, :, place]).reshape(-1))
+    return np.stack(rows)
 
 
 ENCODINGS = ("int4_g32", "int4_g128", "q4_0", "q8_0", "q4_k", "q5_k", "q6_k")
