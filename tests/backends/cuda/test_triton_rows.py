@@ -123,8 +123,8 @@ def test_rope(num_pairs: int) -> None:
     np.testing.assert_allclose(result, reference.rope(x_TD, table_T2P, 48), rtol=0, atol=1e-5)
 
 
-def empty_plane(kind: str, dim: int, dtype: torch.dtype) -> PagedPlane:
-    size = (4, 16, 2)
+def empty_plane(kind: str, dim: int, dtype: torch.dtype, num_heads: int = 2) -> PagedPlane:
+    size = (4, 16, num_heads)
     if kind == "float":
         return float_plane(torch.zeros((*size, dim), dtype=dtype, device=DEVICE))
     groups = () if kind == "int8" else (dim // 32,)

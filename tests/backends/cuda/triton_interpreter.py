@@ -1,4 +1,5 @@
-"""Where kernels run in tests: on the device if there is one, else in Triton's interpreter.
+"""Where kernels run in tests: on the device if there is one, else in Triton's interpreter; where VIVACE_PTX_TARGET
+names a target, compiled for it and executed as PTX.
 
 Import it before anything that imports triton: decorators read the variable.
 """
@@ -15,7 +16,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="the kernels take torch tensors")
 
 HAS_DEVICE = torch.cuda.is_available()
-if not HAS_DEVICE:
+PTX_TARGET = int(os.environ.get("VIVACE_PTX_TARGET", "0"))
+CONVERTS_FP8 = PTX_TARGET == 0 or PTX_TARGET >= 89  # and multiplies it
+IS_INTERPRETED = not HAS_DEVICE and not PTX_TARGET
+if IS_INTERPRETED:
     assert "triton" not in sys.modules or os.environ.get("TRITON_INTERPRET") == "1", "triton was imported too early"
     os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton", reason="triton is not installed: its kernels are not tested")
@@ -157,7 +161,11 @@ def _prepare_the_language_once() -> None:
     interpreter._patch_lang = prepare_once
 
 
-if not HAS_DEVICE:
+if PTX_TARGET:
+    from ptx.launcher import install
+
+    install(PTX_TARGET)
+if IS_INTERPRETED:
     _make_bfloat16_a_number()
     _make_scalars_indices()
     _make_assembly_run()
