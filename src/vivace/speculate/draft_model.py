@@ -178,9 +178,8 @@ class DraftModel:
                 inputs.token_ids_T[:] = 0
                 inputs.drawn, inputs.drawn_rows_T = drawn, np.array([rows[one] for one in asking], np.int32)
                 logits = self._executable.run(inputs)
-        for place, (drawn, asked) in reversed(
-            [*enumerate(passes)]
-        ):  # the last first: then nothing is left to wait for
+        latest_first = reversed([*enumerate(passes)])  # once the last has come, nothing is left to wait for
+        for place, (drawn, asked) in latest_first:
             for sequence, token in zip(asked, drawn.read()[0].tolist(), strict=True):
                 guesses[sequence][place] = token
         for made in guesses.values():
