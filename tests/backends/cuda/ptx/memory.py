@@ -215,8 +215,8 @@ class SharedMemory:
         states = self._state.view(RAW[8 * width]).reshape(-1, size // width)[flat // size]
         if (states != int.from_bytes(bytes([WRITTEN] * width), "little")).any():
             states = self._state.reshape(-1, size)[flat // size]
-            reason = "an asynchronous copy is on its way to" if (states == IN_FLIGHT).any() else "never written"
-            raise instruction.error(f"reads shared memory that was {reason}")
+            reason = "that a copy is on its way to" if (states == IN_FLIGHT).any() else "that was never written"
+            raise instruction.error(f"reads shared memory {reason}")
 
     def _check_read(
         self, instruction: Instruction, flat: np.ndarray, size: int, warps: np.ndarray, programs: np.ndarray
