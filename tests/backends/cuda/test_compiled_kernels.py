@@ -40,7 +40,9 @@ TESTS = {
         "test_triton_products.py::test_8_bit_floats[True-3]",
     ],
     90: [
-        "test_production_tiles.py::test_attention[64-float-prefill]",
+        "test_production_tiles.py::test_attention[wide-128-float-prefill]",
+        "test_triton_attention.py::test_ragged_batch[int8-bf16]",
+        "test_triton_rows.py::test_codes_of_a_gated_activation[silu-bf16-200-int8_outlier]",
         "test_triton_products.py::test_8_bit_floats[True-70]",
         "test_triton_products.py::test_block_encodings[int4_g128-1-256-bf16]",
     ],
@@ -51,16 +53,20 @@ KERNELS = {
         "write_slots", "multiply_codes", "multiply_nibbles", "multiply_int8", "multiply_fp8", "draw_row", "rank_row",
     },
     89: {"attend_tile", "multiply_fp8", "code_tokens"},
-    90: {"attend_tile", "multiply_fp8", "code_tokens", "multiply_nibbles"},
+    90: {"attend_tile", "merge_parts", "multiply_fp8", "code_tokens", "multiply_nibbles", "gate_and_code"},
 }  # fmt: skip
-PRODUCTS = {
+INSTRUCTIONS = {
     80: (
         "mma.sync.aligned.m16n8k16.row.col.f32.bf16",
         "mma.sync.aligned.m16n8k32.row.col.satfinite.s32.s8",
         "lop3.b32",
     ),
     89: ("mma.sync.aligned.m16n8k32.row.col.f32.e4m3", "cvt.rn.f16x2.e4m3x2"),
-    90: ("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16", "wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3"),
+    90: (
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16",
+        "wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3",
+        "prefetch.global.L2",
+    ),
 }
 
 
@@ -71,5 +77,8 @@ def test_compiled_for(target: int, tmp_path: Path) -> None:
     assert "skipped" not in done.stdout
     assert {one["kernel"] for one in executed} >= KERNELS[target]
     opcodes = {opcode for one in executed for opcode in one["opcodes"]}
-    for product in PRODUCTS[target]:
-        assert any(opcode.startswith(product) for opcode in opcodes), product
+    for instruction in INSTRUCTIONS[target]:
+        assert any(opcode.startswith(instruction) for opcode in opcodes), instruction
+    for one in executed:
+        assert one["constants"]["launch_pdl"] == str(target >= 90)
+        assert ("griddepcontrol.wait" in one["opcodes"]) == (target >= 90)

@@ -20,9 +20,11 @@ from test_triton_rows import ROUNDING, decoded, empty_plane, random_rows
 from triton_interpreter import CONVERTS_FP8, DEVICE, HAS_DEVICE, IS_INTERPRETED, torch
 
 from vivace.backends.cuda.backend import CudaBackend
+from vivace.backends.cuda.kernels import attention
 from vivace.backends.cuda.kernels import matrix_product as matrix_product_module
 from vivace.backends.cuda.kernels.attention_shape import AttentionShape
-from vivace.backends.cuda.kernels.attention_tiles import whole_tile
+from vivace.backends.cuda.kernels.attention_tiles import LEAST_SHARED_BYTES, WIDE_SHARED_BYTES, whole_tile
+from vivace.backends.cuda.kernels.coded_gate import coded_gate
 from vivace.backends.cuda.kernels.coded_norm import coded_norm
 from vivace.backends.cuda.kernels.gated_activation import gated_activation
 from vivace.backends.cuda.kernels.kv_write import rope_write
@@ -49,9 +51,21 @@ PLANES = [(dim, "float") for dim in (64, 128, 256, 512)] + [
 ]
 
 
+@pytest.fixture(params=["wide", "narrow"])
+def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """As large as the device's shared memory allows, or as they are where a compiler wants more of it for them."""
+    if request.param == "narrow":
+        if attention.shared_bytes_of(DEVICE) < WIDE_SHARED_BYTES:
+            pytest.skip("the device has no other tiles")
+        monkeypatch.setattr(attention, "shared_bytes_of", lambda _: LEAST_SHARED_BYTES)
+    return str(request.param)
+
+
 @pytest.mark.parametrize("rows", ["decode", "guesses", "prefill"])
 @pytest.mark.parametrize(("dim", "kind"), PLANES)
-def test_attention(dim: int, kind: str, rows: str) -> None:
+def test_attention(dim: int, kind: str, rows: str, tiles: str) -> None:
+    if tiles == "narrow" and dim > 128:
+        pytest.skip("these are never wide")
     if kind == "fp8_native" and not CONVERTS_FP8:
         pytest.skip("the target knows no 8-bit floats")
     guesses = max(4, whole_tile(dim) // 8)
@@ -61,12 +75,31 @@ def test_attention(dim: int, kind: str, rows: str) -> None:
     np.testing.assert_allclose(attend(case), case.expected(), rtol=0, atol=TOLERANCE["bf16"])
 
 
+@pytest.mark.parametrize("rows", ["decode", "prefill"])
+@pytest.mark.parametrize("kind", ["float", "int8", "fp8", "fp8_native", "int4"])
+def test_long_contexts(kind: str, rows: str) -> None:
+    """So many tiles of keys that every stage of a pipeline is filled, read and filled again."""
+    if kind == "fp8_native" and not CONVERTS_FP8:
+        pytest.skip("the target knows no 8-bit floats")
+    shape = AttentionShape(8, 2, 128, 0.09)
+    spans = {"decode": [(1, 1030), (1, 512)], "prefill": [(37, 1041)]}[rows]
+    case = paged_case(np.random.default_rng(len(kind)), spans, shape, kind=kind, dtype="bf16")
+    np.testing.assert_allclose(attend(case), case.expected(), rtol=0, atol=TOLERANCE["bf16"])
+
+
+def test_more_parts_than_are_added_at_once() -> None:
+    case = paged_case(np.random.default_rng(7), [(1, 16700)], AttentionShape(4, 1, 128, 0.09), dtype="bf16")
+    np.testing.assert_allclose(attend(case), case.expected(), rtol=0, atol=TOLERANCE["bf16"])
+
+
+@pytest.mark.usefixtures("tiles")
 def test_attention_with_a_window_and_a_cap() -> None:
     shape = AttentionShape(32, 8, 128, 0.09, window=1024, softcap=50.0)
     case = paged_case(np.random.default_rng(1), [(35, 1100)], shape, dtype="bf16")
     np.testing.assert_allclose(attend(case), case.expected(), rtol=0, atol=TOLERANCE["bf16"])
 
 
+@pytest.mark.usefixtures("tiles")
 def test_a_tree_of_guesses() -> None:
     """Row 2 follows row 0, row 3 follows row 1; across a block's end."""
     case = paged_case(np.random.default_rng(2), [(1, 31), (1, 32), (1, 32), (1, 33)], HEADS_OF_8B, dtype="bf16")
@@ -75,7 +108,8 @@ def test_a_tree_of_guesses() -> None:
     np.testing.assert_allclose(attend(case), case.expected(), rtol=0, atol=TOLERANCE["bf16"])
 
 
-@pytest.mark.parametrize("spans", [[(1, 300), (1, 16)], [(37, 91)]], ids=["decode", "prefill"])
+@pytest.mark.usefixtures("tiles")
+@pytest.mark.parametrize("spans", [[(1, 700), (1, 16)], [(37, 251)]], ids=["decode", "prefill"])
 def test_keys_by_channel(spans: list[tuple[int, int]]) -> None:
     rng = np.random.default_rng(len(spans))
     case = paged_case(rng, spans, HEADS_OF_8B, kind="int4", dtype="bf16")
@@ -182,6 +216,24 @@ def test_gated_activation() -> None:
     x, x_TD = random_rows((2, 2 * 1100), "bf16")
     result = gated_activation(x, "silu").float().cpu().numpy()
     np.testing.assert_allclose(result, reference.gated_activation(x_TD, "silu"), rtol=1e-2, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("width", "encoding"), [*((14336, encoding) for encoding in TOKEN_ENCODINGS), (28672, "int8_outlier")]
+)
+def test_codes_of_gated_activations(width: int, encoding: str) -> None:
+    """Of the activations the codes of torch's, to the bit."""
+    x, _ = random_rows((2, 2 * width), "bf16")
+    x = 3 * x
+    coded, gated = coded_gate(x, "silu", encoding), gated_activation(x, "silu")
+    by_torch = token_codes_by_torch(gated, encoding)
+    assert torch.equal(coded.codes_TD, by_torch.codes_TD)
+    assert torch.equal(coded.scales_T, by_torch.scales_T)
+    if encoding == "int8_outlier":
+        assert coded.values_TD is not None
+        assert coded.outliers_TS is not None
+        assert torch.equal(coded.values_TD, gated)
+        assert coded.outliers_TS.any()
 
 
 def turns(num_rows: int) -> tuple[np.ndarray, torch.Tensor]:

@@ -33,14 +33,24 @@ shl.b32 %r4, %r1, 2;
 add.s32 %r5, %r3, %r4;
 xor.b32 %r6, %r4, 128;
 add.s32 %r7, %r3, %r6;
-ld.global.b32 { %r8 }, [ %rd4 + 0 ];
 """
+READ = "ld.global.b32 { %r8 }, [ %rd4 + 0 ];\n"
 
 
-def launch(body: str, *, grid: int = 1, size: int = 64, shared_bytes: int = 256) -> np.ndarray:
-    """What 64 threads a program make of the numbers 0 .. 63."""
-    data, out = torch.arange(size, dtype=torch.int32), torch.full((64,), -1, dtype=torch.int32)
-    launcher.Kernel(HEADER + body + "\nret;\n}\n").launch([data, out], (grid, 1, 1), shared_bytes, 2)
+def launch(
+    body: str,
+    *,
+    first: str = READ,
+    grid: int = 1,
+    size: int = 64,
+    shared_bytes: int = 256,
+    warps: int = 2,
+    must_wait: bool = False,
+) -> np.ndarray:
+    """What the threads of a program, 64, make of the numbers from 0 on."""
+    data, out = torch.arange(size, dtype=torch.int32), torch.full((32 * warps,), -1, dtype=torch.int32)
+    kernel = launcher.Kernel(HEADER.replace("64\n{", f"{32 * warps}\n{{") + first + body + "\nret;\n}\n")
+    kernel.launch([data, out], (grid, 1, 1), shared_bytes, warps, must_wait=must_wait)
     result: np.ndarray = out.numpy()
     return result
 
@@ -112,6 +122,72 @@ def test_loops_of_different_lengths_come_together() -> None:
         "add.s32 %r9, %r9, 1;\nbra.uni $LOOP;\n$OUT:\nbar.sync 0;\n" + STORE
     )
     assert launch(body).tolist() == (np.arange(64) % 4).tolist()
+
+
+WAIT = "griddepcontrol.wait;\n"
+AHEAD = "add.s64 %rd6, %rd4, {};\nprefetch.global.L2 [%rd6];\n"
+TOO_EARLY = {
+    "does not wait for the kernels before": (READ + WAIT, ""),
+    "not wait for the kernels before": ("setp.lt.u32 %p1, %r1, 60;\n@%p1 " + WAIT, READ),
+    "without having waited": ("griddepcontrol.launch_dependents;\n", ""),
+    "out of bounds in 32 threads": (AHEAD.format(256) + WAIT, READ),
+}
+
+
+@pytest.mark.parametrize("complaint", TOO_EARLY)
+def test_launches_that_overlap_wait(complaint: str) -> None:
+    first, body = TOO_EARLY[complaint]
+    with pytest.raises(PtxError, match=complaint):
+        launch(body, first=first, must_wait=True)
+
+
+def test_lines_may_be_asked_for_before() -> None:
+    first = AHEAD.format(128) + "griddepcontrol.launch_dependents;\n" + WAIT + READ
+    assert launch(STORE.replace("%r9", "%r8"), first=first, must_wait=True).tolist() == list(range(64))
+
+
+# 64 x 16 and 8 x 16 ones of 16 bits, multiplied by four warps.
+FILL = """
+mov.b32 %r9, 0x3F803F80;
+shl.b32 %r10, %r1, 4;
+add.s32 %r10, %r3, %r10;
+st.shared.v4.b32 [%r10], {%r9, %r9, %r9, %r9};
+shl.b32 %r11, %r1, 1;
+add.s32 %r11, %r3, %r11;
+mov.b16 %rs1, 0x3F80;
+st.shared.b16 [%r11+2048], %rs1;
+"""
+MEET, SHOW = "bar.sync 0;\n", "fence.proxy.async.shared::cta;\n"
+MULTIPLY = f"""
+mov.b64 %rd6, {1024 >> 4 | 128 >> 4 << 16 | 256 >> 4 << 32};
+mov.b64 %rd7, {3072 >> 4 | 128 >> 4 << 16 | 256 >> 4 << 32};
+setp.ne.s32 %p1, %r1, %r1;
+wgmma.fence.sync.aligned;
+wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {{%r12,%r13,%r14,%r15}}, %rd6, %rd7, %p1, 1, 1, 0, 0;
+wgmma.commit_group.sync.aligned;
+"""
+FINISH = "wgmma.wait_group.sync.aligned 0;\ncvt.rzi.s32.f32 %r9, %r12;\n"
+AGAIN = "st.shared.v4.b32 [%r10], {%r9, %r9, %r9, %r9};\n"
+SEND = "cp.async.cg.shared.global [ %r10 + 0 ], [ %rd1 + 0 ], 0x10;\ncp.async.commit_group;\n"
+FAULTY_PRODUCTS = {
+    "no fence has shown": FILL + MEET + MULTIPLY + FINISH,
+    "another warp wrote since the last barrier": FILL + SHOW + MULTIPLY + FINISH,
+    "that a copy is on its way to": FILL + MEET + SEND + SHOW + MULTIPLY + FINISH,
+    "a product is about to read": FILL + MEET + SHOW + MULTIPLY + MEET + AGAIN + FINISH,
+    "writes over what another warp read": FILL + MEET + SHOW + MULTIPLY + MEET + FINISH + AGAIN,
+    "before its products were done": FILL + MEET + SHOW + MULTIPLY,
+}
+
+
+@pytest.mark.parametrize("complaint", FAULTY_PRODUCTS)
+def test_products_of_four_warps_are_ordered(complaint: str) -> None:
+    with pytest.raises(PtxError, match=complaint):
+        launch(FAULTY_PRODUCTS[complaint], size=128, shared_bytes=2304, warps=4)
+
+
+def test_a_product_of_four_warps() -> None:
+    body = FILL + MEET + SHOW + MULTIPLY + FINISH + MEET + AGAIN + STORE
+    assert launch(body, size=128, shared_bytes=2304, warps=4).tolist() == [16] * 128
 
 
 def test_columns_of_a_wider_value_are_all_that_may_be_touched() -> None:

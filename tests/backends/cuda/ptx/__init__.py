@@ -12,6 +12,8 @@
     lanes         shuffles and reductions of a warp, barriers
     matrices      fragments of a warp: ldmatrix, stmatrix, mma
     warpgroups    Hopper's products of four warps
+    succession    launches that overlap: griddepcontrol, prefetch
+    device_facts  what the package is told of the target
     launcher      Triton's driver for a named target, whose device is this executor
 
 Approximate instructions (div.full, ex2.approx and the like) are off by as much as their definitions allow, in either

@@ -93,8 +93,10 @@ def barrier_step(instruction: Instruction) -> Step:
     return run
 
 
-def fence_step(_: Instruction) -> Step:
-    """Writes are seen in the order of the program here."""
+def fence_step(instruction: Instruction) -> Step:
+    """Writes are seen in the order of the program here, but those that products of four warps are to read."""
+    if instruction.parts[1:3] == ("proxy", "async"):
+        return lambda machine: machine.shared.pass_fence(np.unique(machine.programs[machine.chosen()]))
     return lambda _: None
 
 

@@ -17,7 +17,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import CUDABackend
 
-from ptx import arithmetic, conversions, lanes, matrices, transfers, warpgroups
+from ptx import arithmetic, conversions, lanes, matrices, succession, transfers, warpgroups
+from ptx.device_facts import pretend
 from ptx.machine import CompiledBlock, Machine, guarded
 from ptx.memory import GlobalMemory
 from ptx.source import RAW, PtxError, Source, Symbol, parse
@@ -25,7 +26,7 @@ from ptx.source import RAW, PtxError, Source, Symbol, parse
 SHARED_BYTES = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10}  # of a program, at most
 THREADS_AT_ONCE = 8192
 STEPS = {
-    **arithmetic.STEPS, **transfers.STEPS, **lanes.STEPS, **matrices.STEPS, **warpgroups.STEPS,
+    **arithmetic.STEPS, **transfers.STEPS, **lanes.STEPS, **matrices.STEPS, **warpgroups.STEPS, **succession.STEPS,
     "cvt": conversions.convert_step,
 }  # fmt: skip
 
@@ -40,8 +41,16 @@ class Kernel:
         }
         self._program = _compiled(self.source)
 
-    def launch(self, arguments: list[Any], grid: tuple[int, int, int], shared_bytes: int, num_warps: int) -> None:
-        """`arguments`: tensors and numbers, in the order of the kernel's parameters."""
+    def launch(
+        self,
+        arguments: list[Any],
+        grid: tuple[int, int, int],
+        shared_bytes: int,
+        num_warps: int,
+        *,
+        must_wait: bool = False,
+    ) -> None:
+        """`arguments`: tensors and numbers, in the order of the kernel's parameters. `must_wait`: see `Machine`."""
         memory = GlobalMemory([one for one in arguments if isinstance(one, torch.Tensor)])
         parameters = {
             name: _bits(memory.address(one) if isinstance(one, torch.Tensor) else one, bits)
@@ -49,7 +58,9 @@ class Kernel:
         }
         with np.errstate(all="ignore"):
             for ids in _batches(grid, max(1, THREADS_AT_ONCE // (32 * num_warps))):
-                Machine(self.source, parameters, ids, grid, memory, shared_bytes, num_warps).run(self._program)
+                Machine(self.source, parameters, ids, grid, memory, shared_bytes, num_warps, must_wait=must_wait).run(
+                    self._program
+                )
         memory.copy_back()
 
 
@@ -114,7 +125,8 @@ class _Launcher:
         names = source.fn.arg_names
         self._types = [source.signature[name] for name in names]
         constants = {names[path[0]]: value for path, value in source.constants.items() if len(path) == 1}
-        constants |= {"num_warps": metadata.num_warps, "num_stages": metadata.num_stages}
+        self._must_wait = metadata.launch_pdl
+        constants |= {name: getattr(metadata, name) for name in ("num_warps", "num_stages", "launch_pdl")}
         self._launched = source.fn.__name__, tuple(sorted((name, str(value)) for name, value in constants.items()))
         self._shared_bytes = metadata.shared
         self._num_warps = metadata.num_warps
@@ -125,7 +137,8 @@ class _Launcher:
         arguments = more[4:]  # behind metadata and hooks
         launched[self._launched] = kernel.opcodes
         given = list(_flat(self._types, arguments))
-        kernel.launch([*given, 0, 0], (x, y, z), self._shared_bytes, self._num_warps)  # two for scratch memory
+        given += [0, 0]  # for scratch memory
+        kernel.launch(given, (x, y, z), self._shared_bytes, self._num_warps, must_wait=self._must_wait)
 
 
 def _flat(types: Any, values: Any) -> Iterator[Any]:
@@ -169,4 +182,5 @@ def _keep_ptx(_: CUDABackend, source: str, *__: object) -> bytes:
 
 def install(capability: int) -> None:
     CUDABackend.make_cubin = _keep_ptx
+    pretend(capability, SHARED_BYTES[capability])
     triton.runtime.driver.set_active(_Driver(capability))

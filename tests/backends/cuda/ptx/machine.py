@@ -40,11 +40,14 @@ class Machine:
         memory: GlobalMemory,
         shared_bytes: int,
         num_warps: int,
+        *,
+        must_wait: bool = False,
     ) -> None:
-        """`ids` [programs, 3]."""
+        """`ids` [programs, 3]. `must_wait`: for the kernels before this one, as its launch does not."""
         programs, per_program = len(ids), 32 * num_warps
         self.memory = memory
-        self.shared = SharedMemory(programs, shared_bytes)
+        self.shared = SharedMemory(programs, shared_bytes, -(-num_warps // 4))
+        self.has_waited = np.full(programs * per_program, not must_wait)
         self.parameters = parameters
         self.num_threads = programs * per_program
         self.threads = np.arange(self.num_threads)
@@ -57,6 +60,8 @@ class Machine:
         self.live = np.ones(self.num_threads, np.bool_)
         self.copies: list[Any] = []  # asynchronous ones that did not arrive
         self.committed = np.zeros(self.num_threads, np.int64)  # groups of them
+        self.products: list[Any] = []  # asynchronous ones that were not waited for
+        self.committed_products = np.zeros(-(-self.num_threads // 128), np.int64)
         self.special = {
             "%laneid": (self.threads % 32).astype(np.uint32),
             "%warpid": self.warps.astype(np.uint32),
@@ -87,6 +92,14 @@ class Machine:
             if (by_warp.any(1) != by_warp.all(1)).any():
                 raise instruction.error("threads of a warp are elsewhere")
 
+    def reach_global(self, instruction: Instruction) -> np.ndarray:
+        """Programs, numbered in the grid, of the active threads, which are about to access global memory."""
+        chosen = self.chosen()
+        if not self.has_waited[chosen].all():
+            raise instruction.error("does not wait for the kernels before this one")
+        numbers: np.ndarray = self.grid_numbers[chosen]
+        return numbers
+
     def run(self, program: list[CompiledBlock]) -> None:
         """Until every thread has left."""
         waiting: dict[int, np.ndarray] = {0: self.live.copy()}
@@ -97,6 +110,10 @@ class Machine:
                 waiting[target] = waiting[target] | part if target in waiting else part
         if any(copy.is_open for copy in self.copies):
             raise PtxError("the kernel ended before its asynchronous copies arrived")
+        if self.products:
+            raise PtxError("the kernel ended before its products were done")
+        if not self.has_waited.reshape(-1, self.threads_per_program).any(1).all():
+            raise PtxError("a program ended without having waited for the kernels before this one")
 
 
 class CompiledBlock:

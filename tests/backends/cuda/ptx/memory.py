@@ -2,7 +2,8 @@
 
 Global memory is one arena of the tensors that a launch was given, with gaps between them; the bytes that a tensor's
 shape and strides name may be accessed, no others. Shared memory knows of every byte whether it was written and, of
-every word of four, which warp wrote and read it since the program's last barrier.
+every word of four, which warp wrote and read it since the program's last barrier, whether a fence has shown it to
+Hopper's products, and whether one of these still reads it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ptx.traffic import Traffic
 GLOBAL_BASE = 0x7F0000000000
 SHARED_BASE = 1024  # no address of data is 0, and swizzles repeat every 1024 bytes
 GAP = 4096
+LINE_BYTES = 128  # of the second-level cache
 NEVER, WRITTEN, IN_FLIGHT = 0, 1, 2
 MANY = 63  # in the place of a warp: several
 
@@ -81,6 +83,14 @@ class GlobalMemory:
             raise instruction.error("threads write different values to one address")
         self._is_written = True
 
+    def ask_for(self, instruction: Instruction, addresses: np.ndarray) -> None:
+        """Of a tensor's storage, or of the line behind it: what lies further off would be read for nothing."""
+        offsets = addresses.view(np.int64) - GLOBAL_BASE
+        starts, ends = np.array([(start, start + len(one)) for start, one in self._places.values()]).T
+        is_near = ((offsets[:, None] >= starts) & (offsets[:, None] < ends + LINE_BYTES)).any(1)
+        if not is_near.all():
+            raise instruction.error(self._complaint(int(offsets[is_near.argmin()]), int((~is_near).sum())))
+
     def _units(self, instruction: Instruction, addresses: np.ndarray, size: int) -> np.ndarray:
         """Numbers of the pieces of `size` bytes, all of which are aligned and belong to tensors."""
         offsets = addresses.view(np.int64) - GLOBAL_BASE
@@ -108,19 +118,40 @@ class GlobalMemory:
 
 
 class SharedMemory:
-    """Of several programs, `size` bytes each."""
+    """Of several programs, `size` bytes and `groups` times four warps each."""
 
-    def __init__(self, programs: int, size: int) -> None:
+    def __init__(self, programs: int, size: int, groups: int) -> None:
         self.size = size
         self._pitch = size + -size % 64
         self._data = np.zeros(programs * self._pitch, np.uint8)
         self._state = np.zeros(programs * self._pitch, np.uint8)
         self._writers = np.zeros(programs * self._pitch // 4, np.int32)  # 64 epoch + warp
         self._readers = np.zeros_like(self._writers)
+        self._products = np.zeros((groups, len(self._writers)), np.uint8)  # that read a word, of each group
+        self._is_unfenced = np.zeros(len(self._writers), np.bool_)
         self._epochs = np.ones(programs, np.int32)
 
     def pass_barrier(self, programs: np.ndarray) -> None:
         self._epochs[programs] += 1
+
+    def pass_fence(self, programs: np.ndarray) -> None:
+        """What was written is there for products of four warps, too."""
+        self._is_unfenced.reshape(len(self._epochs), -1)[programs] = False
+
+    def begin_product(
+        self, instruction: Instruction, addresses: np.ndarray, groups: np.ndarray, programs: np.ndarray
+    ) -> np.ndarray:
+        """Words that groups of four warps will read until `end_product`; `addresses` [groups, n] of 16 bytes each."""
+        flat = self._flat(instruction, addresses, 16, programs[:, None])
+        words = (flat[:, :, None] // 4 + np.arange(4)).reshape(len(flat), -1)
+        if self._is_unfenced[words].any():
+            raise instruction.error("reads what no fence has shown to products")
+        self._products[groups[:, None], words] += 1
+        return words
+
+    def end_product(self, words: np.ndarray, groups: np.ndarray, programs: np.ndarray) -> None:
+        self._products[groups[:, None], words] -= 1
+        self._readers[words] = (64 * self._epochs[programs] + MANY)[:, None]
 
     def load(
         self, instruction: Instruction, addresses: np.ndarray, width: int, count: int, warps: np.ndarray,
@@ -167,6 +198,7 @@ class SharedMemory:
         if size >= 4:
             words = flat[:, None] // 4 + np.arange(size // 4)
             self._writers[words] = (64 * self._epochs[programs] + warps)[:, None]
+            self._is_unfenced[words] = True
 
     def _flat(self, instruction: Instruction, addresses: np.ndarray, size: int, programs: np.ndarray) -> np.ndarray:
         offsets = addresses.astype(np.int64) - SHARED_BASE
@@ -183,12 +215,15 @@ class SharedMemory:
         states = self._state.view(RAW[8 * width]).reshape(-1, size // width)[flat // size]
         if (states != int.from_bytes(bytes([WRITTEN] * width), "little")).any():
             states = self._state.reshape(-1, size)[flat // size]
-            reason = "an asynchronous copy is on its way to" if (states == IN_FLIGHT).any() else "never written"
-            raise instruction.error(f"reads shared memory that was {reason}")
+            reason = "that a copy is on its way to" if (states == IN_FLIGHT).any() else "that was never written"
+            raise instruction.error(f"reads shared memory {reason}")
 
     def _check_read(
         self, instruction: Instruction, flat: np.ndarray, size: int, warps: np.ndarray, programs: np.ndarray
     ) -> None:
-        readers = self._readers[flat[:, None] // 4 + np.arange(max(1, size // 4))]
+        words = flat[:, None] // 4 + np.arange(max(1, size // 4))
+        if self._products[:, words].any():
+            raise instruction.error("writes over what a product is about to read")
+        readers = self._readers[words]
         if ((readers >> 6 == self._epochs[programs][:, None]) & (readers & 63 != warps[:, None])).any():
             raise instruction.error("writes over what another warp read since the last barrier")

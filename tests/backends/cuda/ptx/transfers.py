@@ -36,7 +36,7 @@ def load_step(instruction: Instruction) -> Step:
         chosen = machine.chosen()
         places = addresses(machine)[chosen]
         if space == "global":
-            loaded = machine.memory.load(instruction, places, width, len(writes), machine.grid_numbers[chosen])
+            loaded = machine.memory.load(instruction, places, width, len(writes), machine.reach_global(instruction))
         else:
             loaded = machine.shared.load(
                 instruction, places, width, len(writes), machine.warps[chosen], machine.programs[chosen]
@@ -66,7 +66,7 @@ def store_step(instruction: Instruction) -> Step:
         )
         places = addresses(machine)[chosen]
         if space == "global":
-            machine.memory.store(instruction, places, values, machine.grid_numbers[chosen])
+            machine.memory.store(instruction, places, values, machine.reach_global(instruction))
         else:
             machine.shared.store(instruction, places, values, machine.warps[chosen], machine.programs[chosen])
 
@@ -127,7 +127,7 @@ def _copying(instruction: Instruction) -> Step:
         values = np.zeros((len(chosen), num_bytes // width), RAW[8 * width])
         if is_read.any():
             places = origin(machine)[chosen][is_read]
-            readers = machine.grid_numbers[chosen][is_read]
+            readers = machine.reach_global(instruction)[is_read]
             values[is_read] = machine.memory.load(instruction, places, width, num_bytes // width, readers)
         flat = machine.shared.expect(
             instruction, to(machine)[chosen], num_bytes, machine.warps[chosen], machine.programs[chosen]

@@ -52,12 +52,15 @@ def shared_operand(
     descriptors = np.broadcast_to(descriptor(machine), machine.threads.shape)
     if (descriptors[threads].reshape(-1, 128) != descriptors[first][:, None]).any():
         raise instruction.error("threads have different descriptors")
-    size = ELEMENT_BYTES[kind]
+    size, programs = ELEMENT_BYTES[kind], machine.programs[first]
     places = vector_offsets(descriptors[first], num_rows, 32 // size, size, is_transposed=is_transposed)
     each = places[0].size
+    here = first % machine.threads_per_program // 128
+    words = machine.shared.begin_product(instruction, places.reshape(len(first), -1), here, programs)
+    machine.products.append(_Product(first // 128, here, programs, words))
     loaded = machine.shared.load(
         instruction, places.reshape(-1).astype(np.uint32), 8, 2, np.repeat(machine.warps[first], each),
-        np.repeat(machine.programs[first], each),
+        np.repeat(programs, each),
     )  # fmt: skip
     values = numbers(loaded.view(np.uint8), kind).reshape(len(first), places.shape[1], -1)
     return values.transpose(0, 2, 1) if is_transposed else values
@@ -107,11 +110,70 @@ def product_step(instruction: Instruction) -> Step:
     return run
 
 
+class _Product:
+    """What groups of four warps read from shared memory, in numbered batches; -1 of no batch yet, -2 done."""
+
+    def __init__(self, groups: np.ndarray, here: np.ndarray, programs: np.ndarray, words: np.ndarray) -> None:
+        """`here`: numbers of the groups within their programs."""
+        self.groups = groups
+        self.batches = np.full(len(groups), -1)
+        self._here = here
+        self._programs = programs
+        self._words = words
+
+    @property
+    def is_open(self) -> bool:
+        return bool((self.batches != -2).any())
+
+    def end(self, machine: Machine, which: np.ndarray) -> None:
+        machine.shared.end_product(self._words[which], self._here[which], self._programs[which])
+        self.batches[which] = -2
+
+
+def _active_groups(machine: Machine) -> np.ndarray:
+    """Which groups of four warps are, of all."""
+    active = np.zeros(len(machine.committed_products), np.bool_)
+    active[machine.chosen() // 128] = True
+    return active
+
+
+def _commit(machine: Machine) -> None:
+    active = _active_groups(machine)
+    for product in machine.products:
+        which = (product.batches == -1) & active[product.groups]
+        product.batches[which] = machine.committed_products[product.groups[which]]
+    machine.committed_products[active] += 1
+
+
+def _waiting(left: int) -> Step:
+    """For all but the last `left` batches of each group."""
+
+    def run(machine: Machine) -> None:
+        active = _active_groups(machine)
+        for product in machine.products:
+            first_left = machine.committed_products[product.groups] - left
+            which = (product.batches >= 0) & (product.batches < first_left) & active[product.groups]
+            if which.any():
+                product.end(machine, which)
+        machine.products = [product for product in machine.products if product.is_open]
+
+    return run
+
+
 def wgmma_step(instruction: Instruction) -> Step:
-    """Products are done at once: what fences, and waits for groups, order is in order."""
-    if instruction.parts[1] == "mma_async":
-        return product_step(instruction)
-    return lambda _: None
+    """Products have their results at once, but go on to read shared memory until they are waited for."""
+    match instruction.parts[1]:
+        case "mma_async":
+            return product_step(instruction)
+        case "commit_group":
+            return _commit
+        case "wait_group":
+            left = instruction.operands[0]
+            if isinstance(left, Immediate):
+                return _waiting(left.value)
+        case "fence":
+            return lambda _: None
+    raise instruction.error("not supported")
 
 
 STEPS: dict[str, Callable[[Instruction], Step]] = {"wgmma": wgmma_step}
