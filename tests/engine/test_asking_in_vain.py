@@ -12,6 +12,7 @@ pytest.importorskip("torch", reason="the CUDA backend needs torch")
 
 import torch
 
+from vivace.backends.cuda.drawn import DrawnTokens
 from vivace.core.sampling import SamplingParams
 from vivace.engine.llm import LLM
 
@@ -62,9 +63,9 @@ def test_it_is_paid_for_by_steps_that_overlap(overlap_steps: bool, monkeypatch: 
     monkeypatch.setattr(speculation, "_clock", watch)
     monkeypatch.setattr(speculation._cycle, "began", 0.0)
     monkeypatch.setattr(runner, "_clock", watch)
-    monkeypatch.setattr(runner._backend, "sample", watch.taking(5e-3, runner._backend.sample))
+    monkeypatch.setattr(DrawnTokens, "read", watch.taking(5e-3, DrawnTokens.read))
     monkeypatch.setattr(runner._batch, "build", watch.taking(1e-3, runner._batch.build))
-    assert texts_of(llm) == texts_of(LLM(**OPTIONS, overlap_steps=False))
+    texts = texts_of(llm)
     rested = speculation.stats.num_choices["rest"]
     if overlap_steps:
         assert speculation.rule.plain.seconds(1) == pytest.approx(5e-3)
@@ -73,3 +74,5 @@ def test_it_is_paid_for_by_steps_that_overlap(overlap_steps: bool, monkeypatch: 
     else:
         assert speculation.rule.plain.seconds(1) == pytest.approx(6e-3)
         assert rested == 0
+    monkeypatch.undo()
+    assert texts == texts_of(LLM(**OPTIONS, overlap_steps=False))

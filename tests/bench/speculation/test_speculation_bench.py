@@ -85,7 +85,7 @@ def test_the_command_without_weights(arguments: list[str]) -> None:
         (["--chart", "/absent/page.html"], "there is no folder"),
         (["--speculative-config", '{"method": "ngram"}'], "leave --speculative-config"),
         (["--max-model-len", "20"], "the workload needs 40 tokens"),
-        (["--prompts", "/absent"], "cannot be read"),
+        (["--prompts", "/absent"], "cannot read"),
     ],
 )
 def test_wrong_options(arguments: list[str], more: list[str], message: str) -> None:
