@@ -1,6 +1,6 @@
 """Python's share of a decode step: everything of `Engine.step` but the model, at 1, 64 and 256 running sequences.
 
-    python benches/step_overhead.py
+    python benches/step_overhead.py [--prompt-len 1500]
 
 The executable returns constant logits at once and the sampler a constant token, so planning, packing,
 committing and emitting are timed. Prints the median and the 10th to 90th percentile of 400 steps for each count.
@@ -8,6 +8,7 @@ committing and emitting are timed. Prints the median and the 10th to 90th percen
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import time
@@ -24,7 +25,7 @@ from vivace.runtime.batch import BatchBuilder
 from vivace.runtime.runner import Runner
 from vivace.schedule import BlockManager, ContinuousBatching
 
-MAX_NUM_SEQS, MAX_MODEL_LEN, BLOCK_SIZE, PROMPT_LEN, NUM_STEPS = 256, 2048, 16, 100, 400
+MAX_NUM_SEQS, MAX_MODEL_LEN, BLOCK_SIZE, NUM_STEPS = 256, 2048, 16, 400
 
 
 class ConstantModel:
@@ -76,13 +77,13 @@ def make_engine() -> Engine:
     return Engine(runner, scheduler, config, ModelLimits(32000, frozenset({2})))
 
 
-def step_microseconds(num_sequences: int, params: SamplingParams) -> list[float]:
+def step_microseconds(num_sequences: int, params: SamplingParams, prompt_len: int) -> list[float]:
     """Durations of steps in which every sequence decodes one token."""
     engine = make_engine()
     generator = np.random.default_rng(0)
     for number in range(num_sequences):
-        engine.add(str(number), generator.integers(3, 32000, PROMPT_LEN).tolist(), params)
-    for _ in range(20):
+        engine.add(str(number), generator.integers(3, 32000, prompt_len).tolist(), params)
+    for _ in range(20 + num_sequences * prompt_len // 65536):
         engine.step()
     durations = []
     for _ in range(NUM_STEPS):
@@ -94,10 +95,17 @@ def step_microseconds(num_sequences: int, params: SamplingParams) -> list[float]
 
 
 def main() -> None:
-    kinds = {"greedy": SamplingParams(temperature=0.0, max_tokens=None), "sampled": SamplingParams(max_tokens=None)}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompt-len", type=int, default=100, help="tokens of each prompt, up to 1600")
+    prompt_len = parser.parse_args().prompt_len
+    kinds = {
+        "greedy": SamplingParams(temperature=0.0, max_tokens=None),
+        "sampled": SamplingParams(max_tokens=None),
+        "penalised": SamplingParams(temperature=0.0, presence_penalty=0.5, max_tokens=None),
+    }
     for name, params in kinds.items():
         for num_sequences in (1, 64, 256):
-            durations = step_microseconds(num_sequences, params)
+            durations = step_microseconds(num_sequences, params, prompt_len)
             low, *_, high = statistics.quantiles(durations, n=10)
             row = {
                 "sampling": name,
