@@ -190,6 +190,12 @@ def test_a_product_of_four_warps() -> None:
     assert launch(body, size=128, shared_bytes=2304, warps=4).tolist() == [16] * 128
 
 
+@pytest.mark.parametrize(("selector", "is_used"), [("0x3210", False), ("0x3310", False), ("0x3240", True)])
+def test_bytes_that_nothing_wrote_are_noise(selector: str, is_used: bool) -> None:
+    found = launch(f"mov.b32 %r9, 0;\nprmt.b32 %r9, %r9, %r15, {selector};" + STORE)
+    assert (len(set(found.tolist())) > 1) == is_used
+
+
 def test_columns_of_a_wider_value_are_all_that_may_be_touched() -> None:
     wide = torch.zeros((4, 16))
     memory = launcher.GlobalMemory([wide[:, 4:8]])

@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 
 from ptx.floats import approximate, flushed, narrowed, widened
-from ptx.machine import Step
-from ptx.operands import TYPES, WIDER, kind_of, parts_of, reader, writer
-from ptx.source import Immediate, Instruction, Vector
+from ptx.machine import UNWRITTEN, Step
+from ptx.operands import TYPES, WIDER, Reader, kind_of, parts_of, reader, writer
+from ptx.source import Immediate, Instruction, Operand, Register, Vector
 
 HALVES = ("f16", "bf16", "f16x2", "bf16x2")
 FLOATS = (*HALVES, "f32", "f64")
 MODIFIERS = {"rn", "ftz", "approx", "full", "lo", "hi", "wide", "relu"}
 Function = Callable[..., Any]
+NOISE = np.random.default_rng(0)
 
 
 def _larger(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -170,11 +171,11 @@ def field_step(instruction: Instruction) -> Step:
 
 
 def permute_step(instruction: Instruction) -> Step:
-    """prmt: four bytes out of eight, or the sign of one."""
+    """prmt: four bytes out of eight, or the sign of one. Compilers pack bytes with it, of which some may be of a
+    register that nothing wrote: noise, so that results show where one is used."""
     target, *sources = instruction.operands
-    if isinstance(sources[2], Immediate) and not sources[2].value & 0x4444:
-        sources[1] = sources[0]  # which the compiler may leave undefined where nothing is taken of it
-    low, high, control = (reader(source, "b32") for source in sources)
+    low, high = (_noisy_reader(source) for source in sources[:2])
+    control = reader(sources[2], "b32")
     write = writer(target, "b32")
 
     def run(machine: Any) -> None:
@@ -189,6 +190,18 @@ def permute_step(instruction: Instruction) -> Step:
         write(machine, result)
 
     return run
+
+
+def _noisy_reader(operand: Operand) -> Reader:
+    read = reader(operand, "b32")
+
+    def noisy(machine: Any) -> np.ndarray:
+        if isinstance(operand, Register) and machine.registers[operand.index] is UNWRITTEN:
+            noise: np.ndarray = NOISE.integers(0, 1 << 32, machine.num_threads, np.uint32)
+            return noise
+        return read(machine)
+
+    return noisy
 
 
 def table_step(instruction: Instruction) -> Step:
